@@ -9,6 +9,9 @@ mod edit;
 mod error;
 mod events;
 pub(crate) mod explain;
+#[cfg(fuzzing)]
+#[path = "../fuzz/src/ctl.rs"]
+pub mod fuzzing;
 mod host;
 pub mod import;
 mod one_time;
@@ -22,11 +25,6 @@ mod target;
 mod trial;
 mod wording;
 mod yaml_writer;
-
-#[cfg(fuzzing)]
-pub use events::told;
-#[cfg(fuzzing)]
-pub use socket::read_replies;
 
 use std::process::ExitCode;
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use knock_fuzz::{NOW, is_clean, take};
 use libfuzzer_sys::fuzz_target;
 use libknock::control::{EventLine, LONGEST_REQUEST, Reply, Request, What};
-use libknock::ctl::{read_replies, told};
+use libknock::ctl::fuzzing::{read_replies, told};
 use libknock::keeper::fuzzing::ControlSocket;
 use libknock::time::Monotonic;
 

@@ -184,14 +184,6 @@ impl<W: Write> EventPrinter<W> {
     }
 }
 
-/// How an event is told, for the fuzz targets.
-#[cfg(fuzzing)]
-pub fn told(event: &EventLine, json: bool) -> Vec<u8> {
-    let mut printer = EventPrinter::new(Vec::new(), json, [].iter(), BTreeMap::new());
-    printer.tell(event).expect("memory takes it");
-    printer.out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

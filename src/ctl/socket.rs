@@ -114,8 +114,8 @@ fn explain(path: PathBuf, doubt: Option<Report>, source: io::Error) -> Error {
 /// The replies of a daemon, one by one.
 #[derive(Debug)]
 pub(super) struct Replies {
-    reader: BufReader<ReplyStream>,
-    path: PathBuf,
+    pub(super) reader: BufReader<ReplyStream>,
+    pub(super) path: PathBuf,
 }
 
 impl Replies {
@@ -149,24 +149,10 @@ impl Replies {
     }
 }
 
-/// What is read from a connection, to its end or the first error, for the fuzz targets.
-#[cfg(fuzzing)]
-pub fn read_replies(stream: UnixStream) -> (Vec<Reply>, String) {
-    let reader = BufReader::new(ReplyStream { stream, timeout: Timeout::Reply });
-    let mut replies = Replies { reader, path: PathBuf::new() };
-    let mut read = Vec::new();
-    loop {
-        match replies.next() {
-            Ok(reply) => read.push(reply),
-            Err(error) => return (read, error.to_string()),
-        }
-    }
-}
-
 #[derive(Debug)]
-struct ReplyStream {
-    stream: UnixStream,
-    timeout: Timeout,
+pub(super) struct ReplyStream {
+    pub(super) stream: UnixStream,
+    pub(super) timeout: Timeout,
 }
 
 impl Read for ReplyStream {
