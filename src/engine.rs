@@ -38,9 +38,10 @@ use advance::{Advance, EventSink};
 use doors::{DoorIndex, TrackKind};
 use fwknop::FwknopJudge;
 use lockout::Lockouts;
+use source_table::Visit;
 use spa::SpaJudge;
 use totp::Searches;
-use tracker::{Tracker, Visit};
+use tracker::Tracker;
 use waiting::{WaitingDatagram, WaitingRoom};
 
 pub use doors::Local;

@@ -74,6 +74,15 @@ struct HashedPrefix {
     hash: u64,
 }
 
+/// The reason why a source is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visit {
+    /// It sent a packet: it becomes the most recently used, and is added if it is new.
+    Packet,
+    /// A deadline of its has passed.
+    Deadline,
+}
+
 /// The addresses of one network, oldest first. Of an IPv4 network there is one.
 type PrefixMembers<T> = SmallVec<[PrefixMember<T>; 1]>;
 
@@ -96,18 +105,14 @@ impl<T> SourceTable<T> {
         self.len
     }
 
-    /// A source; its network becomes the most recently used.
-    pub(super) fn touch(&mut self, source: HashedSource) -> Option<&mut T> {
+    /// A source. To a packet's its network becomes the most recently used.
+    pub(super) fn get(&mut self, source: HashedSource, visit: Visit) -> Option<&mut T> {
         let place = self.find(source.network)?;
-        self.unlink(place);
-        self.link(place);
-        find(&mut self.slot(place).members, source.rest)
-    }
-
-    /// A source, its place in the order kept.
-    pub(super) fn peek(&mut self, source: HashedSource) -> Option<&mut T> {
-        let place = self.find(source.network)?;
-        find(&mut self.slot(place).members, source.rest)
+        if visit == Visit::Packet {
+            self.renew(place);
+        }
+        let mut members = self.slot(place).members.iter_mut();
+        members.find(|member| member.rest == source.rest).map(|member| &mut member.value)
     }
 
     /// Adds a source that is not in it, its network as the most recently used, and gives back the
@@ -122,8 +127,7 @@ impl<T> SourceTable<T> {
             self.add(network, newest);
             return gone;
         };
-        self.unlink(place);
-        self.link(place);
+        self.renew(place);
         self.len += 1;
         let members = &mut self.slot(place).members;
         members.push(newest);
@@ -199,6 +203,12 @@ impl<T> SourceTable<T> {
         &mut self.slots[place as usize]
     }
 
+    /// Makes a network the most recently used.
+    fn renew(&mut self, place: u32) {
+        self.unlink(place);
+        self.link(place);
+    }
+
     /// Takes a slot out of the ring.
     fn unlink(&mut self, place: u32) {
         let Slot { older, newer, .. } = *self.slot(place);
@@ -234,10 +244,6 @@ const fn join(network: SourcePrefix, rest: u64) -> IpAddr {
     }
 }
 
-fn find<T>(hosts: &mut PrefixMembers<T>, rest: u64) -> Option<&mut T> {
-    hosts.iter_mut().find(|host| host.rest == rest).map(|host| &mut host.value)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
@@ -266,7 +272,7 @@ mod tests {
         let mut table = table(2);
         assert_eq!(table.insert(address("192.0.2.1"), 1), None);
         assert_eq!(table.insert(address("192.0.2.2"), 2), None);
-        table.touch(address("192.0.2.1")).unwrap();
+        table.get(address("192.0.2.1"), Visit::Packet).unwrap();
         assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.2").address, 2)));
         assert_eq!(table.len(), 2);
     }
@@ -276,7 +282,7 @@ mod tests {
         let mut table = table(2);
         assert_eq!(table.insert(address("192.0.2.1"), 1), None);
         assert_eq!(table.insert(address("192.0.2.2"), 2), None);
-        assert_eq!(table.peek(address("192.0.2.1")), Some(&mut 1));
+        assert_eq!(table.get(address("192.0.2.1"), Visit::Deadline), Some(&mut 1));
         assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.1").address, 1)));
     }
 
@@ -290,7 +296,7 @@ mod tests {
         }
         let gone = table.insert(address("2001:db8:0:2:ffff::1"), 0);
         assert_eq!(gone, Some((address("2001:db8:0:2::1").address, 0)));
-        assert!(table.peek(address("2001:db8:0:1::1")).is_some());
+        assert!(table.get(address("2001:db8:0:1::1"), Visit::Deadline).is_some());
         assert_eq!(table.len(), PER_NETWORK + 1);
     }
 

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::doors::{DoorIndex, PortBloom, TrackId};
 use super::duplicates::Duplicates;
 use super::sequence::Times;
-use super::source_table::{HashedSource, SourceTable};
+use super::source_table::{HashedSource, SourceTable, Visit};
 use super::totp::RecentKnocks;
 use crate::time::Monotonic;
 
@@ -92,15 +92,6 @@ pub(super) struct Totals {
     most_attempts_of_one: usize,
     /// How many attempts were given up for want of room.
     pub(super) crowded: u64,
-}
-
-/// The reason why a source is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Visit {
-    /// It sent a packet: it becomes the most recently used, and is added if it is new.
-    Packet,
-    /// A deadline of its has passed.
-    Deadline,
 }
 
 /// The table that a source belongs to.
@@ -204,9 +195,9 @@ impl Tracker {
         let Self { newcomers, further, totals, key } = self;
         let hashed = HashedSource::new(address, key);
         let mut new = Source::default();
-        let (from, source) = if let Some(source) = find(newcomers, hashed, visit) {
+        let (from, source) = if let Some(source) = newcomers.get(hashed, visit) {
             (Some(TableKind::Newcomers), source)
-        } else if let Some(source) = find(further, hashed, visit) {
+        } else if let Some(source) = further.get(hashed, visit) {
             (Some(TableKind::Further), source)
         } else {
             (None, &mut new)
@@ -290,13 +281,6 @@ impl Totals {
         if let Some(at) = source.scheduled {
             self.deadlines.remove(&(at, address));
         }
-    }
-}
-
-fn find(table: &mut SourceTable<Source>, of: HashedSource, visit: Visit) -> Option<&mut Source> {
-    match visit {
-        Visit::Packet => table.touch(of),
-        Visit::Deadline => table.peek(of),
     }
 }
 
@@ -420,7 +404,7 @@ mod tests {
         assert_eq!(engine.crowded(), 100 - ATTEMPTS_OF_ONE as u64);
         let source: IpAddr = "2001:db8::1".parse().unwrap();
         let source = HashedSource::new(source, &engine.tracker.key);
-        let source = engine.tracker.further.peek(source).unwrap();
+        let source = engine.tracker.further.get(source, Visit::Deadline).unwrap();
         assert_eq!(source.attempts[0].stage(), 2);
         assert_eq!(source.attempts[1].track, TrackId(37));
     }
