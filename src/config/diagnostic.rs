@@ -173,14 +173,12 @@ impl Place {
 
     /// The error of a word that was probably `meant` to be another; the help where it was not.
     pub fn misspelt(&self, message: &str, meant: Option<&str>, help: &str) -> Diagnostic {
+        let mut error = self.error(message);
         match meant {
-            Some(meant) => {
-                let mut error = self.error(message);
-                error.message.push_str(&format!(": did you mean '{meant}'?"));
-                error
-            }
-            None => self.error(message).help(help),
+            Some(meant) => error.message += &format!(": did you mean '{meant}'?"),
+            None => error.help = Some(help.to_owned()),
         }
+        error
     }
 }
 
@@ -475,6 +473,28 @@ mod tests {
         ] {
             assert!(source(text).place(line, 1, 1).error("wrong").to_string().contains("BCD"));
         }
+    }
+
+    #[test]
+    fn behind_the_key_of_a_secret_nothing_is_quoted_and_before_it_everything() {
+        let text = "{doors: [shh], totp: {secret: ABC}, mode: DEF}";
+        let said = |word: &str| {
+            let column = narrow(text.find(word).unwrap() + 1);
+            source(text).place(1, column, 3).error(format!("'{word}' is wrong")).message
+        };
+        assert_eq!(said("shh"), "'shh' is wrong");
+        assert_eq!(said("ABC"), "'...' is wrong");
+        assert_eq!(said("DEF"), "'...' is wrong");
+        // The key itself is none.
+        let key = source("kye: ABC").place(1, 1, 3).misspelt("'kye' is not a key", Some("key"), "");
+        assert_eq!(key.message, "'kye' is not a key: did you mean 'key'?");
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_word_is_not_quoted() {
+        let long = "a".repeat(QUOTED);
+        let error = source(&long).place(1, 1, 1).error(format!("'{long}' is not one of 'b'"));
+        assert_eq!(error.message, "'...'");
     }
 
     #[test]

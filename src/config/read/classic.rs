@@ -41,7 +41,7 @@ pub fn is_classic(text: &str) -> bool {
         let line = line.trim();
         let word = line.split('=').next().unwrap_or_default().trim();
         line.starts_with('[')
-            || canonical(word, &OPTIONS).or_else(|| canonical(word, &DIRECTIVES)).is_some()
+            || canonical(word, OPTIONS).or_else(|| canonical(word, DIRECTIVES)).is_some()
     })
 }
 

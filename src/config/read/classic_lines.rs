@@ -7,28 +7,15 @@ use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest
 use crate::proto::interface::InterfaceName;
 
 /// The directives of the section `[options]`.
-pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
-/// The directives of a door's section.
-pub(crate) const DIRECTIVES: [&str; 14] = [
-    "Sequence",
-    "One_Time_Sequences",
-    "Seq_Timeout",
-    "Timeout",
-    // Of a fork.
-    "Seq_Cooldown",
-    "TCPFlags",
-    "Target",
-    "Start_Command",
-    "Command",
-    "Start_Command_6",
-    "Command_6",
-    "Cmd_Timeout",
-    "Stop_Command",
-    "Stop_Command_6",
-];
+pub(crate) const OPTIONS: &str = "UseSyslog LogFile PidFile Interface";
+/// The directives of a door's section. `Seq_Cooldown` is a fork's.
+pub(crate) const DIRECTIVES: &str = "\
+    Sequence One_Time_Sequences Seq_Timeout Timeout Seq_Cooldown TCPFlags Target Start_Command \
+    Command Start_Command_6 Command_6 Cmd_Timeout Stop_Command Stop_Command_6";
+
 /// The directive that a word names, in any case; of one that has two names the first.
-pub(crate) fn canonical(word: &str, known: &[&'static str]) -> Option<&'static str> {
-    let found = known.iter().copied().find(|known| known.eq_ignore_ascii_case(word))?;
+pub(crate) fn canonical(word: &str, known: &'static str) -> Option<&'static str> {
+    let found = known.split(' ').find(|known| known.eq_ignore_ascii_case(word))?;
     Some(match found {
         "Timeout" => "Seq_Timeout",
         "Command" => "Start_Command",
@@ -153,7 +140,7 @@ impl<'a> Section<'a> {
 
     fn add(&mut self, mut directive: Directive<'a>, told: &str, problems: &mut Problems) {
         let written = directive.name.text;
-        let known = if self.is_options() { OPTIONS.as_slice() } else { &DIRECTIVES };
+        let known = if self.is_options() { OPTIONS } else { DIRECTIVES };
         let Some(name) = canonical(written, known) else {
             problems.push(unknown(directive.name, known));
             return;
@@ -201,17 +188,15 @@ fn program_in_quotes(command: Part<'_>) -> Option<Diagnostic> {
     (!inner.contains(quote) && inner.contains(char::is_whitespace)).then_some(warning)
 }
 
-fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
+fn unknown(name: Part<'_>, known: &'static str) -> Diagnostic {
     let word = name.word();
     let message = format!("unknown directive '{}'", word.text);
-    if canonical(name.text, &OPTIONS).is_some() {
-        return word.error(message).help("it belongs in the section [options]");
+    let homes = [(OPTIONS, "the section [options]"), (DIRECTIVES, "the section of a door")];
+    if let Some((_, home)) = homes.iter().find(|(own, _)| canonical(name.text, own).is_some()) {
+        return word.error(message).help(format!("it belongs in {home}"));
     }
-    if canonical(name.text, &DIRECTIVES).is_some() {
-        return word.error(message).help("it belongs in the section of a door");
-    }
-    let meant = closest_match(name.text, known.iter().copied());
-    let help = format!("the directives here are: {}", known.join(", "));
+    let meant = closest_match(name.text, known.split(' '));
+    let help = format!("the directives here are: {}", known.replace(' ', ", "));
     word.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }
 

@@ -64,10 +64,10 @@ impl<'a> TreeBuilder<'a> {
 
     fn place(&self, span: &Span) -> Place {
         let (start, end) = (span.start, span.end);
-        let width =
-            if start.line() == end.line() { end.col() - start.col().min(end.col()) } else { 1 };
-        let text = span.slice(self.source.text()).unwrap_or_default();
-        self.place_at(&start, width).of_text(text)
+        if start.line() == end.line() {
+            return self.place_at(&start, end.col() - start.col().min(end.col()));
+        }
+        self.place_at(&start, 1).of_text(span.slice(self.source.text()).unwrap_or_default())
     }
 
     /// A marker counts columns from 0.
