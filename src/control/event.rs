@@ -232,7 +232,7 @@ impl EventLine {
 
     /// An authenticated datagram that opens nothing.
     pub fn of_refusal(config: &Config, refusal: &Refusal, at: Wall) -> Self {
-        let Refusal { source, client, door, reason, stamp, asked_for } = *refusal;
+        let Refusal { source, client, door, reason, stamp, asked_for, .. } = *refusal;
         let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
         let client = client.and_then(|client| name_of(config, client));
         let of = client.map_or_else(String::new, |client| format!(" of {client}"));

@@ -74,6 +74,7 @@ impl Keeper {
             self.look_after_lists(now);
             self.names.iter_mut().for_each(|names| names.poll(now.monotonic));
             self.serve(now);
+            self.serve_readers(now);
             if self.ping_watchdog(now.monotonic) {
                 tell_systemd(&[NotifyState::Status(&self.status_line())]);
             }
@@ -108,7 +109,7 @@ impl Keeper {
                     self.use_line(now, &claim);
                 } else if let Err(reason) = self.doors.carry_out(now, &claim) {
                     // It has been logged.
-                    self.watchers.intake.count(reason, 1);
+                    self.watchers.intake.refused(&claim, reason);
                 }
                 if let Some(names) = &mut self.names
                     && let Some(identity) = self.watchers.identity()
@@ -143,6 +144,7 @@ impl Keeper {
 
     /// A configuration has taken effect: the first, or a new one.
     fn in_force(&mut self, now: Now, config: &Arc<Config>) -> Result<(), StartError> {
+        self.listen_for_readers(config);
         if !self.started {
             self.started = true;
             info!("starting up, {}", self.listening());
@@ -211,6 +213,7 @@ impl Keeper {
             self.watchers.next_deadline(),
             self.doors.next_deadline(),
             self.control.next_deadline(),
+            self.readers.as_ref().and_then(|(_, readers)| readers.next_deadline()),
             self.trials.next_deadline(),
             self.lists.next_look,
             self.status_by,
@@ -225,6 +228,7 @@ impl Keeper {
         let others = others.chain(self.watchers.fds()).chain(self.doors.fds());
         fds.extend(others.map(readable));
         fds.extend(self.control.fds());
+        fds.extend(self.readers.iter().flat_map(|(_, readers)| readers.fds()));
         files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
         Ok(fds.first().and_then(PollFd::any).unwrap_or(true))
     }
