@@ -20,6 +20,7 @@ mod guard_daemon;
 mod guard_fixture;
 mod guard_model;
 mod guard_packets;
+mod idle;
 mod import_end_to_end;
 mod interfaces;
 mod ledger;
