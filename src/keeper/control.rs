@@ -443,6 +443,8 @@ fn page(text: &str) -> Vec<u8> {
 mod tests {
     use std::io::{BufRead, BufReader};
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn now() -> Monotonic {
@@ -491,6 +493,52 @@ mod tests {
         control.reply(id, &Reply::Done { text: "well".into() });
         assert_eq!(answer(stream), [r#"{"reply":"done","text":"well"}"#]);
         assert!(control.connections.is_empty());
+    }
+
+    fn readers() -> (tempfile::TempDir, Control) {
+        let dir = tempfile::tempdir().unwrap();
+        let readers = Control::listen(Language::Http, &dir.path().join("m"), None).unwrap();
+        (dir, readers)
+    }
+
+    #[test]
+    fn figures_are_told_to_whoever_asks_for_a_page_and_end_the_connection() {
+        let (_dir, mut readers) = readers();
+        let (stream, requests) = ask(&mut readers, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        let [(id, Request::Metrics { format: MetricsFormat::OpenMetrics })] = requests[..] else {
+            panic!("{requests:?}")
+        };
+        assert_eq!(readers.next_deadline(), Some(now() + TIME_TO_ASK));
+        readers.reply(id, &Reply::Done { text: "# EOF\n".into() });
+        let answer = answer(stream);
+        assert_eq!(answer[0], "HTTP/1.0 200 OK");
+        assert_eq!(answer[2..], ["Content-Length: 6", "", "# EOF"]);
+        assert!(readers.connections.is_empty());
+    }
+
+    #[test]
+    fn a_reader_of_figures_who_does_not_read_is_sent_away() {
+        let (_dir, mut readers) = readers();
+        let (_stream, requests) = ask(&mut readers, "GET / HTTP/1.0\n\n");
+        readers.reply(requests[0].0, &Reply::Done { text: "x".repeat(4 << 20) });
+        assert_eq!(readers.connections.len(), 1);
+        poll(&mut readers, 5_000);
+        assert!(readers.connections.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_figures_can_be_asked_for_where_they_are_read(
+            text in "(?s).{0,99}|(GET |POST )?/.{0,99}\r\n\r\n|\\{\"do\":\"(close_all|status)\"\\}\n\n"
+        ) {
+            let (_dir, mut readers) = readers();
+            let stream = connect(&mut readers, 0, &text);
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            for (_, request) in poll(&mut readers, 0) {
+                prop_assert!(text.starts_with("GET "));
+                prop_assert_eq!(request, Request::Metrics { format: MetricsFormat::OpenMetrics });
+            }
+        }
     }
 
     #[test]
@@ -642,11 +690,14 @@ mod tests {
     fn a_live_socket_means_that_knockd_is_running_and_a_stale_one_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let control = Control::listen(&path).unwrap();
-        assert!(matches!(Control::listen(&path), Err(DaemonError::Running { .. })));
+        let control = Control::listen(Language::Json, &path, None).unwrap();
+        assert!(matches!(
+            Control::listen(Language::Json, &path, None),
+            Err(DaemonError::Running { .. })
+        ));
         drop(control);
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        Control::listen(&path).unwrap();
+        Control::listen(Language::Json, &path, None).unwrap();
     }
 }

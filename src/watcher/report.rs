@@ -294,6 +294,7 @@ mod tests {
     use super::*;
     use crate::engine::CompletedBy;
     use crate::ipc::Received;
+    use crate::proto::method::Method;
     use crate::sys::files::frame_channel;
     use crate::wire::Transport;
 
