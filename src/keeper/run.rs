@@ -34,6 +34,9 @@ use crate::time::{Monotonic, Now};
 /// At the end of the daemon, the longest wait for `on_close` hooks and mail.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
 
+/// How long after a start or a reload nothing more is to be done for it.
+const SETTLED: Duration = Duration::from_secs(5);
+
 /// The exit status where the configuration has errors: starting again does not help.
 pub(super) const WRONG_CONFIGURATION: u8 = 3;
 
@@ -80,6 +83,9 @@ impl Keeper {
             }
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
+            }
+            if self.give_back_at.take_if(|at| *at <= now.monotonic).is_some() {
+                memory::give_back();
             }
             if self.trials.is_reload_due(self.watchers.may_change()) {
                 self.reload(now, None);
@@ -161,7 +167,7 @@ impl Keeper {
         if !self.trials.is_on() {
             self.guard_copy.keep(config);
         }
-        memory::give_back();
+        self.give_back_at = Some(now.monotonic + SETTLED);
         self.lists.follow(now.monotonic, config);
         self.is_ready();
         Ok(())
@@ -217,6 +223,7 @@ impl Keeper {
             self.trials.next_deadline(),
             self.lists.next_look,
             self.status_by,
+            self.give_back_at,
             self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
             limit,

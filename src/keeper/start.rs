@@ -161,6 +161,7 @@ impl Keeper {
             names,
             left,
             started: false,
+            give_back_at: None,
             trials,
             guard_copy,
             lists: OneTimeFiles::default(),

@@ -45,6 +45,8 @@ pub(super) struct Keeper {
     pub(super) foreground: bool,
     pub(super) left: Option<Launcher>,
     pub(super) started: bool,
+    /// When memory that a start or a reload has taken is given back.
+    pub(super) give_back_at: Option<Monotonic>,
     pub(super) trials: Trials,
     pub(super) guard_copy: GuardCopy,
     pub(super) lists: OneTimeFiles,

@@ -5,13 +5,17 @@ use std::fs;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
-/// Gives memory back to the kernel: what was freed, and the code that the start has run. Takes
-/// milliseconds, so it belongs behind work that is done seldom.
+/// `MADV_DONTNEED_LOCKED` of asm-generic/mman-common.h, Linux 5.18 and later: also where memory is
+/// kept from being swapped out.
+const DONTNEED_LOCKED: libc::c_int = 24;
+
+/// Gives memory back to the kernel: what was freed, and code that has run. Takes milliseconds, so it
+/// belongs behind work that is done seldom.
 ///
 /// glibc's allocator returns only what lies at the end of its heap: a configuration that was read
 /// and dropped would stay there for good. Other allocators return it by themselves, or never.
 pub(crate) fn give_back() {
-    give_back_code();
+    Code::of_this_process().give_back();
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer, and leaves alone what is in use.
     unsafe {
@@ -19,21 +23,30 @@ pub(crate) fn give_back() {
     }
 }
 
-/// Lets go of the code of the program and its libraries. What runs again comes back from the cache of
-/// the files, a few pages at a time.
-fn give_back_code() {
-    for line in fs::read_to_string("/proc/self/maps").unwrap_or_default().lines() {
-        let mut fields = line.split(' ');
-        let (Some(range), Some("r-xp")) = (fields.next(), fields.next()) else { continue };
-        let address = |text| usize::from_str_radix(text, 16).ok();
-        if let Some((start, end)) = range.split_once('-')
-            && let (Some(start), Some(end)) = (address(start), address(end))
-            && line.contains('/')
-        {
+/// The code of the program and its libraries: where it is mapped. Most of it runs once, at the start.
+pub(crate) struct Code(Vec<(usize, usize)>);
+
+impl Code {
+    /// As it is now. It is to be given back before a library is unloaded.
+    pub(crate) fn of_this_process() -> Self {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let range = |line: &str| {
+            // The kernel's own code has no file.
+            let (range, _) = line.split_once(" r-xp ").filter(|(_, rest)| rest.contains('/'))?;
+            let (start, end) = range.split_once('-')?;
+            let address = |text| usize::from_str_radix(text, 16).ok();
+            Some((address(start)?, address(end)?.saturating_sub(address(start)?)))
+        };
+        Self(maps.lines().filter_map(range).collect())
+    }
+
+    /// Gives it back. What runs again comes from the cache of its file, a few pages at a time.
+    pub(crate) fn give_back(&self) {
+        for &(start, length) in &self.0 {
             let start = std::ptr::with_exposed_provenance_mut(start);
-            // SAFETY: nothing is written to code, so that the file has all that is let go. Where it
-            // was mapped a moment ago it still is: no library is unloaded.
-            unsafe { libc::madvise(start, end.saturating_sub(start.addr()), libc::MADV_DONTNEED) };
+            // SAFETY: nothing is written to code, so its file has all that is let go of; and no
+            // library is unloaded, so nothing else is mapped there.
+            unsafe { libc::madvise(start, length, DONTNEED_LOCKED) };
         }
     }
 }
@@ -48,4 +61,19 @@ pub(crate) fn lock() -> bool {
     let future = if unlimited { libc::MCL_FUTURE } else { 0 };
     // SAFETY: flags alone; no memory changes.
     unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT | future) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_that_was_given_back_runs_again() {
+        let code = Code::of_this_process();
+        // The program and libc at least; each of whole pages.
+        assert!(code.0.len() > 1, "{:?}", code.0);
+        assert!(code.0.iter().all(|(start, length)| start % 4096 == 0 && *length >= 4096));
+        code.give_back();
+        assert_eq!(format!("{:?}", [1, 2]), "[1, 2]");
+    }
 }

@@ -16,6 +16,7 @@ use crate::capture::{CaptureError, Live, Stats};
 use crate::engine::{Engine, Local, Reason, TriedDatagram, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host;
+use crate::sys::memory::Code;
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, memory, process, scheduling};
 use crate::time::{Monotonic, Now, Wall};
@@ -157,7 +158,9 @@ impl Watcher {
         engine.local = Local::Addresses(addresses.clone());
         // All that is still needed of the setup is in the engine.
         memory::give_back();
+        let code = Code::of_this_process();
         let report = sandbox::enter(&identity, sandbox)?;
+        code.give_back();
         reporter.say(FromWatcher::Sandbox { report });
         reporter.say(FromWatcher::Ready);
         Ok(Self {
