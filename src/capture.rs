@@ -24,11 +24,12 @@ use crate::wire::filter::{Filter, Ranges};
 use crate::wire::link::LinkType;
 
 /// Enough for a knock behind tags, IPv6 extension headers and TCP options.
-const SNAP_LENGTH: u16 = 512;
+const SNAP_LENGTH: u16 = 384;
 /// What stands before what a datagram carries, where it stands at its longest.
 const HEADERS: u16 = 256;
-/// The ring between kernel and process, in bytes; resident once it has been filled.
-const RING: i32 = 4 << 20;
+/// The ring between kernel and process, in bytes, all of it resident: room for 7,600 packets of
+/// [`SNAP_LENGTH`], and for 6,700 where native requests are taken.
+const RING: i32 = 7 << 19;
 
 /// One captured packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

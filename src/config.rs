@@ -41,8 +41,8 @@ pub(crate) use read::parse_target;
 pub use read::{PATH, cannot_be_read, classic, keys, load, read_list, read_server_key};
 pub(crate) use read::{tree, yaml};
 pub use settings::{
-    COMMAND_LIMIT, Directories, Log, LogFormat, LogLevel, NewPrivileges, OnExit, SandboxMode,
-    Settings,
+    COMMAND_LIMIT, Directories, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges, OnExit,
+    SandboxMode, Settings,
 };
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,

@@ -54,6 +54,10 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     Status,
+    /// The figures for monitoring: all that [`Reply::Done`] says.
+    Metrics {
+        format: MetricsFormat,
+    },
     /// Who may knock: answered by [`Reply::Clients`].
     Clients,
     /// Opens a door by hand; for as long as the door says where no time is given.
@@ -94,6 +98,16 @@ pub enum Request {
         address: Option<IpAddr>,
     },
     History(HistoryQuery),
+}
+
+/// The form in which figures are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsFormat {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' text format 0.0.4, which node_exporter reads.
+    Prometheus,
 }
 
 /// The time that a configuration may be on trial: 10 s to 1 h.

@@ -14,6 +14,7 @@ pub(crate) mod explain;
 pub mod fuzzing;
 mod host;
 pub mod import;
+mod metrics;
 mod one_time;
 mod output;
 mod qr;
@@ -67,6 +68,13 @@ enum KnockctlCommand {
     ///
     /// At the end stands what came to nothing, counted by reason; knockctl(8) explains the reasons.
     Status(status::StatusArgs),
+
+    /// Print figures for monitoring, in the OpenMetrics text format
+    ///
+    /// knockctl(8) explains them. With --textfile they are in the older format of Prometheus.
+    #[command(after_help = "Example: knockctl metrics \
+                            --textfile /var/lib/prometheus/node-exporter/knockd.prom")]
+    Metrics(metrics::MetricsArgs),
 
     /// Open a door for an address by hand; it closes by itself as after a knock
     ///
@@ -180,6 +188,7 @@ fn run(target: &Target, task: KnockctlCommand) -> Result<(), Error> {
         KnockctlCommand::Watch(args) => events::watch(target, &args),
         KnockctlCommand::History(args) => events::history(target, args),
         KnockctlCommand::Status(args) => status::run(target, &args),
+        KnockctlCommand::Metrics(args) => metrics::run(target, &args),
         KnockctlCommand::Open(args) => doors::open(target, args),
         KnockctlCommand::Close(args) => doors::close(target, args),
         KnockctlCommand::Unlock(args) => doors::unlock(target, &args),

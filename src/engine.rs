@@ -112,8 +112,10 @@ pub struct Engine {
 struct Agenda {
     /// How far calendar time was ahead of the other when this was made up.
     ahead: i128,
-    /// When there is something to prepare.
+    /// When there is something to prepare, and when that has to be done: what holds next is ready
+    /// long before, so nobody need wake for it who wakes for something else meanwhile.
     due: Monotonic,
+    by: Monotonic,
     /// Whether all sequences that hold are known.
     ready: bool,
 }
@@ -142,6 +144,7 @@ impl Engine {
             agenda: Agenda {
                 ahead: 0,
                 due: if rotates { Monotonic::ZERO } else { Monotonic::MAX },
+                by: if rotates { Monotonic::ZERO } else { Monotonic::MAX },
                 ready: !rotates,
             },
             events: Vec::new(),
@@ -322,9 +325,9 @@ impl Engine {
         &self.events
     }
 
-    /// When [`Self::work`] has something to do; it may be long past.
+    /// When [`Self::work`] has to be called next; it may be long past.
     pub fn next_work(&self) -> Option<Monotonic> {
-        let preparation = Some(self.agenda.due).filter(|&due| due < Monotonic::MAX);
+        let preparation = Some(self.agenda.by).filter(|&by| by < Monotonic::MAX);
         let untold = (!self.untold.is_empty()).then_some(Monotonic::ZERO);
         [preparation, self.next_search(), untold].into_iter().flatten().min()
     }
@@ -382,13 +385,16 @@ impl Engine {
         let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
         let was_set = (ahead - self.agenda.ahead).unsigned_abs() > CLOCK_WAS_SET.as_nanos();
         if self.agenda.due <= now.monotonic || (was_set && self.agenda.due < Monotonic::MAX) {
-            let (mut due, mut ready) = (Monotonic::MAX, true);
+            let (mut due, mut by, mut ready) = (Monotonic::MAX, Monotonic::MAX, true);
             for rotation in self.doors.rotations() {
                 rotation.prepare(now.wall, work);
-                due = due.min(now.monotonic + rotation.idle(now.wall));
+                let idle = rotation.idle(now.wall);
+                due = due.min(now.monotonic + idle);
+                let slack = if idle.is_zero() { idle } else { rotation.step() / 2 };
+                by = by.min(now.monotonic + idle + slack);
                 ready &= rotation.is_ready(now.wall);
             }
-            self.agenda = Agenda { ahead, due, ready };
+            self.agenda = Agenda { ahead, due, by, ready };
         }
     }
 

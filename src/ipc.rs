@@ -59,8 +59,9 @@ pub enum FromWatcher {
     Interface { index: u32, state: InterfaceState },
     /// So many events were not reported one by one.
     Suppressed { count: u64 },
-    /// The kernel dropped so many packets before they could be looked at.
-    Dropped { count: u64 },
+    /// At the interface with this place in the configuration so many packets more passed the
+    /// filter, and of these the kernel dropped so many before they could be looked at.
+    Captured { index: u32, seen: u64, dropped: u64 },
     /// So many packets more came to nothing, for this reason.
     Count { reason: Reason, count: u64 },
     /// What it was asked to see to its end has ended.
@@ -181,6 +182,7 @@ mod tests {
     use super::*;
     use crate::engine::{ClientId, CompletedBy, Credential, DoorId, EventKind};
     use crate::proto::knock::Protocol;
+    use crate::proto::method::Method;
     use crate::sys::files::frame_channel;
     use crate::time::Wall;
 
@@ -263,7 +265,7 @@ mod tests {
             Just(FromWatcher::Done),
             (request(), time()).prop_map(|(request, at)| FromWatcher::Request { request, at }),
             (
-                address(),
+                (prop::sample::select(Method::ALL.to_vec()), address()),
                 any::<Option<u32>>(),
                 any::<Option<u32>>(),
                 reason(),
@@ -271,16 +273,19 @@ mod tests {
                 any::<Option<[u8; 32]>>(),
                 time()
             )
-                .prop_map(|(source, client, door, reason, stamp, asked_for, at)| {
-                    let (client, door) = (client.map(ClientId), door.map(DoorId));
-                    let stamp = stamp.map(Wall::from_nanos);
-                    let refusal = Refusal { source, client, door, reason, stamp, asked_for };
-                    if source.is_ipv4() {
-                        FromWatcher::Refused { refusal, at }
-                    } else {
-                        FromWatcher::ReplayedRefusal { refusal, at }
+                .prop_map(
+                    |((by, source), client, door, reason, stamp, asked_for, at)| {
+                        let (client, door) = (client.map(ClientId), door.map(DoorId));
+                        let stamp = stamp.map(Wall::from_nanos);
+                        let refusal =
+                            Refusal { by, source, client, door, reason, stamp, asked_for };
+                        if source.is_ipv4() {
+                            FromWatcher::Refused { refusal, at }
+                        } else {
+                            FromWatcher::ReplayedRefusal { refusal, at }
+                        }
                     }
-                }),
+                ),
             (address(), knock(), reason(), time()).prop_map(|(source, knock, reason, at)| {
                 FromWatcher::Ignored { source, knock, reason, at }
             }),
@@ -299,7 +304,9 @@ mod tests {
             (any::<u32>(), state)
                 .prop_map(|(index, state)| FromWatcher::Interface { index, state }),
             any::<u64>().prop_map(|count| FromWatcher::Suppressed { count }),
-            any::<u64>().prop_map(|count| FromWatcher::Dropped { count }),
+            (any::<u32>(), any::<[u64; 2]>()).prop_map(|(index, [seen, dropped])| {
+                FromWatcher::Captured { index, seen, dropped }
+            }),
             (reason(), any::<u64>())
                 .prop_map(|(reason, count)| FromWatcher::Count { reason, count }),
         ]

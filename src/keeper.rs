@@ -21,6 +21,7 @@ mod journal;
 pub(crate) mod kernel_sets;
 mod lock_only;
 mod lockouts;
+mod metrics;
 mod one_time;
 mod one_time_files;
 mod output_lines;

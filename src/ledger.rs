@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::Flock;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use self::error::LedgerError;
@@ -25,6 +26,7 @@ pub use self::history::{HistoryEntry, HistoryEvent, Query};
 use crate::config::Name;
 use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState};
 use crate::proto::secret::Secret;
+use crate::sys::clock;
 use crate::sys::lock_file::{self, LockFileError};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -132,6 +134,8 @@ pub struct Ledger {
     path: PathBuf,
     is_new: bool,
     durability: Durability,
+    /// How long writes took, in seconds.
+    pub write_times: Histogram,
     // The file stays: were it removed, two processes could each lock a file of their own.
     _lock: Flock<File>,
 }
@@ -151,7 +155,9 @@ impl Ledger {
         })?;
         let path = state_dir.join(FILE);
         let schema::OpenFile { db, records, is_new, set_aside } = schema::open(&path, now)?;
-        let ledger = Self { db, path, is_new, durability: Durability::Crash, _lock: lock };
+        let durability = Durability::Crash;
+        let write_times = Histogram::new(exponential_buckets(1e-5, 4.0, 10));
+        let ledger = Self { db, path, is_new, durability, write_times, _lock: lock };
         Ok(OpenLedger { ledger, records, set_aside })
     }
 
@@ -296,6 +302,7 @@ impl Ledger {
         durability: Durability,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
+        let began = clock::now().monotonic;
         if self.durability != durability {
             let pragma = match durability {
                 Durability::Crash => "PRAGMA synchronous = NORMAL",
@@ -305,6 +312,7 @@ impl Ledger {
             self.durability = durability;
         }
         let done = work(&mut self.db);
+        self.write_times.observe(clock::now().monotonic.since(began).as_secs_f64());
         self.done(doing, done)
     }
 

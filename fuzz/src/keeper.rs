@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::claim::{Claim, Grounds};
-use super::control::Control;
+use super::control::{Control, Language};
 use super::credible::check;
 use crate::config::{Config, Door};
 use crate::control::{Reply, Request};
@@ -43,7 +43,7 @@ pub struct ControlSocket(Control);
 
 impl ControlSocket {
     pub fn listen(path: &Path) -> Self {
-        Self(Control::listen(path).expect("a path for a socket"))
+        Self(Control::listen(Language::Json, path, None).expect("a path for a socket"))
     }
 
     /// The requests that have come until now. Each has been answered.

@@ -35,6 +35,7 @@ pub fn keys() -> Vec<String> {
         ("knockd.log.", &settings::LOG),
         ("knockd.track.", &settings::TRACK),
         ("knockd.alert.", &settings::ALERT),
+        ("knockd.metrics.", &settings::METRICS),
         ("knockd.spa.", &datagrams::SPA),
         ("knockd.fwknop.", &datagrams::FWKNOP),
         ("knockd.lockout.", &lockout::LOCKOUT),

@@ -36,6 +36,8 @@ pub struct Settings {
     /// Whom the guard always lets through.
     pub trusted: Vec<Network>,
     pub on_exit: OnExit,
+    /// Where figures can be read; `None`: by `knockctl metrics` only.
+    pub metrics: Option<MetricsSocket>,
     /// Who gets mail when a door is opened, and when it is closed.
     pub alert: Option<Email>,
     pub spa: SpaSettings,
@@ -155,6 +157,14 @@ pub enum SandboxMode {
 }
 }
 
+/// The socket that tells figures to whoever may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsSocket {
+    pub path: PathBuf,
+    /// Whose members may, beside root; `None`: the group that may ask everything.
+    pub group: Option<String>,
+}
+
 /// The settings of the log: where it goes, and what of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -202,6 +212,7 @@ impl Default for Settings {
             max_grants_by_commands: 4_000,
             trusted: Vec::new(),
             on_exit: OnExit::Keep,
+            metrics: None,
             alert: None,
             spa: SpaSettings::default(),
             fwknop: FwknopSettings::default(),

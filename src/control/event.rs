@@ -221,7 +221,7 @@ impl EventLine {
 
     /// An authenticated datagram that opens nothing.
     pub fn of_refusal(config: &Config, refusal: &Refusal, at: Wall) -> Self {
-        let Refusal { source, client, door, reason, stamp, asked_for } = *refusal;
+        let Refusal { source, client, door, reason, stamp, asked_for, .. } = *refusal;
         let door = door.and_then(|id| door_of(config, id)).map(Door::name);
         let client = client.and_then(|id| client_of(config, id)).map(|client| &client.name);
         let of = client.map_or_else(String::new, |client| format!(" of {client}"));

@@ -20,6 +20,7 @@ use crate::proto::fwknop::{
     OpenedRequest,
 };
 use crate::proto::knock::Knock;
+use crate::proto::method::Method;
 use crate::proto::network::{Network, may_ask_for};
 use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
@@ -128,7 +129,8 @@ impl FwknopJudge {
                 continue;
             }
             let client = Some(holder.client);
-            let refusal = |reason| Refusal { client, ..Refusal::new(source, reason) };
+            let refusal =
+                |reason| Refusal { client, ..Refusal::new(Method::Fwknop, source, reason) };
             let refused = |reason| Denial::Refused(refusal(reason));
             let opened = match datagram.open(&holder.receiver) {
                 Ok(opened) => opened,

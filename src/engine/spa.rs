@@ -16,6 +16,7 @@ use super::{
     Refusal, Setup, UncleanStart, is_over,
 };
 use crate::config::{self, AddressPolicy, Name};
+use crate::proto::method::Method;
 use crate::proto::network::may_ask_for;
 use crate::proto::spa::{
     Addresses, LEN, NamedAddresses, PrivateKey, PublicKey, Receiver, SpaError, SpaRequest,
@@ -172,7 +173,7 @@ impl SpaJudge {
         receiver: usize,
         datagram: &[u8; LEN],
     ) -> Result<DatagramRequest, Refusal> {
-        let refuse = |reason| Refusal::new(source, reason);
+        let refuse = |reason| Refusal::new(Method::Spa, source, reason);
         let (receiver, _) = self.receivers.get(receiver).ok_or(refuse(Reason::BadTag))?;
         let (key, asked) = match receiver.open(datagram) {
             Ok((key, asked)) => (key, Some(asked)),

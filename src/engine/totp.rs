@@ -113,6 +113,11 @@ impl DoorRotation {
         }
     }
 
+    /// How long a step holds.
+    pub(super) fn step(&self) -> Duration {
+        Duration::from_secs(self.scheme.step().into())
+    }
+
     /// How long until there is something to prepare.
     pub(super) fn idle(&self, now: Wall) -> Duration {
         let wanted = self.wanted(now);

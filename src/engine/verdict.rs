@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
+use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 use crate::wire::{Ignored, Packet};
 
@@ -99,7 +100,9 @@ impl DatagramRequest {
     /// Its refusal.
     pub(super) const fn refused(&self, reason: Reason) -> Refusal {
         let Self { source, client, door, .. } = *self;
-        Refusal { client: Some(client), door: Some(door), ..Refusal::new(source, reason) }
+        let is_native = matches!(self.credential, Credential::Spa { .. });
+        let by = if is_native { Method::Spa } else { Method::Fwknop };
+        Refusal { client: Some(client), door: Some(door), ..Refusal::new(by, source, reason) }
     }
 }
 
@@ -118,6 +121,7 @@ pub enum Credential {
 /// An authenticated datagram that opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    pub by: Method,
     pub source: IpAddr,
     /// As far as they are known.
     pub client: Option<ClientId>,
@@ -134,8 +138,8 @@ pub const NAME_LEN: usize = 32;
 
 impl Refusal {
     /// One of which nothing else is known.
-    pub const fn new(source: IpAddr, reason: Reason) -> Self {
-        Self { source, client: None, door: None, reason, stamp: None, asked_for: None }
+    pub const fn new(by: Method, source: IpAddr, reason: Reason) -> Self {
+        Self { by, source, client: None, door: None, reason, stamp: None, asked_for: None }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::engine::{
     ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, EventKind, Reason, Refusal,
 };
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::method::Method;
 use crate::sys::landlock::LandlockReport;
 use crate::sys::sandbox::{MemoryState, SandboxReport, SeccompState};
 use crate::time::{Monotonic, Wall};
@@ -187,7 +188,8 @@ fields!(Event { door, source, kind, began });
 variants!(Credential { 0 Spa { key, stamp }, 1 Fwknop { digest, stamp } });
 fields!(DatagramRequest { door, client, credential, source, v4, v6, open_for, source_port, close }
     if |request| request.addresses().next().is_some());
-fields!(Refusal { source, client, door, reason, stamp, asked_for });
+variants!(Method { 0 Sequence, 1 OneTimeSequence, 2 Totp, 3 Spa, 4 Fwknop });
+fields!(Refusal { by, source, client, door, reason, stamp, asked_for });
 variants!(InterfaceState { 0 Listening, 1 Missing, 2 Gone });
 variants!(SeccompState { 0 Enforced, 1 Logging, 2 NoList, 3 Refused, 4 Off });
 variants!(MemoryState { 0 Locked, 1 Swappable });
@@ -198,7 +200,7 @@ variants!(FromWatcher {
     2 Event { event, at },
     3 Interface { index, state },
     4 Suppressed { count },
-    5 Dropped { count },
+    5 Captured { index, seen, dropped },
     6 Count { reason, count },
     7 Done,
     8 Ignored { source, knock, reason, at },

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{Backlog, UnixCredentials, getsockopt, listen};
-use nix::unistd::geteuid;
+use nix::unistd::{getegid, geteuid, setegid};
 use serde::Serialize;
 
 use super::daemon::DaemonError;
-use crate::control::{LONGEST_REQUEST, Reply, Request};
+use crate::control::{LONGEST_REQUEST, MetricsFormat, Reply, Request};
 use crate::sys::{files, privileges};
 use crate::time::Monotonic;
 
@@ -31,7 +31,7 @@ const TAKEN: usize = 64;
 const BACKLOG: i32 = 64;
 /// How much may wait for somebody who does not read, in bytes: more than the longest history has.
 const LONGEST_OUTPUT: usize = 6 << 20;
-/// How long somebody may take to ask.
+/// How long somebody may take to ask, and whoever reads figures to read them.
 const TIME_TO_ASK: Duration = Duration::from_secs(5);
 /// At least how long after a request of somebody else than root the next one is answered.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -44,6 +44,15 @@ const GROUP: &str = "knockd";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionId(u64);
 
+/// The language of a socket and of those who connect to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Language {
+    /// Requests and replies of knockctl's.
+    Json,
+    /// Whatever is asked for with GET is the figures, and nothing else can be asked.
+    Http,
+}
+
 /// The events that a connection is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
@@ -55,6 +64,7 @@ pub(super) enum Follows {
 }
 
 pub(super) struct Control {
+    language: Language,
     listener: UnixListener,
     path: PathBuf,
     /// The user that the keeper runs as.
@@ -71,13 +81,14 @@ pub(super) struct Control {
 
 struct ControlConnection {
     id: ConnectionId,
+    language: Language,
     user: u32,
     stream: UnixStream,
     state: ConnectionState,
     input: Vec<u8>,
     output: VecDeque<u8>,
     follows: Follows,
-    /// Until when it has to have asked; `None`: it has.
+    /// Until when it has to have asked, or read; `None`: it has.
     ask_by: Option<Monotonic>,
     dead: bool,
 }
@@ -94,21 +105,38 @@ enum ConnectionState {
 }
 
 impl Control {
-    /// Listens for root and the group `knockd`. A socket that nobody listens on is replaced.
+    /// Listens for root and a group, by default `knockd`. A socket that nobody listens on is
+    /// replaced.
     ///
     /// # Errors
     /// [`DaemonError`].
-    pub(super) fn listen(path: &Path) -> Result<Self, DaemonError> {
+    pub(super) fn listen(
+        language: Language,
+        path: &Path,
+        group: Option<&str>,
+    ) -> Result<Self, DaemonError> {
         let failed =
             |doing| move |source| DaemonError::File { doing, path: path.to_owned(), source };
         if UnixStream::connect(path).is_ok() {
             let pid = "the one that listens there".to_owned();
             return Err(DaemonError::Running { pid, path: path.to_owned() });
         }
-        files::remove(path).map_err(failed("remove the stale socket"))?;
-        let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
+        // What else stands there was not left by us.
+        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            files::remove(path).map_err(failed("remove the stale socket"))?;
+        }
+        let gid = privileges::group(group.unwrap_or(GROUP));
+        if let (None, Some(group)) = (gid, group) {
+            return Err(DaemonError::NoGroup(group.to_owned()));
+        }
+        // Once rights are given up it cannot be handed over, but be made as that group's.
+        let own_group = getegid();
+        let _ = gid.map(|gid| setegid(gid.into()));
+        let listener = UnixListener::bind(path);
+        let _ = setegid(own_group);
+        let listener = listener.map_err(failed("listen on"))?;
         let mut mode = 0o600;
-        if let Some(group) = privileges::group(GROUP) {
+        if let Some(group) = gid {
             match chown(path, None, Some(group)) {
                 Ok(()) => mode = 0o660,
                 // In a user namespace that has no such group nobody can be in it.
@@ -125,6 +153,7 @@ impl Control {
         let shorter = Backlog::new(BACKLOG).and_then(|backlog| listen(&listener, backlog));
         shorter.map_err(|errno| failed("listen on")(errno.into()))?;
         Ok(Self {
+            language,
             listener,
             path: path.to_owned(),
             own: geteuid().as_raw(),
@@ -165,6 +194,8 @@ impl Control {
                 if !is_root {
                     self.rests_until = now + PAUSE;
                 }
+                let reads_by = now + TIME_TO_ASK;
+                connection.ask_by = (self.language == Language::Http).then_some(reads_by);
                 requests.extend(connection.request().map(|request| (connection.id, request)));
             }
         }
@@ -206,6 +237,7 @@ impl Control {
         self.last += 1;
         self.connections.push(ControlConnection {
             id: ConnectionId(self.last),
+            language: self.language,
             user,
             stream,
             state: ConnectionState::Asks,
@@ -230,7 +262,10 @@ impl Control {
     /// Says something; after [`Reply::Done`] or [`Reply::Failed`] the connection ends.
     pub(super) fn reply(&mut self, id: ConnectionId, reply: &Reply) {
         if let Some(connection) = self.find(id) {
-            connection.say(&line(reply));
+            match (connection.language, reply) {
+                (Language::Http, Reply::Done { text }) => connection.say(&page(text)),
+                _ => connection.say(&line(reply)),
+            }
             if matches!(reply, Reply::Done { .. } | Reply::Failed { .. }) {
                 connection.end();
             }
@@ -322,7 +357,12 @@ impl ControlConnection {
             }
         };
         self.dead |= is_closed && self.input.is_empty();
-        if is_closed || self.input.contains(&b'\n') || self.input.len() > LONGEST_REQUEST {
+        let ends: &[&[u8]] = match self.language {
+            Language::Json => &[b"\n"],
+            Language::Http => &[b"\r\n\r\n", b"\n\n"],
+        };
+        let is_whole = ends.iter().any(|end| self.input.windows(end.len()).any(|it| it == *end));
+        if is_closed || is_whole || self.input.len() > LONGEST_REQUEST {
             self.state = ConnectionState::Waits;
             self.ask_by = None;
         }
@@ -332,6 +372,14 @@ impl ControlConnection {
     fn request(&mut self) -> Option<Request> {
         self.state = ConnectionState::Answered;
         let input = mem::take(&mut self.input);
+        if self.language == Language::Http {
+            if input.starts_with(b"GET ") {
+                return Some(Request::Metrics { format: MetricsFormat::OpenMetrics });
+            }
+            self.say(b"HTTP/1.0 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n");
+            self.end();
+            return None;
+        }
         let asked = input.split(|&byte| byte == b'\n').next().unwrap_or_default();
         match serde_json::from_slice(asked) {
             Ok(request) => Some(request),
@@ -380,9 +428,22 @@ fn line(reply: &impl Serialize) -> Vec<u8> {
     line
 }
 
+/// Figures, as HTTP/1.0 has them.
+fn page(text: &str) -> Vec<u8> {
+    let length = text.len();
+    format!(
+        "HTTP/1.0 200 OK\r\n\
+         Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
+         Content-Length: {length}\r\n\r\n{text}"
+    )
+    .into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -392,7 +453,7 @@ mod tests {
 
     fn listen() -> (tempfile::TempDir, Control) {
         let dir = tempfile::tempdir().unwrap();
-        let mut control = Control::listen(&dir.path().join("s")).unwrap();
+        let mut control = Control::listen(Language::Json, &dir.path().join("s"), None).unwrap();
         poll(&mut control, 0);
         (dir, control)
     }
@@ -432,6 +493,52 @@ mod tests {
         control.reply(id, &Reply::Done { text: "well".into() });
         assert_eq!(answer(stream), [r#"{"reply":"done","text":"well"}"#]);
         assert!(control.connections.is_empty());
+    }
+
+    fn readers() -> (tempfile::TempDir, Control) {
+        let dir = tempfile::tempdir().unwrap();
+        let readers = Control::listen(Language::Http, &dir.path().join("m"), None).unwrap();
+        (dir, readers)
+    }
+
+    #[test]
+    fn figures_are_told_to_whoever_asks_for_a_page_and_end_the_connection() {
+        let (_dir, mut readers) = readers();
+        let (stream, requests) = ask(&mut readers, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        let [(id, Request::Metrics { format: MetricsFormat::OpenMetrics })] = requests[..] else {
+            panic!("{requests:?}")
+        };
+        assert_eq!(readers.next_deadline(), Some(now() + TIME_TO_ASK));
+        readers.reply(id, &Reply::Done { text: "# EOF\n".into() });
+        let answer = answer(stream);
+        assert_eq!(answer[0], "HTTP/1.0 200 OK");
+        assert_eq!(answer[2..], ["Content-Length: 6", "", "# EOF"]);
+        assert!(readers.connections.is_empty());
+    }
+
+    #[test]
+    fn a_reader_of_figures_who_does_not_read_is_sent_away() {
+        let (_dir, mut readers) = readers();
+        let (_stream, requests) = ask(&mut readers, "GET / HTTP/1.0\n\n");
+        readers.reply(requests[0].0, &Reply::Done { text: "x".repeat(4 << 20) });
+        assert_eq!(readers.connections.len(), 1);
+        poll(&mut readers, 5_000);
+        assert!(readers.connections.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_figures_can_be_asked_for_where_they_are_read(
+            text in "(?s).{0,99}|(GET |POST )?/.{0,99}\r\n\r\n|\\{\"do\":\"(close_all|status)\"\\}\n\n"
+        ) {
+            let (_dir, mut readers) = readers();
+            let stream = connect(&mut readers, 0, &text);
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            for (_, request) in poll(&mut readers, 0) {
+                prop_assert!(text.starts_with("GET "));
+                prop_assert_eq!(request, Request::Metrics { format: MetricsFormat::OpenMetrics });
+            }
+        }
     }
 
     #[test]
@@ -583,11 +690,14 @@ mod tests {
     fn a_live_socket_means_that_knockd_is_running_and_a_stale_one_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let control = Control::listen(&path).unwrap();
-        assert!(matches!(Control::listen(&path), Err(DaemonError::Running { .. })));
+        let control = Control::listen(Language::Json, &path, None).unwrap();
+        assert!(matches!(
+            Control::listen(Language::Json, &path, None),
+            Err(DaemonError::Running { .. })
+        ));
         drop(control);
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        Control::listen(&path).unwrap();
+        Control::listen(Language::Json, &path, None).unwrap();
     }
 }

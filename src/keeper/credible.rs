@@ -54,6 +54,7 @@ use crate::engine::{
 };
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;
+use crate::proto::method::Method;
 use crate::proto::network::{is_a_hosts, may_ask_for};
 use crate::time::Monotonic;
 
@@ -85,16 +86,23 @@ pub(super) fn check(
             let is_given = grounds.then.settings.interfaces.get(*index as usize).is_some();
             so(is_given && *state == InterfaceState::Gone, "news of no interface of its own")
         }
-        FromWatcher::Suppressed { count }
-        | FromWatcher::Dropped { count }
-        | FromWatcher::Count { count, .. } => {
-            let seconds = grounds.now.monotonic.since(since).as_secs() + 1;
-            so(*count <= seconds.saturating_mul(COUNTED_PER_SECOND), "an impossible count")
+        FromWatcher::Captured { index, seen, dropped } => {
+            let is_given = grounds.then.settings.interfaces.get(*index as usize).is_some();
+            so(is_given, "news of no interface of its own")?;
+            count(grounds, since, *seen.max(dropped))
+        }
+        FromWatcher::Suppressed { count: many } | FromWatcher::Count { count: many, .. } => {
+            count(grounds, since, *many)
         }
         FromWatcher::Sandbox { .. } | FromWatcher::Ready | FromWatcher::Done => {
             Err(Lie("that it begins or ends"))
         }
     }
+}
+
+fn count(grounds: &Grounds<'_>, since: Monotonic, count: u64) -> Result<(), Lie> {
+    let seconds = grounds.now.monotonic.since(since).as_secs() + 1;
+    so(count <= seconds.saturating_mul(COUNTED_PER_SECOND), "an impossible count")
 }
 
 const fn so(is_honest: bool, lie: &'static str) -> Result<(), Lie> {
@@ -213,6 +221,7 @@ fn is_fwknops(client: &FwknopClient, request: &DatagramRequest) -> bool {
 
 fn refusal(grounds: &Grounds<'_>, refusal: &Refusal, at: Monotonic) -> Result<(), Lie> {
     packet(grounds, refusal.source, at)?;
+    so(matches!(refusal.by, Method::Spa | Method::Fwknop), "a datagram by another method")?;
     let knows_door = refusal.door.is_none_or(|id| door_of(grounds.then, id).is_some());
     let knows_client = refusal.client.is_none_or(|id| client_of(grounds.then, id).is_some());
     so(knows_door && knows_client, "a door or a client that it was not given")?;
@@ -410,7 +419,7 @@ pub(super) mod tests {
         let state = InterfaceState::Gone;
         for frame in [
             FromWatcher::Interface { index: 0, state },
-            FromWatcher::Dropped { count: 1 << 40 },
+            FromWatcher::Captured { index: 0, seen: 1 << 40, dropped: 1 << 40 },
             FromWatcher::Ignored {
                 source: address("0.0.0.0"),
                 knock: "7000".parse().unwrap(),
@@ -493,7 +502,7 @@ pub(super) mod tests {
                 Event { source, ..world.event(PLAIN, EventKind::Stage { stage: 1, knock: None }) };
             assert_eq!(lie(world.told(event)), said);
             assert_eq!(lie(world.asked(DatagramRequest { source, ..world.spa() })), said);
-            let refusal = Refusal::new(source, Reason::TooOld);
+            let refusal = Refusal::new(Method::Spa, source, Reason::TooOld);
             let at = world.now.monotonic;
             assert_eq!(lie(world.check(&FromWatcher::Refused { refusal, at })), said);
         }
@@ -512,7 +521,7 @@ pub(super) mod tests {
             let mut name = [0; NAME_LEN];
             name[..text.len()].copy_from_slice(text);
             let asked_for = Some(name);
-            let refusal = Refusal::new(address("192.0.2.7"), Reason::NoSuchDoor);
+            let refusal = Refusal::new(Method::Spa, address("192.0.2.7"), Reason::NoSuchDoor);
             let refusal = Refusal { asked_for, ..refusal };
             world.check(&FromWatcher::Refused { refusal, at: world.now.monotonic })
         };
@@ -603,7 +612,11 @@ pub(super) mod tests {
         let world = World::new();
         let gone = InterfaceState::Gone;
         for (frame, what) in [
-            (FromWatcher::Dropped { count: u64::MAX }, "an impossible count"),
+            (FromWatcher::Captured { index: 0, seen: u64::MAX, dropped: 0 }, "an impossible count"),
+            (
+                FromWatcher::Captured { index: 1, seen: 1, dropped: 0 },
+                "news of no interface of its own",
+            ),
             (FromWatcher::Suppressed { count: u64::MAX }, "an impossible count"),
             (FromWatcher::Count { reason: Reason::BadTag, count: u64::MAX }, "an impossible count"),
             (FromWatcher::Interface { index: 1, state: gone }, "news of no interface of its own"),

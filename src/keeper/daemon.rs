@@ -23,6 +23,8 @@ pub(super) enum DaemonError {
         path = path.display()
     )]
     Directory { path: PathBuf, source: io::Error },
+    #[error("there is no group '{0}'")]
+    NoGroup(String),
     #[error("cannot detach from the terminal: {0}")]
     Detach(String),
 }

@@ -17,6 +17,7 @@ use self::tell::DoorEvent;
 use super::alerts::Alerts;
 use super::journal::Journal;
 use super::kernel_sets::{KernelSets, KernelSetsError};
+use super::metrics::Counts;
 use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
 use crate::firewall::command::{CommandRunner, JobId};
@@ -48,6 +49,8 @@ pub(super) struct Doors {
     logged: Vec<EventLine>,
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
+    /// What is counted for monitoring.
+    pub(super) figures: Counts,
 }
 
 /// The outcome of a claim that may be carried out.

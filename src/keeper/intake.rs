@@ -11,8 +11,9 @@ use super::claim::{Claim, Grounds, JudgedClaim};
 use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
 use super::lockouts::LockoutTable;
+use super::metrics::{Counts, DROPPED, LOCKOUTS, REQUESTS, SEEN};
 use super::watcher::WatcherProcess;
-use crate::config::{Config, Name};
+use crate::config::{Config, Door, Name};
 use crate::control::{EventLine, What, door_of};
 use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
 use crate::grants::{GrantKey, OpenedBy};
@@ -61,6 +62,8 @@ pub(super) struct Intake {
     pub(super) counts: HashMap<Reason, u64>,
     /// How many packets the kernel dropped so far.
     pub(super) dropped: u64,
+    /// What else is counted for monitoring.
+    pub(super) figures: Counts,
     completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
     claims: Limit,
     /// How much may be asked for of a door in each way, or of all doors together.
@@ -81,6 +84,7 @@ impl Intake {
             lockouts: LockoutTable::default(),
             counts: HashMap::new(),
             dropped: 0,
+            figures: Counts::default(),
             completed: VecDeque::new(),
             claims: Limit::new(CLAIMS.0, CLAIMS.1),
             claims_by: HashMap::new(),
@@ -137,16 +141,24 @@ impl Intake {
             FromWatcher::Suppressed { count } if self.may_log(now) => {
                 warn!(count, "{count} more knocks were not logged one by one");
             }
-            FromWatcher::Dropped { count } => {
+            FromWatcher::Captured { index, seen, dropped: count } => {
+                if let Some(interface) = config.settings.interfaces.get(index as usize) {
+                    self.figures.add(SEEN, &[interface], seen);
+                    self.figures.add(DROPPED, &[interface], count);
+                }
                 self.dropped = self.dropped.saturating_add(count);
-                if self.may_log(now) {
+                if count > 0 && self.may_log(now) {
                     warn!(count, "the kernel dropped {count} packets before they were looked at");
                 }
             }
             FromWatcher::Count { reason, count } => self.nothing(now, reason, count),
-            FromWatcher::Refused { refusal, .. } if self.may_log(now) => {
-                let line = EventLine::of_refusal(config, &refusal, grounds.now.wall);
-                self.notices.push(Notice::Happened(line));
+            FromWatcher::Refused { refusal, .. } => {
+                let door = refusal.door.and_then(|id| door_of(config, id));
+                self.requested(door, refusal.by.as_str(), refusal.reason.as_str());
+                if self.may_log(now) {
+                    let line = EventLine::of_refusal(config, &refusal, grounds.now.wall);
+                    self.notices.push(Notice::Happened(line));
+                }
             }
             FromWatcher::Ignored { source, knock, reason, at } => {
                 let what = What::Ignored { knock, reason };
@@ -164,8 +176,7 @@ impl Intake {
             FromWatcher::Sandbox { .. }
             | FromWatcher::Ready
             | FromWatcher::Done
-            | FromWatcher::Suppressed { .. }
-            | FromWatcher::Refused { .. } => {}
+            | FromWatcher::Suppressed { .. } => {}
         }
         Ok(())
     }
@@ -189,12 +200,19 @@ impl Intake {
             (
                 EventKind::Reset { reason: reason @ (Reason::Used | Reason::Expired), .. },
                 Some(door),
-            ) if self.reused.pass(now) => {
-                let key = GrantKey::new(door.name().clone(), event.source);
-                self.notices.push(Notice::Reused { key, reason });
+            ) => {
+                self.requested(Some(door), Method::Totp.as_str(), reason.as_str());
+                if self.reused.pass(now) {
+                    let key = GrantKey::new(door.name().clone(), event.source);
+                    self.notices.push(Notice::Reused { key, reason });
+                }
             }
             (EventKind::LockedOut { until }, _) => {
+                self.figures.add(LOCKOUTS, &[&door.map_or("", |door| door.name().as_str())], 1);
                 self.lockouts.note(now, grounds.then, door, event.source, until);
+            }
+            (EventKind::Missed { .. } | EventKind::Unmatched, _) => {
+                self.requested(door, Method::Totp.as_str(), "unmatched");
             }
             _ => {}
         }
@@ -210,7 +228,7 @@ impl Intake {
         let claim = Box::new(claim);
         let holds = holds.and_then(|()| self.is_not_too_much(now, &claim));
         let Err(reason) = holds else { return self.notices.push(Notice::Claim(claim)) };
-        self.count(reason, 1);
+        self.refused(&claim, reason);
         if self.reused.pass(now) {
             self.notices.push(Notice::StaleClaim(claim, reason));
         }
@@ -259,6 +277,17 @@ impl Intake {
                 reason.as_str()
             );
         }
+    }
+
+    /// What was asked for was not granted.
+    pub(super) fn refused(&mut self, claim: &Claim, reason: Reason) {
+        self.count(reason, 1);
+        self.requested(Some(&claim.door), claim.origin.by.as_str(), reason.as_str());
+    }
+
+    fn requested(&mut self, door: Option<&Door>, by: &str, outcome: &str) {
+        let door = door.map_or("", |door| door.name().as_str());
+        self.figures.add(REQUESTS, &[&door, &by, &outcome], 1);
     }
 
     /// Adds to what has come to nothing for a reason; how much that is now.

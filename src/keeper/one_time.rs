@@ -32,12 +32,15 @@ impl Keeper {
                     2..=FEW => warn!(door, "{left} one-time sequences are left"),
                     _ => info!(door, "{left} one-time sequences are left"),
                 }
-                // A refusal has been logged.
-                let _ = self.doors.carry_out(now, claim);
+                if let Err(reason) = self.doors.carry_out(now, claim) {
+                    // It has been logged.
+                    self.watchers.intake.refused(claim, reason);
+                }
             }
             Err(why @ StrikeError::NotCurrent(_)) => {
                 warn!(door = %claim.door.name(), "{why}");
-                let _logged = self.doors.refuse_all(now, claim, Reason::Used);
+                let reason = self.doors.refuse_all(now, claim, Reason::Used);
+                self.watchers.intake.refused(claim, reason);
             }
             Err(why) => {
                 error!(door = %claim.door.name(), "{why}");

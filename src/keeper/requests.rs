@@ -115,6 +115,7 @@ impl Keeper {
     fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
         let done = match request {
             Request::Status => return self.look_for_status(now, id),
+            Request::Metrics { format } => Ok(self.metrics(now, format)),
             Request::Clients => self.clients(id),
             Request::Open { door, address, seconds } => {
                 match self.open(now, id, &door, address, seconds).transpose() {
@@ -192,7 +193,10 @@ impl Keeper {
             Ok(ClaimOutcome::Done) => (Ok(()), self.doors.opened_by(&key)),
             Ok(ClaimOutcome::UnderWay(job)) => (Ok(()), Some(job)),
             Ok(ClaimOutcome::Failed(why)) => (Err(why.to_owned()), None),
-            Err(reason) => (Err(reason.to_string()), None),
+            Err(reason) => {
+                self.watchers.intake.refused(&claim, reason);
+                (Err(reason.to_string()), None)
+            }
         };
         if let Some(job) = job {
             self.opening.entry(job).or_default().push((id, key));

@@ -132,7 +132,9 @@ impl FilesInUse {
         read.extend(files.iter().flat_map(|file| directories(file)));
         let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
         let written: Vec<PathBuf> = lists.chain(&settings.log.file).cloned().collect();
-        let write = written.iter().flat_map(|file| directories(file)).collect();
+        let socket = settings.metrics.as_ref().map(|socket| directories(&socket.path));
+        let written_in = written.iter().map(|file| directories(file));
+        let write = written_in.chain(socket).flatten().collect();
         Self { files, written, read, write, pid_file: directories(&settings.pid_file) }
     }
 

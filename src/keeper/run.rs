@@ -34,6 +34,9 @@ use crate::time::{Monotonic, Now};
 /// At the end of the daemon, the longest wait for `on_close` hooks and mail.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
 
+/// How long after a start or a reload nothing more is to be done for it.
+const SETTLED: Duration = Duration::from_secs(5);
+
 /// The exit status where the configuration has errors: starting again does not help.
 pub(super) const WRONG_CONFIGURATION: u8 = 3;
 
@@ -74,11 +77,15 @@ impl Keeper {
             self.look_after_lists(now);
             self.names.iter_mut().for_each(|names| names.poll(now.monotonic));
             self.serve(now);
+            self.serve_readers(now);
             if self.ping_watchdog(now.monotonic) {
                 tell_systemd(&[NotifyState::Status(&self.status_line())]);
             }
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
+            }
+            if self.give_back_at.take_if(|at| *at <= now.monotonic).is_some() {
+                memory::give_back();
             }
             if self.trials.is_reload_due(self.watchers.may_change()) {
                 self.reload(now, None);
@@ -108,7 +115,7 @@ impl Keeper {
                     self.use_line(now, &claim);
                 } else if let Err(reason) = self.doors.carry_out(now, &claim) {
                     // It has been logged.
-                    self.watchers.intake.count(reason, 1);
+                    self.watchers.intake.refused(&claim, reason);
                 }
                 if let Some(names) = &mut self.names
                     && let Some(identity) = self.watchers.identity()
@@ -143,6 +150,7 @@ impl Keeper {
 
     /// A configuration has taken effect: the first, or a new one.
     fn in_force(&mut self, now: Now, config: &Arc<Config>) -> Result<(), StartError> {
+        self.listen_for_readers(config);
         if !self.started {
             self.started = true;
             info!("starting up, {}", self.listening());
@@ -159,7 +167,7 @@ impl Keeper {
         if !self.trials.is_on() {
             self.guard_copy.keep(config);
         }
-        memory::give_back();
+        self.give_back_at = Some(now.monotonic + SETTLED);
         self.lists.follow(now.monotonic, config);
         self.is_ready();
         Ok(())
@@ -211,9 +219,11 @@ impl Keeper {
             self.watchers.next_deadline(),
             self.doors.next_deadline(),
             self.control.next_deadline(),
+            self.readers.as_ref().and_then(|(_, readers)| readers.next_deadline()),
             self.trials.next_deadline(),
             self.lists.next_look,
             self.status_by,
+            self.give_back_at,
             self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
             self.names.as_ref().and_then(|names| names.answer_by),
@@ -226,6 +236,7 @@ impl Keeper {
         let others = others.chain(self.watchers.fds()).chain(self.doors.fds());
         fds.extend(others.map(readable));
         fds.extend(self.control.fds());
+        fds.extend(self.readers.iter().flat_map(|(_, readers)| readers.fds()));
         files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
         Ok(fds.first().and_then(PollFd::any).unwrap_or(true))
     }

@@ -10,7 +10,7 @@ use caps::errors::CapsError;
 use tracing::{info, warn};
 
 use super::cli::KnockdCli;
-use super::control::Control;
+use super::control::{Control, Language};
 use super::daemon::{self, DaemonError, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
@@ -100,7 +100,7 @@ impl Keeper {
         daemon::make_directory(&settings.state_dir, 0o700)?;
         check_paths(settings, cli.options()).map_err(StartError::Path)?;
         let pid_file = PidFile::lock(&settings.pid_file)?;
-        let control = Control::listen(&control::socket(&settings.run_dir))?;
+        let control = Control::listen(Language::Json, &control::socket(&settings.run_dir), None)?;
         // Until start-up has worked, everything is also said where the person looks.
         log::set_up(&settings.log, true)?;
         log_warnings(&loaded);
@@ -147,6 +147,7 @@ impl Keeper {
         Ok(Self {
             since: now.wall,
             control,
+            readers: None,
             explains: false,
             opening: HashMap::new(),
             recalls: Vec::new(),
@@ -161,6 +162,7 @@ impl Keeper {
             names,
             left,
             started: false,
+            give_back_at: None,
             trials,
             guard_copy,
             lists: OneTimeFiles::default(),

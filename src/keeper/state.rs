@@ -15,6 +15,7 @@ use super::reverse_dns::ReverseDns;
 use super::rights::Rights;
 use super::trials::Trials;
 use super::watchers::Watchers;
+use crate::config::MetricsSocket;
 use crate::firewall::command::JobId;
 use crate::grants::GrantKey;
 use crate::sys::signals::Signals;
@@ -28,6 +29,8 @@ pub(super) struct Keeper {
     pub(super) watchers: Watchers,
     pub(super) doors: Doors,
     pub(super) control: Control,
+    /// Who reads figures, and where they may.
+    pub(super) readers: Option<(MetricsSocket, Control)>,
     /// Whether somebody asks what became of knocks, who waits for what happened before, and that.
     pub(super) explains: bool,
     pub(super) recalls: Vec<Recall>,
@@ -42,6 +45,8 @@ pub(super) struct Keeper {
     pub(super) foreground: bool,
     pub(super) left: Option<Launcher>,
     pub(super) started: bool,
+    /// When memory that a start or a reload has taken is given back.
+    pub(super) give_back_at: Option<Monotonic>,
     pub(super) trials: Trials,
     pub(super) guard_copy: GuardCopy,
     pub(super) lists: OneTimeFiles,

@@ -245,7 +245,7 @@ pub(super) mod tests {
         let (mut watcher, theirs, mut stderr) = watcher();
         for _turn in 0..3 {
             let frames = (0..).find(|_| {
-                theirs.send(&FromWatcher::Dropped { count: 1 }).unwrap();
+                theirs.send(&FromWatcher::Captured { index: 0, seen: 1, dropped: 1 }).unwrap();
                 watcher.hear().is_none()
             });
             assert_eq!(frames, Some(BUDGET));

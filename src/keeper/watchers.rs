@@ -22,6 +22,7 @@ use super::credible::Lie;
 use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
+use super::metrics::RESTARTS;
 use super::watcher::{WatcherOutput, WatcherProcess};
 use crate::config::{Config, LogLevel};
 use crate::control::WatcherSandbox;
@@ -287,6 +288,7 @@ impl Watchers {
         if now.since(since) >= STEADY {
             self.pause = FIRST_PAUSE;
         }
+        self.intake.figures.add(RESTARTS, &[], 1);
         self.restart_later(now);
         let millis = self.restart.map_or(Duration::ZERO, |restart| restart.since(now)).as_millis();
         match end {

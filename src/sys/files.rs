@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -148,6 +148,14 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// # Errors
 /// What the file system says; then the old file stays.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    replace_with_mode(path, text, 0o600)
+}
+
+/// Likewise, with this mode.
+///
+/// # Errors
+/// What the file system says; then the old file stays.
+pub fn replace_with_mode(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidFilename.into());
     };
@@ -160,6 +168,7 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     remove(&unfinished)?;
     let written = create(&unfinished).and_then(|mut file| {
         file.write_all(text)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         fs::rename(&unfinished, path)?;
         File::open(directory)?.sync_all()

@@ -18,8 +18,8 @@ const WAITING_OF_A_DOOR: usize = 3072;
 const HELD_BACK: usize = 4096;
 /// How often counts are handed on.
 const COUNTS_EVERY: Duration = Duration::from_secs(1);
-/// How often the log says what was left out or lost.
-const LOSSES_EVERY: Duration = Duration::from_secs(10);
+/// How often the log says how much was left out.
+const SUPPRESSED_EVERY: Duration = Duration::from_secs(10);
 /// How much is remembered for whoever asks later, of each kind.
 const REMEMBERED: usize = 1024;
 /// How soon a keeper that did not keep up is tried again.
@@ -39,9 +39,8 @@ pub(super) struct Reporter {
     further_knocks: Limited,
     suppressed: u64,
     counts: HashMap<Reason, u64>,
-    dropped: u64,
     next_counts: Option<Monotonic>,
-    next_losses: Option<Monotonic>,
+    next_suppressed: Option<Monotonic>,
     asked: ExplainFilter,
 }
 
@@ -78,9 +77,8 @@ impl Reporter {
             further_knocks: Limited::new(400, Duration::from_millis(20)),
             suppressed: 0,
             counts: HashMap::new(),
-            dropped: 0,
             next_counts: None,
-            next_losses: None,
+            next_suppressed: None,
             asked: ExplainFilter::Nobody,
         }
     }
@@ -120,7 +118,7 @@ impl Reporter {
         if !self.limited(further).limit.pass(at) || self.channel.send(&frame).is_err() {
             self.limited(further).remember(source, at, past);
             self.suppressed += 1;
-            self.next_losses.get_or_insert(at + LOSSES_EVERY);
+            self.next_suppressed.get_or_insert(at + SUPPRESSED_EVERY);
         }
     }
 
@@ -210,14 +208,6 @@ impl Reporter {
         }
     }
 
-    /// Adds to the packets that the kernel dropped.
-    pub(super) fn dropped(&mut self, at: Monotonic, count: u64) {
-        if count > 0 {
-            self.dropped += count;
-            self.next_losses.get_or_insert(at + LOSSES_EVERY);
-        }
-    }
-
     /// Reports something that must not be lost.
     pub(super) fn say(&mut self, frame: FromWatcher) {
         self.flush();
@@ -255,15 +245,15 @@ impl Reporter {
         if self.next_counts.is_some_and(|next| next <= now) {
             self.send_counts();
         }
-        if self.next_losses.is_some_and(|next| next <= now) {
-            self.send_losses();
+        if self.next_suppressed.is_some_and(|next| next <= now) {
+            self.send_suppressed();
         }
     }
 
     /// Sends what has been counted, whether it is due or not.
     pub(super) fn send_all(&mut self) {
         self.send_counts();
-        self.send_losses();
+        self.send_suppressed();
     }
 
     fn send_counts(&mut self) {
@@ -273,24 +263,18 @@ impl Reporter {
         }
     }
 
-    /// Each of these is a line in the log.
-    fn send_losses(&mut self) {
-        self.next_losses = None;
-        for (count, frame) in [
-            (self.suppressed, FromWatcher::Suppressed { count: self.suppressed }),
-            (self.dropped, FromWatcher::Dropped { count: self.dropped }),
-        ] {
-            if count > 0 {
-                self.say(frame);
-            }
+    fn send_suppressed(&mut self) {
+        self.next_suppressed = None;
+        let count = std::mem::take(&mut self.suppressed);
+        if count > 0 {
+            self.say(FromWatcher::Suppressed { count });
         }
-        (self.suppressed, self.dropped) = (0, 0);
     }
 
     /// When [`poll`](Self::poll) has to be called next.
     pub(super) fn next_deadline(&self, now: Monotonic) -> Option<Monotonic> {
         let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
-        [retry, self.next_counts, self.next_losses].into_iter().flatten().min()
+        [retry, self.next_counts, self.next_suppressed].into_iter().flatten().min()
     }
 }
 
@@ -310,6 +294,7 @@ mod tests {
     use super::*;
     use crate::engine::CompletedBy;
     use crate::ipc::Received;
+    use crate::proto::method::Method;
     use crate::sys::files::frame_channel;
     use crate::wire::Transport;
 
@@ -406,7 +391,7 @@ mod tests {
     fn whoever_asks_later_is_told_of_requests_that_were_refused_and_not_told_of() {
         let (mut reporter, keeper) = pair(false);
         let source = IpAddr::from([192, 0, 2, 2]);
-        let refusal = Refusal::new(source, Reason::TooOld);
+        let refusal = Refusal::new(Method::Spa, source, Reason::TooOld);
         (0..401).for_each(|_| reporter.report(FromWatcher::Refused { refusal, at: at(1) }));
         let told = heard(&keeper).len();
         assert!((1..401).contains(&told));

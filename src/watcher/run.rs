@@ -10,10 +10,11 @@ use nix::net::if_::InterfaceFlags;
 
 use super::report::Reporter;
 use super::sandbox;
-use crate::capture::{CaptureError, Live};
+use crate::capture::{CaptureError, Live, Stats};
 use crate::engine::{Engine, Local, Reason, TriedDatagram, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host;
+use crate::sys::memory::Code;
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, memory, process, scheduling};
 use crate::time::{Monotonic, Now, Wall};
@@ -108,7 +109,8 @@ struct Interface {
     capture: Live,
     /// The time of its latest packet: none after it may be earlier.
     latest: Monotonic,
-    dropped: u64,
+    /// What it has captured, as far as that was told.
+    told: Stats,
 }
 
 impl Watcher {
@@ -136,7 +138,8 @@ impl Watcher {
                 Ok(capture) => {
                     let latest = Monotonic::ZERO;
                     let looped = host::has(name, InterfaceFlags::IFF_LOOPBACK);
-                    captures.push(Interface { index, looped, capture, latest, dropped: 0 });
+                    let told = Stats::default();
+                    captures.push(Interface { index, looped, capture, latest, told });
                     InterfaceState::Listening
                 }
                 Err(
@@ -151,7 +154,9 @@ impl Watcher {
         engine.local = Local::Addresses(addresses);
         // All that is still needed of the setup is in the engine.
         memory::give_back();
+        let code = Code::of_this_process();
         let report = sandbox::enter(&identity, sandbox)?;
+        code.give_back();
         reporter.say(FromWatcher::Sandbox { report });
         reporter.say(FromWatcher::Ready);
         Ok(Self {
@@ -187,6 +192,7 @@ impl Watcher {
             self.look_after_losses(now.monotonic);
             self.reporter.poll(now.monotonic);
             if !more && self.may_leave(now.monotonic) {
+                self.tell_captured();
                 self.reporter.send_all();
                 self.reporter.say(FromWatcher::Done);
                 return Ok(());
@@ -310,10 +316,17 @@ impl Watcher {
             return;
         }
         self.next_drops = now + LOOK_AFTER_DROPS;
-        for interface in &mut self.captures {
-            if let Ok(stats) = interface.capture.stats() {
-                self.reporter.dropped(now, stats.dropped.saturating_sub(interface.dropped));
-                interface.dropped = stats.dropped;
+        self.tell_captured();
+    }
+
+    fn tell_captured(&mut self) {
+        for Interface { index, capture, told, .. } in &mut self.captures {
+            let Ok(stats) = capture.stats() else { continue };
+            let before = std::mem::replace(told, stats);
+            if stats != before {
+                let seen = stats.received.saturating_sub(before.received);
+                let dropped = stats.dropped.saturating_sub(before.dropped);
+                self.reporter.say(FromWatcher::Captured { index: *index, seen, dropped });
             }
         }
     }

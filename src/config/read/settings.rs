@@ -8,7 +8,9 @@ use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
-use crate::config::{Email, Log, LogFormat, LogLevel, OnExit, SandboxMode, Settings};
+use crate::config::{
+    Email, Log, LogFormat, LogLevel, MetricsSocket, OnExit, SandboxMode, Settings,
+};
 use crate::proto::interface::InterfaceName;
 use crate::proto::network::Network;
 
@@ -27,6 +29,7 @@ pub(super) const SETTINGS: KnownKeys = KnownKeys {
         "trusted",
         "on_exit",
         "alert",
+        "metrics",
         "spa",
         "fwknop",
         "lockout",
@@ -38,6 +41,7 @@ pub(super) const SETTINGS: KnownKeys = KnownKeys {
 pub(super) const LOG: KnownKeys =
     KnownKeys { of: "log", known: &["syslog", "file", "level", "format"] };
 pub(super) const ALERT: KnownKeys = KnownKeys { of: "alert", known: &["email"] };
+pub(super) const METRICS: KnownKeys = KnownKeys { of: "metrics", known: &["socket", "group"] };
 pub(super) const TRACK: KnownKeys = KnownKeys { of: "track", known: &["sources"] };
 
 /// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
@@ -90,6 +94,9 @@ pub(super) fn read_settings(
     reader.set("on_exit", &mut settings.on_exit, |node| node.one_of(&on_exit));
     if let Some(node) = reader.value("alert") {
         settings.alert = read_alert(node, reader.problems).ok();
+    }
+    if let Some(node) = reader.value("metrics") {
+        settings.metrics = read_metrics(node, reader.problems).ok();
     }
     if let Some(node) = reader.value("spa") {
         read_spa(node, &mut settings.spa, reader.problems);
@@ -160,6 +167,16 @@ fn read_alert(node: &Node, problems: &mut Problems) -> Parsed<Email> {
     let email = reader.value("email");
     reader.problems.extend(email.and_then(|email| missing_program("sendmail", &email.at)));
     Ok(address)
+}
+
+fn read_metrics(node: &Node, problems: &mut Problems) -> Parsed<MetricsSocket> {
+    let wanted = "a mapping such as {socket: /run/knockd/metrics.sock}";
+    let mut reader = Reader::new(node, wanted, &METRICS, problems)?;
+    let missing = node.at.error("metrics does not say where");
+    let missing = missing.help("write metrics: {socket: /run/knockd/metrics.sock}");
+    let path = reader.require("socket", Node::path, missing);
+    let group = reader.read("group", |node| Ok(node.text("the name of a group")?.to_owned()))?;
+    Ok(MetricsSocket { path: path?, group })
 }
 
 fn read_interfaces(reader: &mut Reader<'_>) -> (Vec<InterfaceName>, Vec<Place>) {

@@ -258,7 +258,7 @@ fn a_replay_is_refused_from_wherever_it_comes() {
         let expected = Refusal {
             client: Some(ClientId(0)),
             door: Some(DoorId(1)),
-            ..Refusal::new(source.parse().unwrap(), Reason::Used)
+            ..Refusal::new(Method::Spa, source.parse().unwrap(), Reason::Used)
         };
         assert_eq!(replayed, Err(Denial::Refused(expected)));
     }

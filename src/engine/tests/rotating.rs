@@ -114,6 +114,20 @@ fn the_sequence_of_the_step_opens_the_door_and_says_whose_it_is() {
 }
 
 #[test]
+fn nobody_has_to_wake_when_a_step_turns_and_the_sequence_of_the_new_step_opens_all_the_same() {
+    let mut world = World::new(&[rotating("ssh", by_ports())], &[client(1, &["ssh"])]);
+    world.wait(SECOND);
+    let turn = world.now.monotonic + 29 * SECOND;
+    assert_eq!(world.engine.next_work(), Some(turn + 15 * SECOND));
+    world.wait(42 * SECOND);
+    assert!(world.engine.is_ready());
+    assert_eq!(world.knocks(ALICE, &sequence(by_ports(), 1, "ssh", STEP + 1)), OPENED);
+    // Whoever is awake for something else after the turn prepares the next one then.
+    let _ = world.engine.work(world.now);
+    assert_eq!(world.engine.next_work(), Some(turn + 45 * SECOND));
+}
+
+#[test]
 fn a_sequence_that_has_opened_is_refused_from_wherever_it_comes() {
     let mut world = World::new(&[rotating("ssh", by_ports())], &[client(1, &["ssh"])]);
     let knocks = sequence(by_ports(), 1, "ssh", STEP);

@@ -14,6 +14,7 @@ use crate::grants::{
 };
 use crate::keeper::claim::Claim;
 use crate::keeper::kernel_sets::KernelSetsError;
+use crate::keeper::metrics::REQUESTS;
 use crate::ledger::{Durability, Written};
 use crate::proto::method::Method;
 use crate::sys::fault;
@@ -229,6 +230,7 @@ impl Doors {
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
         });
         self.end_all(now, &ids, "closed as asked");
+        self.figures.add(REQUESTS, &[claim.door.name(), &claim.origin.by, &"closed"], 1);
         Ok(ClaimOutcome::Done)
     }
 

@@ -13,6 +13,7 @@ use crate::grants::{
 use crate::keeper::alerts::Alerts;
 use crate::keeper::journal::Journal;
 use crate::keeper::kernel_sets::{self, KernelSets, KernelSetsError};
+use crate::keeper::metrics::Counts;
 use crate::ledger::Durability;
 use crate::time::{Monotonic, Now};
 
@@ -59,6 +60,7 @@ impl Doors {
             not_closed: BTreeMap::new(),
             logged: Vec::new(),
             lines: HashMap::new(),
+            figures: Counts::default(),
         };
         if let Some(why) = failed {
             let by_commands =

@@ -10,6 +10,7 @@ use crate::control::{EventLine, What};
 use crate::engine::Reason;
 use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::keeper::claim::Claim;
+use crate::keeper::metrics::{CLOSED, OPENED, REQUESTS};
 use crate::ledger::{HistoryEntry, HistoryEvent};
 use crate::log::{self, limit::Limit};
 use crate::proto::method::Method;
@@ -147,14 +148,27 @@ impl Doors {
                 detail,
             })
         });
+        // What is refused is counted where it is known whether anybody asked.
+        let outcome = match what {
+            DoorEvent::Open(_) => Some("opened"),
+            DoorEvent::Extended { .. } => Some("extended"),
+            DoorEvent::Act => Some("acted"),
+            DoorEvent::Failed(..) | DoorEvent::NotRecorded => Some("failed"),
+            _ => None,
+        };
+        if let Some(outcome) = outcome {
+            self.figures.add(REQUESTS, &[&key.door, &origin.by, &outcome], 1);
+        }
         match what {
             DoorEvent::Open(_) => {
+                self.figures.add(OPENED, &[&key.door], 1);
                 debug!(source = %key.address, door = %key.door, "open");
                 let until = self.grants.open_until(key);
                 let until = until.map(|until| now.wall + until.since(now.monotonic));
                 self.alerts.tell(now, key, origin, true, until);
             }
             DoorEvent::Closed(_) => {
+                self.figures.add(CLOSED, &[&key.door], 1);
                 debug!(source = %key.address, door = %key.door, "closed");
                 self.alerts.tell(now, key, origin, false, None);
             }

@@ -14,6 +14,7 @@ use libknock::engine::{
 };
 use libknock::ipc::{Channel, FRAME, FrameCodec, FromWatcher, InterfaceState, Received, ToWatcher};
 use libknock::proto::fwknop::MAX_TIMEOUT;
+use libknock::proto::method::Method;
 use libknock::sys::{clock, files, process};
 use libknock::time::{Monotonic, Wall};
 use nix::sys::socket::{MsgFlags, send};
@@ -100,7 +101,7 @@ pub(super) fn lies(now: Monotonic) -> Vec<(&'static str, Vec<u8>)> {
             DatagramRequest { source: Ipv4Addr::BROADCAST.into(), ..spa },
         ),
     ];
-    let refusal = Refusal::new(KNOCKER.into(), Reason::NoSuchDoor);
+    let refusal = Refusal::new(Method::Spa, KNOCKER.into(), Reason::NoSuchDoor);
     let asked_for = Some([b'\n'; NAME_LEN]);
     let refusals = [
         ("a door or a client that it was not given", Refusal { door: Some(DoorId(99)), ..refusal }),
@@ -133,7 +134,7 @@ pub(super) fn lies(now: Monotonic) -> Vec<(&'static str, Vec<u8>)> {
         ("news of no interface of its own", interface(0, InterfaceState::Listening)),
         ("news of no interface of its own", interface(0, InterfaceState::Missing)),
         ("an impossible count", FromWatcher::Count { reason, count: u64::MAX }),
-        ("an impossible count", FromWatcher::Dropped { count: u64::MAX }),
+        ("an impossible count", FromWatcher::Captured { index: 0, seen: u64::MAX, dropped: 0 }),
         ("an impossible count", FromWatcher::Suppressed { count: u64::MAX }),
     ];
     let encoded = |(lie, frame): (&'static str, FromWatcher)| (lie, frame.encode().to_vec());
@@ -189,7 +190,7 @@ pub(super) fn play(scene: &str) {
         }
         "deaf" => loop {
             // Never reads, and says something now and then.
-            it.tell(&FromWatcher::Dropped { count: 1 });
+            it.tell(&FromWatcher::Captured { index: 0, seen: 1, dropped: 1 });
             thread::sleep(Duration::from_millis(100));
             if fs::exists("now").unwrap() {
                 it.tell(&opened(PLAIN));
@@ -416,7 +417,7 @@ impl StandIn {
 fn words() -> [FromWatcher; 9] {
     let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
     let (client, reason) = (Some(LAPTOP), Reason::TooOld);
-    let refusal = Refusal { client, ..Refusal::new(event.source, reason) };
+    let refusal = Refusal { client, ..Refusal::new(Method::Spa, event.source, reason) };
     let event = Event { kind: EventKind::Stage { stage: 1, knock: None }, ..event };
     let knock = "7000".parse().unwrap();
     [
@@ -426,7 +427,7 @@ fn words() -> [FromWatcher; 9] {
         FromWatcher::ReplayedRefusal { refusal, at },
         FromWatcher::Ignored { source: event.source, knock, reason, at },
         FromWatcher::Count { reason: Reason::BadTag, count: 1 },
-        FromWatcher::Dropped { count: 1 },
+        FromWatcher::Captured { index: 0, seen: 1, dropped: 1 },
         FromWatcher::Suppressed { count: 1 },
         asked(Wall::MAX),
     ]
