@@ -15,18 +15,18 @@ use crate::time::{BootId, Monotonic};
 const AT_LEAST: Duration = Duration::from_secs(60);
 
 /// The file of a trial, which is there while one goes on.
-pub(super) struct TrialFile {
+pub(crate) struct TrialFile {
     path: PathBuf,
     boot: BootId,
 }
 
 impl TrialFile {
-    pub(super) fn new(state_dir: &Path, boot: BootId) -> Self {
+    pub(crate) fn new(state_dir: &Path, boot: BootId) -> Self {
         Self { path: state_dir.join("trial"), boot }
     }
 
     /// Until when a trial goes on that a knockd has left as it died, in this boot.
-    pub(super) fn left(&self, now: Monotonic) -> Option<Monotonic> {
+    pub(crate) fn left(&self, now: Monotonic) -> Option<Monotonic> {
         let text = fs::read_to_string(&self.path).ok()?;
         let (boot, until) = text.trim_end().split_once(' ')?;
         let is_of_this_boot = boot.parse() == Ok(self.boot);
@@ -34,7 +34,7 @@ impl TrialFile {
         is_of_this_boot.then(|| until.max(now + AT_LEAST))
     }
 
-    pub(super) fn set(&self, until: Monotonic) {
+    pub(crate) fn set(&self, until: Monotonic) {
         let text = format!("{} {}\n", self.boot, until.as_nanos());
         if let Err(error) = files::replace(&self.path, text.as_bytes()) {
             let path = self.path.display();
@@ -42,7 +42,7 @@ impl TrialFile {
         }
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if let Err(error) = files::remove(&self.path) {
             warn!("cannot remove {}: {error}", self.path.display());
         }
