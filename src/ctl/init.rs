@@ -65,7 +65,9 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
     if !args.dry_run && !privileges::is_root() {
         return Err(Error::unfit("this takes root; --dry-run prints what would be written"));
     }
-    nothing_is_there(target, args)?;
+    let time = duration::format(args.time.into());
+    let by_hand = target.command("knockd", &format!("-d --try {time}"));
+    nothing_is_there(target, &by_hand)?;
     let ssh = host::ssh_connection().and_then(|text| SshConnection::parse(&text));
     let ssh = ssh.filter(|ssh| !ssh.client.is_loopback());
     let port = ssh.map_or_else(|| "22/tcp".to_owned(), |ssh| ssh.port.to_string());
@@ -75,7 +77,7 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
               laptop: the program knock; plain: anything, a sequence that stays the same";
     let from = "From where are you connected? This need not knock; none: it has to";
     let open = args.open.clone().map_or_else(|| ask("--open", open, &port, opened_ports), Ok)?;
-    let means = |text: &str| Means::from_str(text, true).map_err(|_| "phone, laptop or plain?");
+    let means = |text: &str| Means::from_str(text, true);
     let by = args.by.map_or_else(|| ask("--by", by, "laptop", means), Ok)?;
     let from = args.from.map_or_else(|| ask("--from", from, &source, trusted), Ok)?;
     if by == Means::Plain && args.name.is_some() {
@@ -92,9 +94,7 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
     });
     let file = target.config.join(format!("door-{}.yaml", door.name));
     if args.dry_run {
-        let client = client.map_or_else(String::new, |it| {
-            format!("\n# and client-{}.yaml beside it, with its secrets in keys/", it.client)
-        });
+        let client = client.map_or("", |_| "\n# and the client beside it, with secrets in keys/");
         writeln!(io::stdout(), "# {}, but for the ports\n{}{client}", file.display(), door.text)?;
         return Ok(());
     }
@@ -111,11 +111,8 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
     })?;
     check::run(target, &JsonArgs { json: false })?;
     let until = start(target, &settings.state_dir, args.time).map_err(|why| {
-        let so = format!(
-            "not on trial, and nothing stays locked; the files are whole: once that is mended, \
-             go on with '{}'",
-            by_hand(target, args.time)
-        );
+        let so = "not on trial, but the files are whole: once that is mended, go on with";
+        let so = format!("{so} '{by_hand}'");
         Error::NotInForce { why: why.into(), so }
     })?;
     let trusted = from.map_or_else(String::new, |from| format!(" ({from} need not)"));
@@ -135,7 +132,7 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
 
 /// # Errors
 /// Where there is a door or a client: what to do instead.
-fn nothing_is_there(target: &Target, args: &InitArgs) -> Result<(), Error> {
+fn nothing_is_there(target: &Target, by_hand: &str) -> Result<(), Error> {
     let is_yaml = |entry: fs::DirEntry| entry.path().extension() == Some("yaml".as_ref());
     let has_any = |entries: fs::ReadDir| entries.flatten().any(is_yaml);
     if target.config.is_file() || fs::read_dir(&target.config).is_ok_and(has_any) {
@@ -144,9 +141,8 @@ fn nothing_is_there(target: &Target, args: &InitArgs) -> Result<(), Error> {
         if let Some(at) = places.doors.iter().map(|door| &door.name).chain(clients).next() {
             return Err(Error::Unfit(format!(
                 "there is a configuration already, at {at}: nothing is overwritten\n    start it \
-                 with '{}'; add doors by hand, and clients with 'knockctl enroll'\n    to begin \
-                 anew, move {} away",
-                by_hand(target, args.time),
+                 with '{by_hand}'; add doors by hand, and clients with 'knockctl enroll'\n    to \
+                 begin anew, move {} away",
                 target.config.display()
             )));
         }
@@ -192,20 +188,14 @@ fn write(target: &Target, to: &Path, door: &str, client: Option<&EnrollArgs>) ->
     client.map_or(Ok(()), |client| enroll::run(target, client))
 }
 
-/// The command that starts knockd on trial.
-fn by_hand(target: &Target, time: TrialTime) -> String {
-    target.command("knockd", &format!("-d --try {}", duration::format(time.into())))
-}
-
 /// Starts knockd on trial, and says until when that is, in seconds since 1970-01-01 UTC.
 fn start(target: &Target, state_dir: &Path, time: TrialTime) -> Result<f64, Error> {
     if is_service(target) {
         // systemd gives it no option: it goes on with the trial that it finds.
         make_directory(state_dir)?;
         let trial = TrialFile::new(state_dir, clock::boot_id().map_err(Error::unfit)?);
-        let now = clock::now().monotonic;
-        trial.set(now + std::time::Duration::from(time));
-        trial.left(now).ok_or_else(|| Error::unfit("cannot write the mark of a trial"))?;
+        let until = clock::now().monotonic + std::time::Duration::from(time);
+        trial.hand_over(until).map_err(Error::unfit)?;
         let started = finish(command("systemctl".as_ref()).args(["start", "knockd.service"]));
         started.inspect_err(|_| trial.clear())?;
     } else {
@@ -216,7 +206,7 @@ fn start(target: &Target, state_dir: &Path, time: TrialTime) -> Result<f64, Erro
         finish(knockd.args(run_dir.flat_map(|path| [Path::new("--run-dir"), path])))?;
     }
     let until = status::ask(target)?.on_trial_until;
-    until.ok_or_else(|| Error::unfit("knockd runs, but not on trial: stop it"))
+    until.ok_or_else(|| Error::unfit("knockd runs, but not on trial: see 'knockctl status'"))
 }
 
 /// Whether systemd knows our knockd, and starts it with this configuration.

@@ -3,6 +3,7 @@
 //! be locked for good then.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ use crate::time::{BootId, Monotonic};
 
 /// How long a trial goes on at least after a start.
 const AT_LEAST: Duration = Duration::from_secs(60);
+/// In the place of a boot id, for the next start: in a container a service may see another one.
+const NEXT: &str = "next";
+/// How long a trial takes at most.
+const AT_MOST: Duration = Duration::from_secs(3600);
 
 /// The file of a trial, which is there while one goes on.
 pub(crate) struct TrialFile {
@@ -29,9 +34,10 @@ impl TrialFile {
     pub(crate) fn left(&self, now: Monotonic) -> Option<Monotonic> {
         let text = fs::read_to_string(&self.path).ok()?;
         let (boot, until) = text.trim_end().split_once(' ')?;
-        let is_of_this_boot = boot.parse() == Ok(self.boot);
         let until = Monotonic::from_nanos(until.parse().ok()?);
-        is_of_this_boot.then(|| until.max(now + AT_LEAST))
+        let is_of_this_boot = boot.parse() == Ok(self.boot);
+        let is_handed_over = boot == NEXT && until >= now && until <= now + AT_MOST;
+        (is_of_this_boot || is_handed_over).then(|| until.max(now + AT_LEAST))
     }
 
     pub(crate) fn set(&self, until: Monotonic) {
@@ -40,6 +46,14 @@ impl TrialFile {
             let path = self.path.display();
             warn!("cannot write {path}: {error}; started anew, knockd would not know of the trial");
         }
+    }
+
+    /// Has the knockd that starts next go on with a trial that has not begun yet.
+    ///
+    /// # Errors
+    /// Where it could not know of it.
+    pub(crate) fn hand_over(&self, until: Monotonic) -> io::Result<()> {
+        files::replace(&self.path, format!("{NEXT} {}\n", until.as_nanos()).as_bytes())
     }
 
     pub(crate) fn clear(&self) {
@@ -70,6 +84,18 @@ mod tests {
         assert_eq!(TrialFile::new(dir.path(), boot("cd")).left(NOW), None);
         trial_file.clear();
         assert_eq!(trial_file.left(NOW), None);
+    }
+
+    #[test]
+    fn a_trial_that_is_handed_over_begins_whatever_the_boot_id_and_only_while_it_lasts() {
+        let dir = tempfile::tempdir().unwrap();
+        TrialFile::new(dir.path(), boot("ab")).hand_over(NOW + AT_LEAST * 5).unwrap();
+        let other = TrialFile::new(dir.path(), boot("cd"));
+        assert_eq!(other.left(NOW), Some(NOW + AT_LEAST * 5));
+        assert_eq!(other.left(NOW + AT_LEAST * 5), Some(NOW + AT_LEAST * 6));
+        assert_eq!(other.left(NOW + AT_LEAST * 6), None, "over");
+        other.hand_over(NOW + AT_MOST * 2).unwrap();
+        assert_eq!(other.left(NOW), None, "of another boot, which had lasted longer");
     }
 
     #[test]
