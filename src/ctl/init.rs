@@ -94,7 +94,8 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
     });
     let file = target.config.join(format!("door-{}.yaml", door.name));
     if args.dry_run {
-        let client = client.map_or("", |_| "\n# and the client beside it, with secrets in keys/");
+        let client = client.map(|it| format!("\n# client-{}.yaml, secrets in keys/", it.client));
+        let client = client.unwrap_or_default();
         writeln!(io::stdout(), "# {}, but for the ports\n{}{client}", file.display(), door.text)?;
         return Ok(());
     }

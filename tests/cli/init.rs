@@ -99,10 +99,7 @@ fn a_dry_run_prints_what_would_be_written_and_writes_nothing() {
             "--open 22 --by plain --from 192.0.2.2",
             &["trusted: ['192.0.2.2/32']", "sequence: ["][..],
         ),
-        (
-            "--open 22 --by phone --from none",
-            &["totp: {mode: code, base: ", "and the client beside it"],
-        ),
+        ("--open 22 --by phone --from none", &["totp: {mode: code, base: ", "# client-phone.yaml"]),
         (
             "--open 1194/udp --by laptop --from none --name mine",
             &["door-1194-udp.yaml", "spa: true", "open: [1194/udp]", "client-mine.yaml"],

@@ -26,7 +26,7 @@ use crate::sys::clock;
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::ctl) struct EnrollArgs {
     /// The name of the client, new or known
-    client: Name,
+    pub(in crate::ctl) client: Name,
     /// A door that it may open; may be given again for more
     #[arg(long = "door", value_name = "DOOR")]
     doors: Vec<Name>,
