@@ -14,6 +14,7 @@ pub(crate) mod explain;
 pub mod fuzzing;
 mod host;
 pub mod import;
+mod init;
 mod metrics;
 mod one_time;
 mod output;
@@ -124,6 +125,13 @@ enum KnockctlCommand {
                                 knockctl explain [OPTIONS] --live")]
     Explain(explain::ExplainArgs),
 
+    /// Make a first configuration: a door, a client for it, and a start on trial
+    ///
+    /// Asks three questions at a terminal, unless the options answer them. Never overwrites
+    /// anything: for more doors and clients see knock.d(5) and 'knockctl enroll'.
+    #[command(after_help = "Example: knockctl init --open 22/tcp --by phone --from 192.0.2.2")]
+    Init(init::InitArgs),
+
     /// Let a client open doors: make its secrets, and print what it needs
     ///
     /// Writes client-NAME.yaml into the directory of the configuration and has a running knockd
@@ -197,6 +205,7 @@ fn run(target: &Target, task: KnockctlCommand) -> Result<(), Error> {
         KnockctlCommand::Try(args) => trial::start(target, &args),
         KnockctlCommand::Reload => target.act(&Request::Reload, Timeout::Watcher),
         KnockctlCommand::Confirm => target.act(&Request::Confirm, Timeout::Watcher),
+        KnockctlCommand::Init(args) => init::run(target, &args),
         KnockctlCommand::Enroll(args) => clients::enroll::run(target, &args),
         KnockctlCommand::Revoke(args) => clients::revoke::run(target, &args),
         KnockctlCommand::ServerKey => server_key::run(target),

@@ -36,7 +36,7 @@ pub(crate) mod server_key;
 mod service;
 mod start;
 mod state;
-mod trial_file;
+pub(crate) mod trial_file;
 mod trials;
 mod watcher;
 mod watchers;

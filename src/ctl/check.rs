@@ -1,6 +1,6 @@
 //! `knockctl check`: what is wrong with a configuration, and what it amounts to.
 
-mod guard;
+pub(super) mod guard;
 mod methods;
 mod ruleset;
 mod start;
@@ -43,9 +43,9 @@ pub fn of_knockd(path: &Path, options: Options, apply: impl FnOnce(&mut Settings
 }
 
 /// A configuration without errors, and the warnings.
-type Checked = Result<(Loaded, Vec<Diagnostic>), Report>;
+pub(super) type Checked = Result<(Loaded, Vec<Diagnostic>), Report>;
 
-fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> Checked {
+pub(super) fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> Checked {
     let mut loaded = load(path, &options)?;
     let written = loaded.config.settings.clone();
     apply(&mut loaded.config.settings);

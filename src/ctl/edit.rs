@@ -119,11 +119,11 @@ pub(in crate::ctl) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, Fil
 /// Makes a file that was not there, mode 0600.
 ///
 /// # Errors
-/// Also when there is one already.
+/// Also when there is one already. Half a file is never left.
 pub(in crate::ctl) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
     let mut file = files::create(path).map_err(failed("make", path))?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    written.map_err(failed("write", path))
+    written.map_err(failed("write", path)).inspect_err(|_| drop(fs::remove_file(path)))
 }
 
 /// Makes a directory for secrets, mode 0700, unless it is there.

@@ -59,6 +59,9 @@ pub(super) enum Error {
          once that is mended, 'systemctl reload knockd' takes them up, or a restart where one is asked for"
     )]
     NotTakenUp(Box<Error>),
+    /// What that means for what `init` was to do.
+    #[error("{why}\nknockctl: error: {so}")]
+    NotInForce { why: Box<Error>, so: String },
     #[error("knockctl: error: {0}")]
     Capture(#[from] CaptureError),
     #[error(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::error::Error;
 use super::socket::{self, Replies, Timeout};
 use crate::config::load::{self, Loaded, Options};
-use crate::control::{CONFIG, Request};
+use crate::control::{CONFIG, Request, command};
 use crate::log::escape;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -36,6 +36,11 @@ impl Target {
     /// Reads the whole configuration.
     pub(super) fn load(&self) -> Result<Loaded, Error> {
         load::load(&self.config, &self.options()).map_err(Error::Configuration)
+    }
+
+    /// A command line of a program of ours that means this configuration.
+    pub(super) fn command(&self, program: &str, rest: &str) -> String {
+        escape(&command(program, &self.config, self.run_dir.as_deref(), rest))
     }
 
     /// Asks the daemon that may be running with this configuration.

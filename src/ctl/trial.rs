@@ -9,8 +9,7 @@ use super::output::wall;
 use super::socket::Timeout;
 use super::status;
 use super::target::Target;
-use crate::control::{Reply, Request, Status, TrialTime, command};
-use crate::log::escape;
+use crate::control::{Reply, Request, Status, TrialTime};
 use crate::proto::duration;
 use crate::sys::clock;
 
@@ -26,26 +25,23 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
     let mut replies = target.ask(&request, Timeout::Watcher).map_err(|error| match error {
         Error::NotRunning { path, .. } => {
             let time = duration::format(args.time.into());
-            let command = command(
-                "knockd",
-                &target.config,
-                target.run_dir.as_deref(),
-                &format!("--try {time}"),
-            );
-            Error::NothingRuns { path, command }
+            Error::NothingRuns { path, command: target.command("knockd", &format!("--try {time}")) }
         }
         error => error,
     })?;
     let Reply::Status(Status { on_trial_until: Some(until), .. }) = replies.next()? else {
         return Err(Error::Ended);
     };
-    let back = status::time_and_left(wall(until), clock::now().wall, &TimeZone::system());
-    let confirm =
-        escape(&command("knockctl", &target.config, target.run_dir.as_deref(), "confirm"));
+    let (confirm, back) = (target.command("knockctl", "confirm"), end(until));
     Ok(write!(
         io::stdout(),
         "the configuration is in force, on trial\n\
          check from a NEW connection that you still get in, then: {confirm}\n\
          otherwise everything goes back at {back}\n"
     )?)
+}
+
+/// The end of a trial, as people read it.
+pub(super) fn end(until: f64) -> String {
+    status::time_and_left(wall(until), clock::now().wall, &TimeZone::system())
 }

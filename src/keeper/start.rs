@@ -125,7 +125,7 @@ impl Keeper {
         let locked_until = asked.or_else(|| trial_file.left(now.monotonic));
         if let (None, Some(until)) = (asked, locked_until) {
             warn!(
-                "knockd died while this configuration was on trial: it still is, and goes in {} \
+                "this configuration was on trial before this start: it still is, and goes in {} \
                  unless it is confirmed",
                 duration::format_seconds(until.since(now.monotonic))
             );

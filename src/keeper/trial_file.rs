@@ -3,6 +3,7 @@
 //! be locked for good then.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,28 +15,33 @@ use crate::time::{BootId, Monotonic};
 
 /// How long a trial goes on at least after a start.
 const AT_LEAST: Duration = Duration::from_secs(60);
+/// In the place of a boot id, for the next start: in a container a service may see another one.
+const NEXT: &str = "next";
+/// How long a trial takes at most.
+const AT_MOST: Duration = Duration::from_secs(3600);
 
 /// The file of a trial, which is there while one goes on.
-pub(super) struct TrialFile {
+pub(crate) struct TrialFile {
     path: PathBuf,
     boot: BootId,
 }
 
 impl TrialFile {
-    pub(super) fn new(state_dir: &Path, boot: BootId) -> Self {
+    pub(crate) fn new(state_dir: &Path, boot: BootId) -> Self {
         Self { path: state_dir.join("trial"), boot }
     }
 
     /// Until when a trial goes on that a knockd has left as it died, in this boot.
-    pub(super) fn left(&self, now: Monotonic) -> Option<Monotonic> {
+    pub(crate) fn left(&self, now: Monotonic) -> Option<Monotonic> {
         let text = fs::read_to_string(&self.path).ok()?;
         let (boot, until) = text.trim_end().split_once(' ')?;
-        let is_of_this_boot = boot.parse() == Ok(self.boot);
         let until = Monotonic::from_nanos(until.parse().ok()?);
-        is_of_this_boot.then(|| until.max(now + AT_LEAST))
+        let is_of_this_boot = boot.parse() == Ok(self.boot);
+        let is_handed_over = boot == NEXT && until >= now && until <= now + AT_MOST;
+        (is_of_this_boot || is_handed_over).then(|| until.max(now + AT_LEAST))
     }
 
-    pub(super) fn set(&self, until: Monotonic) {
+    pub(crate) fn set(&self, until: Monotonic) {
         let text = format!("{} {}\n", self.boot, until.as_nanos());
         if let Err(error) = files::replace(&self.path, text.as_bytes()) {
             let (path, remedy) = (self.path.display(), remedy(&error));
@@ -45,7 +51,15 @@ impl TrialFile {
         }
     }
 
-    pub(super) fn clear(&self) {
+    /// Has the knockd that starts next go on with a trial that has not begun yet.
+    ///
+    /// # Errors
+    /// Where it could not know of it.
+    pub(crate) fn hand_over(&self, until: Monotonic) -> io::Result<()> {
+        files::replace(&self.path, format!("{NEXT} {}\n", until.as_nanos()).as_bytes())
+    }
+
+    pub(crate) fn clear(&self) {
         if let Err(error) = files::remove(&self.path) {
             warn!("cannot remove {}: {error}", self.path.display());
         }
@@ -73,6 +87,18 @@ mod tests {
         assert_eq!(TrialFile::new(dir.path(), boot("cd")).left(NOW), None);
         trial_file.clear();
         assert_eq!(trial_file.left(NOW), None);
+    }
+
+    #[test]
+    fn a_trial_that_is_handed_over_begins_whatever_the_boot_id_and_only_while_it_lasts() {
+        let dir = tempfile::tempdir().unwrap();
+        TrialFile::new(dir.path(), boot("ab")).hand_over(NOW + AT_LEAST * 5).unwrap();
+        let other = TrialFile::new(dir.path(), boot("cd"));
+        assert_eq!(other.left(NOW), Some(NOW + AT_LEAST * 5));
+        assert_eq!(other.left(NOW + AT_LEAST * 5), Some(NOW + AT_LEAST * 6));
+        assert_eq!(other.left(NOW + AT_LEAST * 6), None, "over");
+        other.hand_over(NOW + AT_MOST * 2).unwrap();
+        assert_eq!(other.left(NOW), None, "of another boot, which had lasted longer");
     }
 
     #[test]

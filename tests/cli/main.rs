@@ -14,6 +14,8 @@ mod fwknop_import;
 #[cfg(feature = "daemon")]
 mod import;
 #[cfg(feature = "daemon")]
+mod init;
+#[cfg(feature = "daemon")]
 mod install;
 mod knock;
 mod knock_modes;

@@ -483,7 +483,7 @@ fn a_knockd_that_died_during_a_trial_is_on_trial_when_it_is_started_anew() {
     site.knockd.signal(Signal::SIGKILL);
     site.knockd.ended();
     site.knockd = site.knockd.start_again(&site.net.server);
-    site.knockd.wait_for("knockd died while this configuration was on trial: it still is");
+    site.knockd.wait_for("this configuration was on trial before this start: it still is");
     site.knockd.wait_for("starting up");
     let locked_for = site.locked_for();
     assert!(matches!(locked_for[..], [Some(3500..=3600)]), "{locked_for:?}");

@@ -26,7 +26,7 @@ pub(super) struct HostContext {
 
 /// An SSH connection to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SshConnection {
+pub(in crate::ctl) struct SshConnection {
     pub client: IpAddr,
     pub server: IpAddr,
     pub port: Knock,
@@ -34,7 +34,7 @@ pub(super) struct SshConnection {
 
 impl SshConnection {
     /// Reads what sshd puts into `SSH_CONNECTION`: `192.0.2.2 50123 192.0.2.1 22`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(in crate::ctl) fn parse(text: &str) -> Option<Self> {
         let address = |word: &str| {
             // The interface of a link-local address.
             let word = word.split_once('%').map_or(word, |(address, _)| address);

@@ -26,7 +26,7 @@ use crate::sys::clock;
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::ctl) struct EnrollArgs {
     /// The name of the client, new or known
-    client: Name,
+    pub(in crate::ctl) client: Name,
     /// A door that it may open; may be given again for more
     #[arg(long = "door", value_name = "DOOR")]
     doors: Vec<Name>,
@@ -49,6 +49,14 @@ pub(in crate::ctl) struct EnrollArgs {
     /// The name or address by which the client reaches this host [default: its own name]
     #[arg(long, value_name = "HOST", value_parser = host)]
     host: Option<String>,
+}
+
+impl EnrollArgs {
+    /// The first client: with a secret and its QR code, or with a key.
+    pub(in crate::ctl) fn first(client: Name, door: Name, qr: bool, host: Option<String>) -> Self {
+        let spa = (!qr).then_some(None);
+        Self { client, doors: vec![door], totp: qr, grace: None, spa, replace: false, qr, host }
+    }
 }
 
 /// The credentials that a client is given now.
