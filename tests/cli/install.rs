@@ -119,18 +119,28 @@ fn the_units_run_the_installed_programs() {
     }
 }
 
+/// `systemd-analyze`, where it is of this version or a later one.
+fn systemd_analyze(oldest: u32) -> Option<Command> {
+    #[expect(clippy::disallowed_methods, reason = "systemd-analyze is a program")]
+    let analyze = || Command::new("/usr/bin/systemd-analyze");
+    let said = analyze().arg("--version").output().ok();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    // systemd 252 (252.39-1~deb12u2)
+    let version = said.as_deref().and_then(|it| it.split_whitespace().nth(1)?.parse::<u32>().ok());
+    if version.is_some_and(|it| it >= oldest) {
+        return Some(analyze());
+    }
+    // Not eprintln!, which the test harness swallows.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: units: no systemd-analyze of systemd {oldest}");
+    None
+}
+
 #[test]
 fn systemd_has_nothing_to_say_about_the_units() {
-    const ANALYZE: &str = "/usr/bin/systemd-analyze";
-    if !Path::new(ANALYZE).exists() {
-        // Not eprintln!, which the test harness swallows.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: units: systemd-analyze not installed");
-        return;
-    }
+    let Some(mut analyze) = systemd_analyze(0) else { return };
     let tree = installed();
     let units = tree.path().join("usr/lib/systemd/system");
-    #[expect(clippy::disallowed_methods, reason = "systemd-analyze is a program")]
-    let output = Command::new(ANALYZE)
+    let output = analyze
         .args(["verify", "--man=no"])
         .args(["knockd.service", "knockd-lock.service"].map(|unit| units.join(unit)))
         // Its own, and those of this machine that they are ordered by.
@@ -142,6 +152,19 @@ fn systemd_has_nothing_to_say_about_the_units() {
     let is_missing = |line: &&str| line.contains(" is not executable: No such file");
     let said: Vec<&str> = said.lines().filter(|line| !is_missing(line)).collect();
     assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
+fn the_units_are_exposed_by_3_4_of_10_at_most() {
+    let Some(mut analyze) = systemd_analyze(250) else { return };
+    let tree = installed();
+    let units = tree.path().join("usr/lib/systemd/system");
+    let output = analyze
+        .args(["security", "--no-pager", "--offline=true", "--threshold=34"])
+        .args(["knockd.service", "knockd-lock.service"].map(|unit| units.join(unit)))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
