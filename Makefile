@@ -8,6 +8,8 @@
 # make           builds the three programs
 # make deb       builds packages for Debian and its like, in target/packages
 # make dist      builds what is published besides: static client, sources, SBOM, checksums
+# make vm-test   tries the packages in whole Debians, as root
+# make reproduce  builds all that again elsewhere: whether it comes out the same
 # make install   installs them:  make && sudo make install
 
 CARGO = cargo
@@ -40,7 +42,7 @@ DOCS = README.md CHANGELOG.md CONTRIBUTING.md
 # Of the crates that are linked in. Made with the programs, since their sources are there then.
 NOTICES = $(BUILT)/third-party-notices.txt
 
-.PHONY: build notices floods soak test supply long fuzz-smoke lint unit client deb dist demo bench bench-latency install uninstall clean
+.PHONY: build notices floods soak test supply long fuzz-smoke lint unit client deb dist vm-test reproduce demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -115,6 +117,22 @@ deb:
 	@$(MAKE) -s notices BUILT=target/packaged
 	tools/deb
 	@ls -l target/packages/*.deb
+
+dist:
+	@tools/need dist
+	@mkdir -p target/packaged
+	@$(MAKE) -s notices BUILT=target/packaged
+	tools/dist
+	@cat target/dist/SHA256SUMS
+
+# As root, some ten minutes; what is fetched is kept.
+vm-test: deb
+	@tools/need vm-test
+	tools/vm-test
+
+# Whether another checkout of the commit, elsewhere, gives the same bytes: two builds, an hour on two cores.
+reproduce: deb dist
+	tools/reproduce
 
 demo:
 	@tools/need demo

@@ -65,12 +65,31 @@ fn everything_has_its_place_and_mode() {
         ("etc/knock.d/knockd.yaml", 0o644),
         ("etc/knock.d/doors.yaml", 0o600),
         ("usr/share/doc/knock/examples/guard.yaml", 0o644),
-        ("usr/share/doc/knock/SECURITY.md", 0o644),
+        ("usr/share/doc/knock/docs/SECURITY.md", 0o644),
         ("usr/share/doc/knock/third-party-notices.txt", 0o644),
-        ("usr/share/doc/knock/clients/knock_spa.py", 0o755),
+        ("usr/share/doc/knock/docs/clients/knock_spa.py", 0o755),
     ] {
         assert_eq!(mode(&tree.path().join(path)), expected, "{path}");
     }
+}
+
+#[test]
+fn what_the_installed_pages_link_to_is_installed() {
+    let tree = installed();
+    let pages = tree.path().join("usr/share/doc/knock");
+    let mut links = 0;
+    for page in ["README.md", "CONTRIBUTING.md", "docs/SECURITY.md", "docs/moving-from-fwknop.md"] {
+        let page = pages.join(page);
+        let text = fs::read_to_string(&page).unwrap();
+        // [text](target), and [text](target#place).
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if !link.is_empty() && !link.contains(':') {
+                links += 1;
+                assert!(page.with_file_name(link).exists(), "{}: {link}", page.display());
+            }
+        }
+    }
+    assert!(links > 5);
 }
 
 #[test]
