@@ -6,6 +6,10 @@
 # make floods    lets strangers flood the programs as they are installed
 # make soak      runs one knockd for an hour
 # make           builds the three programs
+# make deb       builds packages for Debian and its like, in target/packages
+# make dist      builds what is published besides: static client, sources, SBOM, checksums
+# make vm-test   tries the packages in whole Debians, as root
+# make reproduce  builds all that again elsewhere: whether it comes out the same
 # make install   installs them:  make && sudo make install
 
 CARGO = cargo
@@ -34,10 +38,11 @@ MAN5 = knock.d.5
 MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
 UNITS = knockd.service knockd-lock.service
+DOCS = README.md CHANGELOG.md CONTRIBUTING.md
 # Of the crates that are linked in. Made with the programs, since their sources are there then.
 NOTICES = $(BUILT)/third-party-notices.txt
 
-.PHONY: build notices floods soak test supply long fuzz-smoke lint unit client demo bench bench-latency install uninstall clean
+.PHONY: build notices floods soak test supply long fuzz-smoke lint unit client deb dist vm-test reproduce demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -107,6 +112,29 @@ soak: build
 	@tools/need test
 	tools/soak
 
+deb:
+	@tools/need deb
+	tools/packaged
+	@$(MAKE) -s notices BUILT=target/packaged
+	tools/deb
+	@ls -l target/packages/*.deb
+
+dist:
+	@tools/need dist
+	@mkdir -p target/packaged
+	@$(MAKE) -s notices BUILT=target/packaged
+	tools/dist
+	@cat target/dist/SHA256SUMS
+
+# As root, some ten minutes; what is fetched is kept.
+vm-test: deb
+	@tools/need vm-test
+	tools/vm-test
+
+# Whether another checkout of the commit, elsewhere, gives the same bytes: two builds, an hour on two cores.
+reproduce: deb dist
+	tools/reproduce
+
 demo:
 	@tools/need demo
 	$(CARGO) build --locked
@@ -134,10 +162,13 @@ install:
 	install -m 0644 $(MAN5:%=man/%) $(DESTDIR)$(MANDIR)/man5
 	install -m 0644 $(MAN7:%=man/%) $(DESTDIR)$(MANDIR)/man7
 	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
-	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/clients
-	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/SECURITY.md $(NOTICES) $(DESTDIR)$(DOCDIR)
+	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/docs/clients
+	install -m 0644 $(DOCS) LICENSE-MIT LICENSE-APACHE $(NOTICES) $(DESTDIR)$(DOCDIR)
+	install -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
-	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/clients
+	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/docs/clients
+	@# The pages are elsewhere now, and found by their names.
+	sed -i 's|\[\([^]]*\)\](\(\.\./\)\?man/[^)]*)|\1|g' $(DOCS:%=$(DESTDIR)$(DOCDIR)/%) $(DESTDIR)$(DOCDIR)/docs/*.md
 	set -e; for unit in $(UNITS); do \
 	    sed 's|@SBINDIR@|$(SBINDIR)|g' dist/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit; \
 	    chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit; \

@@ -489,6 +489,41 @@ mod the_file {
     }
 
     #[test]
+    fn of_an_earlier_version_is_brought_up_to_date_with_what_it_knows() {
+        // What the later versions have made of it, undone.
+        const SECOND: &str = "DROP TABLE runs; DROP INDEX of_door; PRAGMA user_version = 2";
+        const FIRST: &str = "
+            CREATE TABLE first (
+                id INTEGER PRIMARY KEY, door TEXT NOT NULL, address TEXT NOT NULL, client TEXT,
+                by TEXT NOT NULL, state TEXT NOT NULL, boot TEXT NOT NULL,
+                deadline INTEGER NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
+                kind TEXT NOT NULL, means TEXT NOT NULL, UNIQUE (door, address)
+            ) STRICT;
+            INSERT INTO first SELECT id, door, address, client, by, state, boot, deadline, since,
+                                     until, kind, means FROM grants;
+            DROP TABLE grants;
+            ALTER TABLE first RENAME TO grants;
+            PRAGMA user_version = 1";
+        for undone in [vec![SECOND], vec![SECOND, FIRST]] {
+            let dir = dir();
+            let mut ledger = open(&dir).ledger;
+            let written = ledger.write(&[recorded(1)], Some(&proof(1)), Durability::Crash);
+            assert_eq!(written.unwrap(), Written::New);
+            ledger.append(&entry(1, now())).unwrap();
+            drop(ledger);
+            let before = Connection::open(dir.path().join(FILE)).unwrap();
+            undone.iter().for_each(|undone| before.execute_batch(undone).unwrap());
+            drop(before);
+
+            let OpenLedger { mut ledger, records, set_aside } = open(&dir);
+            assert_eq!((records, set_aside), (vec![record(1)], None), "{undone:?}");
+            assert_eq!(ledger.history(&everything()).unwrap(), [entry(1, now())]);
+            let again = ledger.write(&[recorded(2)], Some(&proof(1)), Durability::Crash);
+            assert_eq!(again.unwrap(), Written::Used);
+        }
+    }
+
+    #[test]
     fn whose_grants_cannot_be_looked_at_is_as_good_as_before() {
         let step = r#"{"open":{"argv":["a"],"environment":[]},"close":null}"#;
         let step: CommandPair = serde_json::from_str(step).unwrap();

@@ -65,12 +65,31 @@ fn everything_has_its_place_and_mode() {
         ("etc/knock.d/knockd.yaml", 0o644),
         ("etc/knock.d/doors.yaml", 0o600),
         ("usr/share/doc/knock/examples/guard.yaml", 0o644),
-        ("usr/share/doc/knock/SECURITY.md", 0o644),
+        ("usr/share/doc/knock/docs/SECURITY.md", 0o644),
         ("usr/share/doc/knock/third-party-notices.txt", 0o644),
-        ("usr/share/doc/knock/clients/knock_spa.py", 0o755),
+        ("usr/share/doc/knock/docs/clients/knock_spa.py", 0o755),
     ] {
         assert_eq!(mode(&tree.path().join(path)), expected, "{path}");
     }
+}
+
+#[test]
+fn what_the_installed_pages_link_to_is_installed() {
+    let tree = installed();
+    let pages = tree.path().join("usr/share/doc/knock");
+    let mut links = 0;
+    for page in ["README.md", "CONTRIBUTING.md", "docs/SECURITY.md", "docs/moving-from-fwknop.md"] {
+        let page = pages.join(page);
+        let text = fs::read_to_string(&page).unwrap();
+        // [text](target), and [text](target#place).
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if !link.is_empty() && !link.contains(':') {
+                links += 1;
+                assert!(page.with_file_name(link).exists(), "{}: {link}", page.display());
+            }
+        }
+    }
+    assert!(links > 5);
 }
 
 #[test]
@@ -119,18 +138,28 @@ fn the_units_run_the_installed_programs() {
     }
 }
 
+/// `systemd-analyze`, where it is of this version or a later one.
+fn systemd_analyze(oldest: u32) -> Option<Command> {
+    #[expect(clippy::disallowed_methods, reason = "systemd-analyze is a program")]
+    let analyze = || Command::new("/usr/bin/systemd-analyze");
+    let said = analyze().arg("--version").output().ok();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    // systemd 252 (252.39-1~deb12u2)
+    let version = said.as_deref().and_then(|it| it.split_whitespace().nth(1)?.parse::<u32>().ok());
+    if version.is_some_and(|it| it >= oldest) {
+        return Some(analyze());
+    }
+    // Not eprintln!, which the test harness swallows.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: units: no systemd-analyze of systemd {oldest}");
+    None
+}
+
 #[test]
 fn systemd_has_nothing_to_say_about_the_units() {
-    const ANALYZE: &str = "/usr/bin/systemd-analyze";
-    if !Path::new(ANALYZE).exists() {
-        // Not eprintln!, which the test harness swallows.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: units: systemd-analyze not installed");
-        return;
-    }
+    let Some(mut analyze) = systemd_analyze(0) else { return };
     let tree = installed();
     let units = tree.path().join("usr/lib/systemd/system");
-    #[expect(clippy::disallowed_methods, reason = "systemd-analyze is a program")]
-    let output = Command::new(ANALYZE)
+    let output = analyze
         .args(["verify", "--man=no"])
         .args(["knockd.service", "knockd-lock.service"].map(|unit| units.join(unit)))
         // Its own, and those of this machine that they are ordered by.
@@ -142,6 +171,19 @@ fn systemd_has_nothing_to_say_about_the_units() {
     let is_missing = |line: &&str| line.contains(" is not executable: No such file");
     let said: Vec<&str> = said.lines().filter(|line| !is_missing(line)).collect();
     assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
+fn the_units_are_exposed_by_3_4_of_10_at_most() {
+    let Some(mut analyze) = systemd_analyze(250) else { return };
+    let tree = installed();
+    let units = tree.path().join("usr/lib/systemd/system");
+    let output = analyze
+        .args(["security", "--no-pager", "--offline=true", "--threshold=34"])
+        .args(["knockd.service", "knockd-lock.service"].map(|unit| units.join(unit)))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
