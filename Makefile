@@ -164,7 +164,7 @@ install:
 	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
 	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/docs/clients
 	install -m 0644 $(DOCS) LICENSE-MIT LICENSE-APACHE $(NOTICES) $(DESTDIR)$(DOCDIR)
-	install -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
+	install -m 0644 docs/*.md docs/*.yml $(DESTDIR)$(DOCDIR)/docs
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
 	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/docs/clients
 	@# The pages are elsewhere now, and found by their names.
