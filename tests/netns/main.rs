@@ -27,6 +27,7 @@ mod life;
 mod lock_only;
 mod lying_watcher;
 mod one_time;
+mod pages;
 mod privileges;
 mod sandbox;
 mod service;
