@@ -38,7 +38,7 @@ UNITS = knockd.service knockd-lock.service
 # Of the crates that are linked in. Made with the programs, since their sources are there then.
 NOTICES = $(BUILT)/third-party-notices.txt
 
-.PHONY: build notices floods soak test supply long fuzz-smoke lint unit client demo picture bench bench-latency install uninstall clean
+.PHONY: build notices floods soak test supply long fuzz-smoke lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -113,6 +113,7 @@ demo:
 	@demo/run.sh target/debug
 
 # Of a demonstration as it runs now, for README.
+.PHONY: picture
 picture:
 	@tools/need demo
 	tools/picture docs/demo.svg
