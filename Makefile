@@ -5,6 +5,7 @@
 # make fuzz-smoke  runs each fuzz target for a little while
 # make floods    lets strangers flood the programs as they are installed
 # make soak      runs one knockd for an hour
+# make picture   draws README's picture anew, from a demonstration
 # make           builds the three programs
 # make deb       builds packages for Debian and its like, in target/packages
 # make dist      builds what is published besides: static client, sources, SBOM, checksums
@@ -140,6 +141,12 @@ demo:
 	$(CARGO) build --locked
 	@demo/run.sh target/debug
 
+# Of a demonstration as it runs now, for README.
+.PHONY: picture
+picture:
+	@tools/need demo
+	tools/picture docs/demo.svg
+
 bench:
 	@tools/need build
 	$(CARGO) bench --locked --bench engine --bench spa --bench ledger --bench flood
@@ -173,6 +180,8 @@ install:
 	    sed 's|@SBINDIR@|$(SBINDIR)|g' dist/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit; \
 	    chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit; \
 	done
+	install -d $(DESTDIR)$(DOCDIR)/docs
+	install -m 0644 docs/demo.svg $(DESTDIR)$(DOCDIR)/docs
 	@# A program for another machine does not run on this one.
 	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
 	@if $(BUILT)/knockctl -V >/dev/null 2>&1; then umask 022; set -e; for program in $(PROGRAMS); do \

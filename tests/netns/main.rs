@@ -29,6 +29,7 @@ mod lock_only;
 mod lying_watcher;
 mod metrics;
 mod one_time;
+mod pages;
 mod privileges;
 mod sandbox;
 mod service;

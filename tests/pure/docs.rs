@@ -31,11 +31,22 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+fn files_of(directory: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(directory)).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
 fn man_pages() -> Vec<PathBuf> {
-    let mut pages: Vec<PathBuf> =
-        fs::read_dir(root().join("man")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    pages.sort();
-    pages
+    files_of("man")
+}
+
+/// README and the pages of docs/.
+fn pages() -> Vec<PathBuf> {
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|it| it == "md");
+    let docs = files_of("docs").into_iter().filter(is_page);
+    [root().join("README.md")].into_iter().chain(docs).collect()
 }
 
 /// A manual page, line by line.
@@ -433,12 +444,16 @@ fn examples(page: &Page) -> Vec<String> {
 }
 
 #[test]
-fn every_configuration_in_the_manual_and_the_readme_loads() {
+fn every_configuration_in_the_manual_and_the_pages_loads() {
     let mut all = examples(&Page::open("knock.d.5"));
     assert!(all.len() >= 7, "the examples of knock.d(5) were not found");
-    let readme = read("README.md");
-    let blocks = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    all.extend(blocks.map(str::to_owned));
+    for page in pages() {
+        let page = fs::read_to_string(page).unwrap();
+        let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        // Others are for the client.
+        let blocks = blocks.filter(|block| !block.starts_with("hosts:"));
+        all.extend(blocks.map(str::to_owned));
+    }
     let keys = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("phone.totp", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n"),
@@ -538,18 +553,30 @@ fn the_oldest_rust_is_named_once_and_read_there() {
 
 #[test]
 fn every_file_that_is_linked_exists() {
-    for path in ["README.md", "CONTRIBUTING.md", "docs/SECURITY.md"] {
-        let directory = root().join(path).parent().unwrap().to_owned();
-        let page = read(path);
-        for link in page.split("](").skip(1) {
-            let target = link.split(')').next().unwrap();
-            match target.strip_prefix('#') {
-                Some(heading) => assert!(has_heading(&page, heading), "{path} has no {target}"),
-                None if target.starts_with("http") => {}
-                None => assert!(directory.join(target).exists(), "{path} links to {target}"),
-            }
+    for path in pages().into_iter().chain([root().join("CONTRIBUTING.md")]) {
+        let page = fs::read_to_string(&path).unwrap();
+        let links = page.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (target, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if target.is_empty() { path.clone() } else { path.with_file_name(target) };
+            assert!(target.exists(), "{} links to {link}", path.display());
+            let has_it = || has_heading(&fs::read_to_string(target).unwrap(), heading);
+            assert!(heading.is_empty() || has_it(), "{} links to {link}", path.display());
         }
     }
+}
+
+#[test]
+fn the_picture_shows_the_demonstration_as_it_is() {
+    let picture = read("docs/demo.svg");
+    let demo = read("demo/run.sh");
+    let steps: Vec<&str> = demo.lines().filter_map(|line| line.strip_prefix("step \"")).collect();
+    assert!(steps.len() > 4, "they are not found any more: {steps:?}");
+    for step in steps {
+        let step = step.trim_end_matches('"');
+        assert!(picture.contains(step), "'{step}' is not in docs/demo.svg: make picture");
+    }
+    assert!(picture.len() <= 40_000 && !picture.contains("<script"));
 }
 
 /// Whether a page has a heading that links lead to as this.
