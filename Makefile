@@ -171,7 +171,7 @@ install:
 	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
 	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/docs/clients
 	install -m 0644 $(DOCS) LICENSE-MIT LICENSE-APACHE $(NOTICES) $(DESTDIR)$(DOCDIR)
-	install -m 0644 docs/*.md docs/*.yml $(DESTDIR)$(DOCDIR)/docs
+	install -m 0644 docs/*.md docs/*.yml docs/*.svg $(DESTDIR)$(DOCDIR)/docs
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
 	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/docs/clients
 	@# The pages are elsewhere now, and found by their names.
@@ -180,8 +180,6 @@ install:
 	    sed 's|@SBINDIR@|$(SBINDIR)|g' dist/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit; \
 	    chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit; \
 	done
-	install -d $(DESTDIR)$(DOCDIR)/docs
-	install -m 0644 docs/demo.svg $(DESTDIR)$(DOCDIR)/docs
 	@# A program for another machine does not run on this one.
 	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
 	@if $(BUILT)/knockctl -V >/dev/null 2>&1; then umask 022; set -e; for program in $(PROGRAMS); do \
