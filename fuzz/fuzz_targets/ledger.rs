@@ -145,6 +145,7 @@ fn damaged(whole: &[u8], places: &[usize], mut changes: &[u8]) -> Vec<u8> {
 
 fuzz_target!(|input: &[u8]| {
     let mut input = input;
+    let sum = input.iter().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
     let [kind, cut] = take(&mut input);
     let Template { dir, file, log, values } = &*TEMPLATE;
     for entry in fs::read_dir(dir).expect("a directory").flatten() {
@@ -152,12 +153,12 @@ fuzz_target!(|input: &[u8]| {
     }
     let (mut main, mut wal) = (file.clone(), log.clone());
     // In place of a file that is set aside a new one is made, which takes five times as long as to
-    // open one, and is SQLite's work: now and then.
-    let is_torn = cut % 16 == 15;
+    // open one, and is SQLite's work: now and then, whatever an input has grown from.
+    let is_torn = sum % 8 == 7;
     match (kind % 4, is_torn) {
         (0 | 2, false) => {
-            let pages = &values[usize::from(cut % 8 != 7)];
-            let page = &pages[usize::from(cut / 8) % pages.len()];
+            let pages = &values[usize::from(sum % 8 != 6)];
+            let page = &pages[usize::from(cut) % pages.len()];
             main = damaged(file, page, input);
         }
         (0, true) => main = damaged(file, &[], input),
