@@ -25,9 +25,9 @@ struct Template {
     dir: PathBuf,
     file: Vec<u8>,
     log: Vec<u8>,
-    /// Where each page has what stands in rows. To SQLite the file is whole whatever stands there,
-    /// and to open it takes a fifth of the time that a new one does.
-    values: Vec<Vec<usize>>,
+    /// Where each page has what stands in rows: those of grants, of which each has to be read or the
+    /// file is set aside, and the others.
+    values: [Vec<Vec<usize>>; 2],
 }
 
 /// What stands in rows, beside times.
@@ -74,7 +74,11 @@ static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
             |at: usize| known.iter().find(|it| file[at..].starts_with(it)).map_or(0, |it| it.len());
         within.flat_map(|at| at..at + long(at)).collect::<Vec<_>>()
     };
-    let values = (1..file.len() / PAGE).map(places).filter(|places| !places.is_empty()).collect();
+    let of_grants =
+        |page: &usize| file[page * PAGE..][..PAGE].windows(8).any(|value| value == b"commands");
+    let (grants, others): (Vec<_>, Vec<_>) = (1..file.len() / PAGE).partition(of_grants);
+    let values = [grants, others]
+        .map(|pages| pages.into_iter().map(places).filter(|places| !places.is_empty()).collect());
     Template { dir, file, log, values }
 });
 
@@ -141,17 +145,20 @@ fn damaged(whole: &[u8], places: &[usize], mut changes: &[u8]) -> Vec<u8> {
 
 fuzz_target!(|input: &[u8]| {
     let mut input = input;
+    let sum = input.iter().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
     let [kind, cut] = take(&mut input);
     let Template { dir, file, log, values } = &*TEMPLATE;
     for entry in fs::read_dir(dir).expect("a directory").flatten() {
         let _ = fs::remove_file(entry.path());
     }
     let (mut main, mut wal) = (file.clone(), log.clone());
-    // A file that is not whole takes a new one, which takes long: now and then.
-    let is_torn = cut % 8 == 7;
+    // In place of a file that is set aside a new one is made, which takes five times as long as to
+    // open one, and is SQLite's work: now and then, whatever an input has grown from.
+    let is_torn = sum % 8 == 7;
     match (kind % 4, is_torn) {
         (0 | 2, false) => {
-            let page = &values[usize::from(cut / 8) % values.len()];
+            let pages = &values[usize::from(sum % 8 != 6)];
+            let page = &pages[usize::from(cut) % pages.len()];
             main = damaged(file, page, input);
         }
         (0, true) => main = damaged(file, &[], input),
@@ -172,19 +179,19 @@ fuzz_target!(|input: &[u8]| {
         Err(error) => panic!("the keeper would not start: {error}"),
     };
     // What can still be read may be used, or fail; it is nothing to fall over.
-    let mut works = true;
-    if kind & 16 != 0 {
-        works &= fill(&mut ledger, 9).is_ok() && ledger.forget(GrantId(9)).is_ok();
-    }
-    if kind & 32 != 0 {
-        let query = Query { door: None, address: None, since: None, limit: 100 };
-        works &= ledger.history(&query).is_ok() && ledger.last_uses().is_ok();
-    }
-    if kind & 64 != 0 {
-        works &= ledger.begin(NOW, BootId::default(), set_aside.is_some()).is_ok();
-        let keep = Retention { rows: 2, ..Retention::default() };
-        works &= ledger.tidy(NOW.wall + Duration::from_secs(60), keep).is_ok();
-    }
+    let works = match kind >> 4 & 3 {
+        0 => true,
+        1 => fill(&mut ledger, 9).is_ok() && ledger.forget(GrantId(9)).is_ok(),
+        2 => {
+            let query = Query { door: None, address: None, since: None, limit: 100 };
+            ledger.history(&query).is_ok() && ledger.last_uses().is_ok()
+        }
+        _ => {
+            let keep = Retention { rows: 2, ..Retention::default() };
+            ledger.begin(NOW, BootId::default(), set_aside.is_some()).is_ok()
+                && ledger.tidy(NOW.wall + Duration::from_secs(60), keep).is_ok()
+        }
+    };
     let Some(aside) = set_aside else { return };
     assert!(works, "a new ledger does not work");
     assert!(aside.path.exists() && aside.grants == records.len());
