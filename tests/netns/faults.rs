@@ -78,11 +78,12 @@ fn in_a_storm_of_ten_thousand_sighups_doors_open_and_close_and_nothing_grows() {
     needs!("sighup storm", "nft");
     let net = Net::new();
     let knockd = Knockd::start(&net.server, &configuration("6s"));
-    // What has been read once is there already.
+    // What has been read and run once is there already.
     knockd.ask(r#"{"do":"reload"}"#);
     assert!(eventually(PATIENCE, || knockd.watchers().len() == 1));
-    let (open_before, before) = (descriptors(knockd.pid()), resident(knockd.pid()));
+    let open_before = descriptors(knockd.pid());
     open_both(&net, &knockd);
+    let before = resident(knockd.pid());
     let from = |host: u8| IpAddr::from([192, 0, 2, host]);
     let mut opened = Vec::new();
     for hundred in 0..100 {
