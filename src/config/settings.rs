@@ -36,6 +36,8 @@ pub struct Settings {
     /// Whom the guard always lets through.
     pub trusted: Vec<Network>,
     pub on_exit: OnExit,
+    /// What the guard does at a door that does not say otherwise.
+    pub guard: GuardMode,
     /// Who gets mail when a door is opened, and when it is closed.
     pub alert: Option<Email>,
     pub spa: SpaSettings,
@@ -130,6 +132,18 @@ pub enum OnExit {
     Remove,
 }
 
+words! {
+/// What the guard does with whoever has not knocked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuardMode {
+    /// It drops their packets.
+    #[default]
+    Lock = "lock",
+    /// It notes who they are, and lets them in.
+    Observe = "observe",
+}
+}
+
 /// The fate of privileges that a program would gain as a command starts it: by a set-user-ID bit, or
 /// by capabilities of its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -202,6 +216,7 @@ impl Default for Settings {
             max_grants_by_commands: 4_000,
             trusted: Vec::new(),
             on_exit: OnExit::Keep,
+            guard: GuardMode::Lock,
             alert: None,
             spa: SpaSettings::default(),
             fwknop: FwknopSettings::default(),

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::kernel_sets::ruleset;
 use crate::config::load::Options;
-use crate::config::{Config, read_list};
+use crate::config::{Config, GuardMode, read_list};
 use crate::firewall::ruleset::{GuardedDoor, Ruleset};
 use crate::sys::files;
 
@@ -65,7 +65,8 @@ impl GuardCopy {
 
 fn write(ruleset: &Ruleset) -> String {
     let trusted = ruleset.trusted.iter().map(|network| format!("trusted {network}\n"));
-    let doors = ruleset.doors.iter().map(|(name, GuardedDoor { ports, target })| {
+    let locked = ruleset.doors.iter().filter(|(_, door)| door.mode == GuardMode::Lock);
+    let doors = locked.map(|(name, GuardedDoor { ports, target, .. })| {
         let target = target.map_or_else(|| "any".to_owned(), |target| target.to_string());
         let ports: String = ports.iter().map(|port| format!(" {port}")).collect();
         format!("door {name} {target}{ports}\n")
@@ -90,7 +91,8 @@ fn parse(text: &str) -> Option<Ruleset> {
                     target => Some(target.parse().ok()?),
                 };
                 let ports = words.by_ref().map(|port| port.parse().ok()).collect::<Option<_>>()?;
-                let is_new = ruleset.doors.insert(name, GuardedDoor { ports, target }).is_none();
+                let door = GuardedDoor { ports, target, mode: GuardMode::Lock };
+                let is_new = ruleset.doors.insert(name, door).is_none();
                 is_new.then_some(())?;
             }
             _ => return None,
@@ -196,7 +198,10 @@ mod tests {
             .prop_map(|(protocol, port)| Knock::new(protocol, port.try_into().unwrap()));
         let ports = prop::collection::vec(port, 1..4);
         let door = ("[A-Za-z0-9_.-]{1,32}", ports, prop::option::of(address())).prop_map(
-            |(name, ports, target)| (name.parse().unwrap(), GuardedDoor { ports, target }),
+            |(name, ports, target)| {
+                let door = GuardedDoor { ports, target, mode: GuardMode::Lock };
+                (name.parse().unwrap(), door)
+            },
         );
         (prop::collection::vec(door, 0..4), prop::collection::vec(network, 0..4)).prop_map(
             |(doors, trusted)| Ruleset {

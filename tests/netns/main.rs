@@ -26,6 +26,7 @@ mod ledger;
 mod life;
 mod lock_only;
 mod lying_watcher;
+mod observe;
 mod one_time;
 mod privileges;
 mod sandbox;
