@@ -41,8 +41,8 @@ pub(crate) use read::parse_target;
 pub use read::{PATH, cannot_be_read, classic, keys, load, read_list, read_server_key};
 pub(crate) use read::{tree, yaml};
 pub use settings::{
-    COMMAND_LIMIT, Directories, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges, OnExit,
-    SandboxMode, Settings,
+    COMMAND_LIMIT, Directories, GuardMode, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges,
+    OnExit, SandboxMode, Settings,
 };
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
@@ -67,6 +67,17 @@ impl Config {
     /// The door of this name.
     pub fn door(&self, name: &Name) -> Option<&Door> {
         self.doors.get(self.place_of(name)?)
+    }
+
+    /// Has the guard lock a door that only observes.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn lock(&mut self, name: &Name) -> Result<(), String> {
+        let place = self.place_of(name).filter(|&place| self.doors[place].opening.is_observed());
+        let place = place.ok_or_else(|| format!("there is no door '{name}' that only observes"))?;
+        self.doors[place].opening.guard = GuardMode::Lock;
+        Ok(())
     }
 
     /// The client of this name.

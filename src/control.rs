@@ -87,6 +87,9 @@ pub enum Request {
     /// comes. Answered when it is in force, by [`Reply::Status`] and [`Reply::Done`].
     Try {
         seconds: TrialTime,
+        /// A door that is locked on trial, though the files say that it only observes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lock: Option<Name>,
     },
     Confirm,
     /// Takes up the configuration as it is now, for good. Answered when it is in force.
@@ -274,6 +277,12 @@ pub struct DoorStatus {
     pub opens: Vec<String>,
     /// How it is opened, in a few words: for people.
     pub via: String,
+    /// Whether it keeps nobody out, and only notes who comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub observes: bool,
+    /// Whether it is locked on trial, and in the files is not yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub locked_on_trial: bool,
     /// How many addresses it is open for.
     pub open: usize,
     /// How many one-time sequences are left, where it opens by those.
@@ -366,6 +375,7 @@ mod tests {
             r#"{"do":"history","port":1}"#,
             r#"{"do":"try","seconds":9}"#,
             r#"{"do":"try","seconds":3601}"#,
+            r#"{"do":"try","seconds":60,"lock":"../x"}"#,
         ] {
             assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
         }

@@ -15,7 +15,9 @@ pub mod fuzzing;
 mod host;
 pub mod import;
 mod init;
+mod lock;
 mod metrics;
+pub mod observe;
 mod one_time;
 mod output;
 mod qr;
@@ -107,8 +109,18 @@ enum KnockctlCommand {
     #[command(after_help = "Example: knockctl try --for 5m")]
     Try(trial::TryArgs),
 
-    /// Keep the configuration that is on trial
+    /// Lock a door that only observes, on trial: it observes again unless that is confirmed
+    ///
+    /// 'knockctl observe' shows who would be kept out. Check from a new connection that you still
+    /// get in, then confirm: only then is the file of the door changed.
+    #[command(after_help = "Example: knockctl lock ssh --for 5m")]
+    Lock(trial::LockArgs),
+
+    /// Keep what is on trial: the configuration, or a lock
     Confirm,
+
+    /// Say who came to doors that only observe, and whom to trust before they are locked
+    Observe(args::JsonArgs),
 
     /// Print what happens at the doors, as it happens, until interrupted
     Watch(args::JsonArgs),
@@ -202,9 +214,11 @@ fn run(target: &Target, task: KnockctlCommand) -> Result<(), Error> {
         KnockctlCommand::Unlock(args) => doors::unlock(target, &args),
         KnockctlCommand::Clients(args) => clients::run(target, &args),
         KnockctlCommand::Client(task) => clients::reset(target, task),
-        KnockctlCommand::Try(args) => trial::start(target, &args),
+        KnockctlCommand::Try(args) => trial::start(target, &args, None),
         KnockctlCommand::Reload => target.act(&Request::Reload, Timeout::Watcher),
-        KnockctlCommand::Confirm => target.act(&Request::Confirm, Timeout::Watcher),
+        KnockctlCommand::Lock(args) => trial::start(target, &args.trial, Some(args.door)),
+        KnockctlCommand::Confirm => lock::confirm(target),
+        KnockctlCommand::Observe(args) => observe::run(target, &args),
         KnockctlCommand::Init(args) => init::run(target, &args),
         KnockctlCommand::Enroll(args) => clients::enroll::run(target, &args),
         KnockctlCommand::Revoke(args) => clients::revoke::run(target, &args),

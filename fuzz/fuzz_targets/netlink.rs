@@ -11,7 +11,7 @@ use libknock::config::{Family, NftFamily};
 use libknock::firewall::netlink::conntrack::connections;
 use libknock::firewall::netlink::message::{batch, elements, generation, replies, set_type, table};
 use libknock::firewall::netlink::{
-    Comment, ElementKey, NEW_ELEMENT, NftChange, SetElement, SetRef,
+    Comment, Counter, ElementKey, NEW_ELEMENT, NftChange, SetElement, SetRef,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -78,7 +78,9 @@ fn is_read_again(mut input: &[u8]) {
         input = says.1;
         let comment = Comment::new(&String::from_utf8_lossy(says.0));
         let left = (shape & 4 != 0).then(|| Duration::from_millis(u64::from(high) << 20 | 1));
-        added.push(SetElement { key, is_end: shape & 8 != 0, left, comment });
+        let counted = Counter { packets: u64::from(high), bytes: u64::from(low) << 40 };
+        let counter = (shape & 16 != 0).then_some(counted);
+        added.push(SetElement { key, is_end: shape & 8 != 0, left, comment, counter });
     }
     let changes: Vec<_> = NftChange::add_all(&set, &added).collect();
     let bytes = batch(u32::MAX - 1, None, &changes);

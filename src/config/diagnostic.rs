@@ -161,6 +161,15 @@ impl Place {
         self.source.path()
     }
 
+    /// The text of the file before this place, and from it on.
+    pub(crate) fn split(&self) -> Option<(&str, &str)> {
+        let Text { text, lines, .. } = &*self.source.0;
+        let start = *lines.get(usize::try_from(self.line.checked_sub(1)?).ok()?)?;
+        let column = usize::try_from(self.column.checked_sub(1)?).ok()?;
+        let (within, _) = text.get(start..)?.char_indices().nth(column)?;
+        text.split_at_checked(start + within)
+    }
+
     /// The mode of the file, where it is known.
     pub(super) fn file_mode(&self) -> Option<u32> {
         self.source.0.mode

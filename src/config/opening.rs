@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::mechanism::Mechanism;
-use super::settings::NewPrivileges;
+use super::settings::{GuardMode, NewPrivileges};
 use super::template::{Command, Commands};
 use crate::proto::knock::Knock;
 
@@ -11,6 +11,8 @@ use crate::proto::knock::Knock;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
     pub mechanism: Mechanism,
+    /// What the guard does there, where it opens the door.
+    pub guard: GuardMode,
     /// What is opened. Firewall commands run once for each of these; once, without `%PORT%`, if
     /// there are none.
     pub ports: Vec<Knock>,
@@ -33,6 +35,16 @@ pub struct Opening {
 }
 
 impl Opening {
+    /// Whether the guard keeps those out who have not knocked.
+    pub fn is_locked(&self) -> bool {
+        self.mechanism == Mechanism::Guard && self.guard == GuardMode::Lock
+    }
+
+    /// Whether the guard only notes who they are.
+    pub fn is_observed(&self) -> bool {
+        self.mechanism == Mechanism::Guard && self.guard == GuardMode::Observe
+    }
+
     /// The firewall commands, where it is opened by commands.
     pub const fn commands(&self) -> Option<&Commands> {
         match &self.mechanism {

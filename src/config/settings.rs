@@ -38,6 +38,8 @@ pub struct Settings {
     pub on_exit: OnExit,
     /// Where figures can be read; `None`: by `knockctl metrics` only.
     pub metrics: Option<MetricsSocket>,
+    /// What the guard does at a door that does not say otherwise.
+    pub guard: GuardMode,
     /// Who gets mail when a door is opened, and when it is closed.
     pub alert: Option<Email>,
     pub spa: SpaSettings,
@@ -132,6 +134,18 @@ pub enum OnExit {
     Remove,
 }
 
+words! {
+/// What the guard does with whoever has not knocked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuardMode {
+    /// It drops their packets.
+    #[default]
+    Lock = "lock",
+    /// It notes who they are, and lets them in.
+    Observe = "observe",
+}
+}
+
 /// The fate of privileges that a program would gain as a command starts it: by a set-user-ID bit, or
 /// by capabilities of its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -213,6 +227,7 @@ impl Default for Settings {
             trusted: Vec::new(),
             on_exit: OnExit::Keep,
             metrics: None,
+            guard: GuardMode::Lock,
             alert: None,
             spa: SpaSettings::default(),
             fwknop: FwknopSettings::default(),

@@ -158,6 +158,9 @@ fn effects(door: &Door) -> Vec<String> {
             let each = (!ports.is_empty()).then(|| format!("for each of {ports}:"));
             each.into_iter().chain(effects_of_commands(commands, &after)).collect()
         }
+        Mechanism::Guard if opening.is_observed() => {
+            vec![format!("the guard only observes {ports}: everybody gets in, who knocks or not")]
+        }
         Mechanism::Guard => {
             vec![format!("the guard locks {ports}, and lets in for {after} who knocks")]
         }

@@ -145,8 +145,8 @@ mod tests {
     fn zsh_asks_for_names_wherever_one_is_wanted() {
         let script = script(Shell::Zsh, Program::Knockctl);
         assert!(script.starts_with("#compdef knockctl\n"));
-        // open, close, status, history --door, enroll --door, sequence.
-        assert_eq!(script.matches(":_knockctl_doors'").count(), 6);
+        // open, close, lock, status, history --door, enroll --door, sequence.
+        assert_eq!(script.matches(":_knockctl_doors'").count(), 7);
         // enroll, revoke, client reset, sequence.
         assert_eq!(script.matches(":_knockctl_clients'").count(), 4);
         assert_eq!(script.matches(":_knockctl_grants'").count(), 1);

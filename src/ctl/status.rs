@@ -121,7 +121,8 @@ fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
             Some(1) => format!("{open}; 1 one-time sequence is left"),
             Some(left) => format!("{open}; {left} one-time sequences are left"),
         };
-        vec![door.door.to_string(), opens, door.via.clone(), open]
+        let via = door.via.clone() + if door.observes { ", only observes" } else { "" };
+        vec![door.door.to_string(), opens, via, open]
     }));
     table(out, &rows)
 }

@@ -1,4 +1,4 @@
-//! `knockctl try` and `knockctl confirm`: a configuration that goes again unless it is confirmed.
+//! `knockctl try` and `knockctl lock`: a configuration that goes again unless it is confirmed.
 
 use std::io::{self, Write};
 
@@ -9,6 +9,7 @@ use super::output::wall;
 use super::socket::Timeout;
 use super::status;
 use super::target::Target;
+use crate::config::Name;
 use crate::control::{Reply, Request, Status, TrialTime};
 use crate::proto::duration;
 use crate::sys::clock;
@@ -20,10 +21,21 @@ pub(super) struct TryArgs {
     time: TrialTime,
 }
 
-pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
-    let request = Request::Try { seconds: args.time };
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LockArgs {
+    /// The name of the door
+    pub(super) door: Name,
+    #[command(flatten)]
+    pub(super) trial: TryArgs,
+}
+
+pub(super) fn start(target: &Target, args: &TryArgs, lock: Option<Name>) -> Result<(), Error> {
+    let in_force = || "the configuration is in force".to_owned();
+    let said = lock.as_ref().map_or_else(in_force, |door| format!("door '{door}' is locked"));
+    let is_try = lock.is_none();
+    let request = Request::Try { seconds: args.time, lock };
     let mut replies = target.ask(&request, Timeout::Watcher).map_err(|error| match error {
-        Error::NotRunning { path, .. } => {
+        Error::NotRunning { path, .. } if is_try => {
             let time = duration::format(args.time.into());
             Error::NothingRuns { path, command: target.command("knockd", &format!("--try {time}")) }
         }
@@ -35,7 +47,7 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
     let (confirm, back) = (target.command("knockctl", "confirm"), end(until));
     Ok(write!(
         io::stdout(),
-        "the configuration is in force, on trial\n\
+        "{said}, on trial\n\
          check from a NEW connection that you still get in, then: {confirm}\n\
          otherwise everything goes back at {back}\n"
     )?)

@@ -13,10 +13,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use self::standing::StandingTable;
-pub use self::standing::{check, guards, is_standing, remove_standing, standing};
+pub use self::standing::{check, guards, is_standing, observed, remove_standing, standing};
 use super::connections::{self, InboundConnection};
 use super::netlink::{
-    DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftEvent,
+    DELETE_ELEMENT, DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftEvent,
 };
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
@@ -116,15 +116,21 @@ impl Guard {
 
     /// The change that somebody else has made to the table since the last call; call it when its
     /// monitor is readable. What is added to its sets by another's hand is no disturbance, but for
-    /// guarded ports: that is how an administrator lets somebody in without knockd.
+    /// guarded ports: that is how an administrator lets somebody in without knockd. Nor is it to
+    /// take out what the kernel has noted.
     pub fn disturbance(&mut self) -> Option<Disturbance> {
         let mut found = None;
         let is_all = self.monitor.look(self.netlink.port, |event: NftEvent<'_>| {
             let lets_in = |set: &str| !set.starts_with(GuardSet::GUARDED.kind.as_str());
+            let is_note = |name: &str| {
+                let mut bounded = GuardSet::all().filter(|set| set.kind.bounds().is_some());
+                bounded.any(|set| set.reference().set.as_str() == name)
+            };
             match event.kind {
                 _ if event.family != NftFamily::Inet || event.table != TABLE => {}
                 DELETE_TABLE => found = Some(Disturbance::Gone),
                 NEW_ELEMENT if event.set.is_some_and(lets_in) => {}
+                DELETE_ELEMENT if event.set.is_some_and(is_note) => {}
                 _ => found = found.or(Some(Disturbance::Changed)),
             }
         });

@@ -22,10 +22,10 @@ use nix::sys::time::TimeVal;
 
 use attribute::{Attributes, find_text};
 use message::{ChangedObject, batch, replies};
-pub use message::{DELETE_TABLE, NEW_ELEMENT, NftChange};
+pub use message::{DELETE_ELEMENT, DELETE_TABLE, NEW_ELEMENT, NftChange};
 pub use monitor::{Monitor, NftEvent};
-pub use rule::{Hook, KeyPart, Load, NftRule};
-pub use set::{Comment, ElementKey, ElementRef, SetElement, SetRef};
+pub use rule::{Hook, KeyPart, Load, NftRule, Noting};
+pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement, SetRef};
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;

@@ -4,6 +4,7 @@
 //! may hold thousands of elements is a hash set, since a concatenation with intervals costs a
 //! packet the more the more it holds.
 
+pub mod observe;
 mod trusted;
 
 use std::cmp::Reverse;
@@ -19,7 +20,7 @@ use super::connections::InboundConnection;
 use super::netlink::{
     Comment, ElementKey, Hook, KeyPart, Load, NftChange, NftRule, SetElement, SetRef,
 };
-use crate::config::{Family, Name, NftFamily, NftName};
+use crate::config::{Family, GuardMode, Name, NftFamily, NftName};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
 use crate::proto::words::words;
@@ -30,7 +31,7 @@ pub const TABLE: &str = "knockd";
 /// How the table's comment begins, which tells this form from others. The boot comes after it.
 pub(super) const VERSION: &str = "knockd guard 2";
 
-/// The doors that the guard locks, and the networks for which it does not.
+/// The doors that the guard locks or observes, and the networks for which it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ruleset {
@@ -42,12 +43,14 @@ pub struct Ruleset {
     pub locked_until: Option<Monotonic>,
 }
 
-/// A door that the guard locks: its ports.
+/// A door that the guard locks, or observes: its ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardedDoor {
     pub ports: Vec<Knock>,
     /// Whose ports they are; `None`: every address of this host.
     pub target: Option<IpAddr>,
+    #[serde(skip)]
+    pub mode: GuardMode,
 }
 
 /// A grant as the guard keeps it: an element for each port of its door.
@@ -80,7 +83,7 @@ impl Ruleset {
         let family = Family::of(address.to_canonical());
         let meets = |target: IpAddr| Family::of(target.to_canonical()) == family;
         let door = self.doors.get(door).filter(|door| door.target.is_none_or(meets));
-        let Some(GuardedDoor { ports, target }) = door else { return Vec::new() };
+        let Some(GuardedDoor { ports, target, .. }) = door else { return Vec::new() };
         let set = match (source_port, target) {
             (None, None) => SetKind::Open,
             (None, Some(_)) => SetKind::OpenTo,
@@ -95,8 +98,13 @@ impl Ruleset {
 
     /// The elements that lock the guarded ports.
     pub(super) fn guarded(&self) -> BTreeSet<GuardElement> {
-        let of = |door: &GuardedDoor, port: &Knock| guarded(door.target, *port);
-        let doors = self.doors.values();
+        self.ports(GuardMode::Lock)
+    }
+
+    /// The elements of the ports of the doors with this mode.
+    fn ports(&self, mode: GuardMode) -> BTreeSet<GuardElement> {
+        let of = move |door: &GuardedDoor, port: &Knock| port_element(mode, door.target, *port);
+        let doors = self.doors.values().filter(|door| door.mode == mode);
         doors.flat_map(|door| door.ports.iter().map(move |port| of(door, port))).collect()
     }
 
@@ -141,6 +149,9 @@ impl Ruleset {
         if left != Some(Duration::ZERO) {
             self.guarded().into_iter().for_each(|port| add(port, left, Comment::default()));
         }
+        let observed = self.ports(GuardMode::Observe);
+        let observes = !observed.is_empty() || there.iter().any(|it| it.set.kind.is_note());
+        observed.into_iter().for_each(|port| add(port, None, Comment::default()));
         older.iter().cloned().for_each(|element| add(element, None, Comment::default()));
         // Of several grants that hold one element, the longest.
         let mut grants: Vec<_> = grants.iter().filter(|grant| !grant.left.is_zero()).collect();
@@ -152,7 +163,7 @@ impl Ruleset {
                 }
             }
         }
-        let mut changes = empty_table(comment);
+        let mut changes = empty_table(comment, observes);
         for (set, elements) in contents {
             changes.extend(NftChange::add_all(&set.reference(), &elements));
         }
@@ -162,9 +173,17 @@ impl Ruleset {
 
 /// The element that locks a port: that of the host, or that of an address.
 pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
+    port_element(GuardMode::Lock, target, port)
+}
+
+fn port_element(mode: GuardMode, target: Option<IpAddr>, port: Knock) -> GuardElement {
+    let (hosts, others) = match mode {
+        GuardMode::Lock => (GuardSet::GUARDED, SetKind::GuardedTo),
+        GuardMode::Observe => (GuardSet::OBSERVED, SetKind::ObservedTo),
+    };
     match target.map(|target| target.to_canonical()) {
-        None => GuardSet::GUARDED.at(to_port(ElementKey::default(), port)),
-        Some(it) => SetKind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
+        None => hosts.at(to_port(ElementKey::default(), port)),
+        Some(it) => others.of(Family::of(it)).at(to_port(it.into(), port)),
     }
 }
 
@@ -203,6 +222,17 @@ pub enum SetKind {
     /// Connections that are older than the lock of their port.
     Older = "older",
     Trusted = "trusted",
+    /// Ports of the host that everybody may reach, and who does is noted.
+    Observed = "observed",
+    ObservedTo = "observed_to",
+    /// Who has sent there what the lock would drop.
+    Tried = "tried",
+    /// Who had a connection, and whose stayed.
+    Connected = "connected",
+    Stayed = "stayed",
+    /// Connections to such a port that have just begun, and those that go on.
+    Arrived = "arrived",
+    Active = "active",
 }
 }
 
@@ -212,7 +242,7 @@ impl SetKind {
     }
 }
 
-/// A set of the table; but for one there are two of each kind.
+/// A set of the table; but for those of the host's ports there are two of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct GuardSet {
     pub(super) kind: SetKind,
@@ -222,10 +252,13 @@ pub(super) struct GuardSet {
 impl GuardSet {
     pub(super) const GUARDED: Self = Self { kind: SetKind::Guarded, family: None };
 
+    const OBSERVED: Self = Self { kind: SetKind::Observed, family: None };
+
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let others = SetKind::ALL.into_iter().filter(|&kind| kind != SetKind::Guarded);
-        let others = others.flat_map(|kind| FAMILIES.map(|family| kind.of(family)));
-        std::iter::once(Self::GUARDED).chain(others)
+        SetKind::ALL.into_iter().flat_map(|kind| match kind {
+            SetKind::Guarded | SetKind::Observed => vec![Self { kind, family: None }],
+            _ => FAMILIES.map(|family| kind.of(family)).to_vec(),
+        })
     }
 
     pub(super) const fn at(self, key: ElementKey) -> GuardElement {
@@ -252,34 +285,43 @@ impl GuardSet {
         let (from, port) = (KeyPart::SOURCE_PORT, [KeyPart::PROTOCOL, KeyPart::PORT]);
         let before: &[KeyPart] = match self.kind {
             SetKind::Trusted => return vec![source],
-            SetKind::Guarded => &[],
-            SetKind::GuardedTo => &[destination],
-            SetKind::Open => &[source],
+            SetKind::Guarded | SetKind::Observed => &[],
+            SetKind::GuardedTo | SetKind::ObservedTo => &[destination],
+            SetKind::Open | SetKind::Tried | SetKind::Connected | SetKind::Stayed => &[source],
             SetKind::OpenTo => &[source, destination],
-            SetKind::Bound | SetKind::Older => &[source, from],
+            SetKind::Bound | SetKind::Older | SetKind::Arrived | SetKind::Active => &[source, from],
             SetKind::BoundTo => &[source, from, destination],
         };
         [before, &port].concat()
     }
 
     fn declaration(self, id: u32) -> NftChange {
-        // `NFT_SET_INTERVAL` and `NFT_SET_TIMEOUT`.
+        // `NFT_SET_INTERVAL`, `NFT_SET_TIMEOUT`, and `NFT_SET_EVAL` for what rules fill.
         let flags = match self.kind {
             SetKind::Trusted => 0x4,
-            SetKind::Older => 0,
+            SetKind::Older | SetKind::Observed | SetKind::ObservedTo => 0,
+            _ if self.kind.bounds().is_some() => 0x30,
             _ => 0x10,
         };
-        NftChange::set(&self.reference(), id, flags, &self.key())
+        let set = NftChange::set(&self.reference(), id, flags, &self.key());
+        match self.kind.bounds() {
+            Some((size, timeout)) => set.bounded(size, timeout),
+            None => set,
+        }
     }
 
     /// Goes on where a packet is in the set.
     fn holds(self, rule: NftRule) -> NftRule {
-        let rule = match self.family {
+        self.concerns(rule).in_set(&self.reference(), &self.key())
+    }
+
+    /// Goes on where a packet is of the set's family.
+    fn concerns(self, rule: NftRule) -> NftRule {
+        match self.family {
             None => rule,
             Some(Family::V4) => rule.is(Load::NETWORK_PROTOCOL, &[2]),
             Some(Family::V6) => rule.is(Load::NETWORK_PROTOCOL, &[10]),
-        };
-        rule.in_set(&self.reference(), &self.key())
+        }
     }
 }
 
@@ -309,14 +351,20 @@ const CHAINS: [(&str, Option<Hook>); 13] = [
 ];
 
 /// What makes the table, empty and with this comment, in the place of one that may be there.
-fn empty_table(comment: &str) -> Vec<NftChange> {
+/// What notes who comes to observed ports is there only for a guard that `observes`.
+fn empty_table(comment: &str, observes: bool) -> Vec<NftChange> {
     let new = || NftChange::table(TABLE, comment);
     // To add a table that is there already is no error; to delete one that is not would be.
     let mut changes = vec![new(), NftChange::delete_table(TABLE), new()];
-    changes.extend((1..).zip(GuardSet::all()).map(|(id, set)| set.declaration(id)));
+    let sets = GuardSet::all().filter(|set| observes || !set.kind.is_of_observing());
+    changes.extend((1..).zip(sets).map(|(id, set)| set.declaration(id)));
     let at = |hook: Option<Hook>| hook.map(|hook| (hook, PRIORITY));
     changes.extend(CHAINS.map(|(name, hook)| NftChange::chain(TABLE, name, at(hook))));
-    changes.extend(rules().iter().map(|(chain, rule)| NftChange::rule(TABLE, chain, rule)));
+    let observing: &[&str] = if observes { &observe::CHAINS } else { &[] };
+    changes.extend(observing.iter().map(|name| NftChange::chain(TABLE, name, None)));
+    let observing = observes.then(observe::rules).into_iter().flatten();
+    let rules = rules().into_iter().chain(observing);
+    changes.extend(rules.map(|(chain, rule)| NftChange::rule(TABLE, chain, &rule)));
     changes
 }
 
@@ -403,7 +451,8 @@ mod tests {
 
     fn door(target: Option<&str>) -> GuardedDoor {
         let ports = vec!["22".parse().unwrap()];
-        GuardedDoor { ports, target: target.map(|it| it.parse().unwrap()) }
+        let target = target.map(|it| it.parse().unwrap());
+        GuardedDoor { ports, target, mode: GuardMode::Lock }
     }
 
     fn element(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {

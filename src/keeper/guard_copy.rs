@@ -14,7 +14,7 @@ use tracing::warn;
 use super::kernel_sets::ruleset;
 use super::rights::remedy;
 use crate::config::load::Options;
-use crate::config::{Config, read_list};
+use crate::config::{Config, GuardMode, read_list};
 use crate::firewall::ruleset::Ruleset;
 use crate::sys::files;
 
@@ -34,8 +34,10 @@ impl GuardCopy {
     /// Keeps what a configuration that works has guarded. Nothing is written where the same stands
     /// there already; what cannot be written is logged.
     pub(super) fn keep(&self, config: &Config) {
+        let mut locked = ruleset(config, None).unwrap_or_default();
+        locked.doors.retain(|_, door| door.mode == GuardMode::Lock);
         // A map with string keys can always be written.
-        let text = serde_json::to_string(&ruleset(config, None).unwrap_or_default());
+        let text = serde_json::to_string(&locked);
         let text = text.unwrap_or_default();
         if fs::read(&self.path).is_ok_and(|there| there == text.as_bytes()) {
             return;
@@ -152,7 +154,10 @@ mod tests {
             .prop_map(|(protocol, port)| Knock::new(protocol, port.try_into().unwrap()));
         let ports = prop::collection::vec(port, 1..4);
         let door = ("[A-Za-z0-9_.-]{1,32}", ports, prop::option::of(address())).prop_map(
-            |(name, ports, target)| (name.parse().unwrap(), GuardedDoor { ports, target }),
+            |(name, ports, target)| {
+                let door = GuardedDoor { ports, target, mode: GuardMode::Lock };
+                (name.parse().unwrap(), door)
+            },
         );
         (prop::collection::vec(door, 0..4), prop::collection::vec(network, 0..4)).prop_map(
             |(doors, trusted)| Ruleset {

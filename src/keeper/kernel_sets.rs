@@ -64,7 +64,7 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
     let guarded = config.doors.iter().filter(|door| door.opening.mechanism == Mechanism::Guard);
     let door = |door: &Door| {
         let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
-        (door.name().clone(), GuardedDoor { ports, target })
+        (door.name().clone(), GuardedDoor { ports, target, mode: door.opening.guard })
     };
     let doors: BTreeMap<Name, GuardedDoor> = guarded.map(door).collect();
     let trusted = config.settings.trusted.clone();

@@ -16,6 +16,7 @@ use super::guard_copy::GuardCopy;
 use super::kernel_sets;
 use super::run::WRONG_CONFIGURATION;
 use super::trial_file::TrialFile;
+use crate::config::GuardMode;
 use crate::config::load::{self, Loaded};
 use crate::control;
 use crate::firewall::guard::{self, Guard};
@@ -86,10 +87,11 @@ fn lock(cli: &KnockdCli) -> Result<String, LockError> {
             (settings, ruleset, why)
         }
     };
-    let ports = ruleset.doors.values().flat_map(|it| it.ports.iter().map(|port| (it.target, port)));
+    let locked = ruleset.doors.values().filter(|door| door.mode == GuardMode::Lock);
+    let ports = locked.flat_map(|it| it.ports.iter().map(|port| (it.target, port)));
     let count = ports.collect::<BTreeSet<_>>().len();
     Ok(if count == 0 {
-        format!("{why}nothing to lock, since no door is guarded")
+        format!("{why}nothing to lock, since the guard locks no door")
     } else if guard::is_standing()
         && UnixStream::connect(control::socket(&settings.run_dir)).is_ok()
     {

@@ -12,7 +12,7 @@ use super::server_key;
 use super::service::{first_line, load_configuration, log_warnings, reloading, tell_systemd};
 use super::state::Keeper;
 use super::trials::{ONCE_MORE, Trial};
-use crate::config::Config;
+use crate::config::{Config, Name};
 use crate::control::{Reply, command};
 use crate::log;
 use crate::proto::duration;
@@ -41,7 +41,7 @@ impl Keeper {
             let why = "a configuration is on trial: confirm it first, or wait until it has gone";
             return self.answer_all(asked_by, &Err(why.to_owned()));
         }
-        match self.take_up(now, None) {
+        match self.take_up(now, None, None) {
             Ok(config) => self.trials.reloading = Some((config, asked_by)),
             Err(why) => self.answer_all(asked_by, &Err(why)),
         }
@@ -63,7 +63,8 @@ impl Keeper {
         }
     }
 
-    /// Takes up the configuration as it is now; on trial, with its ports locked until then.
+    /// Takes up the configuration as it is now, with a door locked that only observes; on trial,
+    /// with its ports locked until then.
     ///
     /// # Errors
     /// Why not, in words; everything then goes on as before.
@@ -71,10 +72,11 @@ impl Keeper {
         &mut self,
         now: Now,
         locked_until: Option<Monotonic>,
+        lock: Option<&Name>,
     ) -> Result<Arc<Config>, String> {
         info!("re-reading config file: {}", self.cli.config.display());
         tell_systemd(&reloading());
-        let taken_up = self.try_to_take_up(now, locked_until);
+        let taken_up = self.try_to_take_up(now, locked_until, lock);
         self.not_taken_up = taken_up.as_ref().err().map(|why| first_line(why).to_owned());
         if let Err(why) = &taken_up {
             for line in why.lines() {
@@ -91,11 +93,13 @@ impl Keeper {
         &mut self,
         now: Now,
         locked_until: Option<Monotonic>,
+        lock: Option<&Name>,
     ) -> Result<Arc<Config>, String> {
-        let loaded = load_configuration(&self.cli).map_err(|report| {
+        let mut loaded = load_configuration(&self.cli).map_err(|report| {
             self.reopen_log();
             self.rights.explain(report.to_string())
         })?;
+        lock.map_or(Ok(()), |door| loaded.config.lock(door))?;
         let files = FilesInUse::of(&self.cli.config, &loaded);
         self.rights.suffice(&loaded.config, &files).inspect_err(|_| self.reopen_log())?;
         self.log_as(&loaded.config);
@@ -172,6 +176,7 @@ impl Keeper {
         now: Now,
         id: ConnectionId,
         time: Duration,
+        lock: Option<Name>,
     ) -> Result<(), String> {
         if self.trials.is_on() {
             return Err("a configuration is on trial already".to_owned());
@@ -181,8 +186,8 @@ impl Keeper {
         }
         let previous = Arc::clone(&self.watchers.config);
         let until = now.monotonic + time;
-        self.trials.begin(until, previous, id);
-        if let Err(why) = self.take_up(now, Some(until)) {
+        self.trials.begin(until, previous, id, lock.clone());
+        if let Err(why) = self.take_up(now, Some(until), lock.as_ref()) {
             self.trials.clear();
             return Err(why);
         }

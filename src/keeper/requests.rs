@@ -140,7 +140,7 @@ impl Keeper {
             }),
             Request::Unlock { address } => self.unlock(now, address),
             Request::ResetClient { client } => self.reset_client(now, &client),
-            Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
+            Request::Try { seconds, lock } => match self.try_out(now, id, seconds.into(), lock) {
                 // Answered when it is in force.
                 Ok(()) => return,
                 Err(why) => Err(why),
@@ -282,10 +282,13 @@ impl Keeper {
         for grant in grants.iter().filter(|it| is_open(it) && !self.doors.is_gone(it.id)) {
             *open.entry(&grant.key.door).or_default() += 1;
         }
+        let lock = self.trials.until().and(self.trials.lock.as_ref());
         let doors = config.doors.iter().map(|door| DoorStatus {
             door: door.name().clone(),
             opens: door.opening.ports.iter().map(ToString::to_string).collect(),
             via: door.opening.mechanism.to_string(),
+            observes: door.opening.is_observed(),
+            locked_on_trial: lock.is_some_and(|locked| locked == door.name()),
             open: open.get(door.name()).copied().unwrap_or_default(),
             sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
         });

@@ -20,7 +20,7 @@ use super::state::Keeper;
 use super::trials::Trial;
 use crate::client::complain;
 use crate::config::lint::some_of;
-use crate::config::{Config, Mechanism, OnExit};
+use crate::config::{Config, OnExit};
 use crate::control::Reply;
 use crate::grants::OpenedBy;
 use crate::ipc::{ExplainFilter, ToWatcher};
@@ -244,8 +244,7 @@ impl Keeper {
 
 /// Whoever stops knockd to get at a port is told that this is not how.
 fn log_what_stays(config: &Config) {
-    let guarded =
-        config.doors.iter().map(|door| &door.opening).filter(|it| it.mechanism == Mechanism::Guard);
+    let guarded = config.doors.iter().map(|door| &door.opening).filter(|it| it.is_locked());
     let ports: BTreeSet<&Knock> = guarded.flat_map(|opening| &opening.ports).collect();
     if let Some(ports) = some_of(ports.into_iter()) {
         info!("stays locked: {ports}; 'nft delete table inet knockd' unlocks");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::control::ConnectionId;
 use super::trial_file::TrialFile;
-use crate::config::Config;
+use crate::config::{Config, Name};
 use crate::time::Monotonic;
 
 /// How soon the configuration before a trial is taken up once more, where that has failed. Longer
@@ -30,6 +30,8 @@ pub(super) enum Trial {
 pub(super) struct Trials {
     pub(super) trial: Option<Trial>,
     file: TrialFile,
+    /// The door that the trial locks, though the files do not, while one is on.
+    pub(super) lock: Option<Name>,
     /// A reload has been asked for while there was no room for one.
     pub(super) reload_again: bool,
     /// Those who have asked for it.
@@ -45,7 +47,8 @@ impl Trials {
             file.set(until);
             Trial::Running { until, previous: None, asked_by: None }
         });
-        Self { trial, file, reload_again: false, waiting: Vec::new(), reloading: None }
+        let lock = None;
+        Self { trial, file, lock, reload_again: false, waiting: Vec::new(), reloading: None }
     }
 
     /// Whether a configuration is on trial, or goes again.
@@ -83,9 +86,18 @@ impl Trials {
     }
 
     /// A trial begins, instead of the `previous` configuration: from here on also a knockd that is
-    /// started anew knows of it.
-    pub(super) fn begin(&mut self, until: Monotonic, previous: Arc<Config>, id: ConnectionId) {
-        self.file.set(until);
+    /// started anew knows of it, but for one that locks a door, which it would not do.
+    pub(super) fn begin(
+        &mut self,
+        until: Monotonic,
+        previous: Arc<Config>,
+        id: ConnectionId,
+        lock: Option<Name>,
+    ) {
+        if lock.is_none() {
+            self.file.set(until);
+        }
+        self.lock = lock;
         let (previous, asked_by) = (Some(previous), Some(id));
         self.trial = Some(Trial::Running { until, previous, asked_by });
     }

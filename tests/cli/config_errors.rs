@@ -124,7 +124,7 @@ doors.yaml:2:22: error: 's0, lo' is not the name of an interface: it is several,
 doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, cooldown, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence
@@ -446,6 +446,25 @@ doors.yaml:3:3: warning: 'on_exit' has no effect: the guard opens no door
       on_exit: keep
       ^^^^^^^
     open a door via: guard, or remove it
+
+"#]];
+    doors_that_only_observe: said_of_door("sequence: [7000]\nopen: [22]\nguard: observe") => str![[r#"
+doors.yaml:5:12: warning: door 'ssh' only observes: it keeps nobody out
+        guard: observe
+               ^^^^^^^
+    'knockctl observe' says who comes, 'knockctl lock ssh' locks it
+
+"#]];
+    modes_of_a_guard_that_there_is_not: said_of_door("sequence: [7000]\nstart_command: 'true'\nguard: watch") => str![[r#"
+doors.yaml:5:12: error: 'watch' is none of lock, observe
+        guard: watch
+               ^^^^^
+"#]];
+    a_mode_of_the_guard_at_a_door_that_it_does_not_open: said_of_door("sequence: [7000]\nstart_command: 'true'\nguard: observe") => str![[r#"
+doors.yaml:5:5: warning: 'guard' has no effect: the guard does not open this door
+        guard: observe
+        ^^^^^
+    remove it, or write via: guard
 
 "#]];
     networks_that_are_none: said("knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}\n") => str![[r#"

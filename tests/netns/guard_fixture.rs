@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::thread;
 use std::time::Duration;
 
-use libknock::config::Name;
+use libknock::config::{GuardMode, Name};
 use libknock::firewall::guard::{self, remove_standing};
 use libknock::firewall::netlink::{Comment, Holding, NetlinkError, Removal};
 use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
@@ -147,7 +147,7 @@ pub(crate) type Door = (Name, GuardedDoor);
 
 pub(crate) fn door(name: &str, ports: &[&str]) -> Door {
     let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
-    (name.parse().unwrap(), GuardedDoor { ports, target: None })
+    (name.parse().unwrap(), GuardedDoor { ports, target: None, mode: GuardMode::Lock })
 }
 
 /// The same, for one address.

@@ -161,7 +161,7 @@ fn where_no_door_is_guarded_nothing_is_locked() {
     let text = configuration("", "").replace("open: [22], open_for: 1h", "start_command: 'true'");
     let (_directory, config) = written(&text);
     let (status, said) = lock_only(&host, &config);
-    let nothing = "knockd: nothing to lock, since no door is guarded\n";
+    let nothing = "knockd: nothing to lock, since the guard locks no door\n";
     assert_eq!((status, &*said), (Some(0), nothing));
     assert_eq!(host.must("nft", &["list", "tables"]), "");
 }

@@ -28,6 +28,7 @@ mod life;
 mod lock_only;
 mod lying_watcher;
 mod metrics;
+mod observe;
 mod one_time;
 mod pages;
 mod privileges;

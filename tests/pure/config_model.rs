@@ -9,8 +9,8 @@ use std::time::Duration;
 use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{Loaded, Options, load, parse};
 use libknock::config::{
-    Command, Config, Door, Family, Holes, LogFormat, LogLevel, Mechanism, OnExit, Recognition,
-    Settings,
+    Command, Config, Door, Family, GuardMode, Holes, LogFormat, LogLevel, Mechanism, OnExit,
+    Recognition, Settings,
 };
 use libknock::proto::flags::{FlagTest, TcpFlags};
 
@@ -212,6 +212,7 @@ fn every_setting_is_taken() {
   track: {sources: 1024}
   trusted: [192.0.2.0/24, \"2001:db8::1\"]
   on_exit: remove
+  guard: observe
   alert: {email: admin@example.com}
 ",
     )
@@ -229,7 +230,25 @@ fn every_setting_is_taken() {
     let trusted: Vec<_> = settings.trusted.iter().map(ToString::to_string).collect();
     assert_eq!(trusted, ["192.0.2.0/24", "2001:db8::1/128"]);
     assert_eq!(settings.on_exit, OnExit::Remove);
+    assert_eq!(settings.guard, GuardMode::Observe);
     assert_eq!(settings.alert.unwrap().to_string(), "admin@example.com");
+}
+
+#[test]
+fn a_door_observes_where_it_says_so_or_nothing_else_and_the_guard_does() {
+    let doors = "doors:
+  a: {sequence: [1, 3, 2], open: [22]}
+  b: {sequence: [4, 6, 5], open: [23], guard: lock}
+  c: {sequence: [7, 9, 8], open: [24], guard: observe}
+  d: {sequence: [11, 13, 12], start_command: a}
+";
+    let observed = |text: &str| {
+        let doors = config(text).doors.into_iter();
+        doors.map(|door| door.opening.is_observed()).collect::<Vec<_>>()
+    };
+    assert_eq!(observed(doors), [false, false, true, false]);
+    let whole = format!("knockd: {{guard: observe}}\n{doors}");
+    assert_eq!(observed(&whole), [true, false, true, false]);
 }
 
 #[test]

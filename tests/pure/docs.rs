@@ -18,6 +18,7 @@ use libknock::control::{
     RefusalFacts, SandboxStatus, Status, WatcherSandbox, What,
 };
 use libknock::ctl::check::CheckLine;
+use libknock::ctl::observe::ObservedNetwork;
 use libknock::engine::Reason;
 use libknock::proto::knock::Knock;
 use libknock::proto::method::Method;
@@ -328,6 +329,8 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
             door: door.clone(),
             opens: vec![],
             via: String::new(),
+            observes: true,
+            locked_on_trial: true,
             open: 0,
             sequences_left: Some(0),
         }],
@@ -362,6 +365,24 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
     };
     let client = serde_json::to_value(client).unwrap();
     assert_eq!(explained_members(page.section("clients")), members(&client));
+}
+
+#[test]
+fn the_manual_knows_every_member_of_what_is_observed() {
+    let network = ObservedNetwork {
+        network: String::new(),
+        addresses: 1,
+        port: String::new(),
+        came: "tried",
+        tries: 0,
+        packets: 0,
+        bytes: 0,
+        last_seen: 0.0,
+        proposed: false,
+    };
+    let network = serde_json::to_value(network).unwrap();
+    let page = Page::open("knockctl.8");
+    assert_eq!(explained_members(page.section("observe")), members(&network));
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
 use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
 use crate::config::{
-    Command, CommandText, Commands, Door, DoorPlaces, Loaded, Mechanism, Name, NewPrivileges,
-    Opening, Options, Places, Recognition, Settings,
+    Command, CommandText, Commands, Door, DoorPlaces, GuardMode, Loaded, Mechanism, Name,
+    NewPrivileges, Opening, Options, Places, Recognition, Settings,
 };
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
@@ -141,6 +141,7 @@ fn read_door(
         opening: Opening {
             max_grants: default_max_grants(&mechanism),
             mechanism,
+            guard: GuardMode::Lock,
             ports: Vec::new(),
             open_for: open_for?,
             open_for_max: open_for?,

@@ -37,6 +37,7 @@ pub(super) const DOOR: KnownKeys = KnownKeys {
         "max_grants",
         "cooldown",
         "via",
+        "guard",
         "on_open",
         "on_close",
         "start_command",
@@ -117,7 +118,7 @@ pub(super) fn read_door(
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
-        keys: reader.places(["trip_wires", "target", "totp", "spa", "fwknop", "via"]),
+        keys: reader.places(["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard"]),
     };
     Ok((door, places))
 }

@@ -200,7 +200,7 @@ fn without_effect(settings: &[MappingEntry], doors: &[(Door, DoorPlaces)]) -> Ve
     let runs = any(|door| door.opening.runs_commands());
     let say = |entry: &MappingEntry| {
         let (has_effect, why, help) = match entry.key.as_str() {
-            "trusted" | "on_exit" => {
+            "trusted" | "on_exit" | "guard" => {
                 (guarded, "the guard opens no door", "open a door via: guard, or remove it")
             }
             "command_limit" | "no_new_privs" => (runs, "no door runs a command", "remove it"),

@@ -14,7 +14,9 @@ use super::via::read_via;
 use crate::config::diagnostic::{Diagnostic, Parsed, Place};
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
-use crate::config::{Command, Commands, Hole, Mechanism, NewPrivileges, Opening, Settings};
+use crate::config::{
+    Command, Commands, GuardMode, Hole, Mechanism, NewPrivileges, Opening, Settings,
+};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 
@@ -45,11 +47,13 @@ pub(super) fn read_opening(
     let on_close = read_hook(reader, "on_close", count);
     let command_limit = read_command_limit(reader, settings.command_limit);
     let new_privileges = read_new_privileges(reader, settings.new_privileges);
+    let guard = read_guard_mode(reader, settings.guard);
     let (ports, places) = ports?.into_iter().unzip();
     let mechanism = mechanism?;
     let opening = Opening {
         max_grants: max_grants?.unwrap_or(default_max_grants(&mechanism)),
         mechanism,
+        guard: guard?,
         ports,
         open_for: open_for?,
         open_for_max: open_for_max?,
@@ -59,6 +63,7 @@ pub(super) fn read_opening(
         command_limit: command_limit?,
         new_privileges: new_privileges?,
     };
+    reader.problems.extend(about_guard_mode(reader.get("guard"), entry, &opening));
     if opening.runs_commands() {
         reader.problems.extend(killed_early(reader.mapping, &opening));
     } else {
@@ -93,6 +98,28 @@ pub(super) fn read_new_privileges(
         Some(false) => NewPrivileges::Granted,
         None => default,
     })
+}
+
+/// What the guard does, `default` where nothing is said.
+pub(super) fn read_guard_mode(reader: &mut Reader<'_>, default: GuardMode) -> Parsed<GuardMode> {
+    let modes = GuardMode::ALL.map(|mode| (mode.as_str(), mode));
+    Ok(reader.read("guard", |node| node.one_of(&modes))?.unwrap_or(default))
+}
+
+/// The warning of a door that the guard keeps nobody out of, or does not open at all.
+fn about_guard_mode(
+    given: Option<&MappingEntry>,
+    door: &MappingEntry,
+    opening: &Opening,
+) -> Option<Diagnostic> {
+    if opening.mechanism != Mechanism::Guard {
+        let why = "the guard does not open this door";
+        return given.map(|given| given.without_effect(why, "remove it, or write via: guard"));
+    }
+    let (at, name) = (given.map_or(&door.at, |given| &given.node.at), &door.key);
+    let warning = at.warning(format!("door '{name}' only observes: it keeps nobody out"));
+    let help = format!("'knockctl observe' says who comes, 'knockctl lock {name}' locks it");
+    opening.is_observed().then(|| warning.help(help))
 }
 
 /// Warnings of commands that sleep for longer than they may run.

@@ -3,7 +3,7 @@
 use super::commands::missing_program;
 use super::datagrams::{read_fwknop, read_spa};
 use super::lockout::read_lockout;
-use super::opening::{read_command_limit, read_new_privileges};
+use super::opening::{read_command_limit, read_guard_mode, read_new_privileges};
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
@@ -28,6 +28,7 @@ pub(super) const SETTINGS: KnownKeys = KnownKeys {
         "max_grants",
         "trusted",
         "on_exit",
+        "guard",
         "alert",
         "metrics",
         "spa",
@@ -92,6 +93,9 @@ pub(super) fn read_settings(
     settings.trusted = read_trusted(reader);
     let on_exit = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
     reader.set("on_exit", &mut settings.on_exit, |node| node.one_of(&on_exit));
+    if let Ok(mode) = read_guard_mode(reader, settings.guard) {
+        settings.guard = mode;
+    }
     if let Some(node) = reader.value("alert") {
         settings.alert = read_alert(node, reader.problems).ok();
     }

@@ -82,7 +82,8 @@ pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
         }
     }
     for other in ports(loaded).filter(|other| other.door.opening.mechanism != Mechanism::Guard) {
-        warnings.extend(guarded.get(&other.port).map(|one| locked_anyway(other, *one)));
+        let locked = guarded.get(&other.port).filter(|one| one.door.opening.is_locked());
+        warnings.extend(locked.map(|one| locked_anyway(other, *one)));
     }
     warnings
 }
@@ -99,7 +100,8 @@ fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &HostContext) -> Option<
     let trusted = loaded.config.settings.trusted.iter().any(|network| network.contains(client));
     // Whoever is here although it is locked knows how to get in.
     let is_elsewhere = port != one.port || !one.concerns(server);
-    if is_elsewhere || trusted || client.is_loopback() || around.is_locked {
+    let is_open = one.door.opening.is_observed();
+    if is_open || is_elsewhere || trusted || client.is_loopback() || around.is_locked {
         return None;
     }
     let message = format!(

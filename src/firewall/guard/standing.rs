@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use crate::config::{Family, Name, NftFamily, NftName};
 use crate::firewall::netlink::{Netlink, NetlinkError, NftChange, SetElement, SetRef};
+use crate::firewall::ruleset::observe::ObservedSource;
 use crate::firewall::ruleset::{
     GuardElement, GuardGrant, GuardSet, Ruleset, SetKind, TABLE, VERSION, guarded,
 };
@@ -31,6 +32,21 @@ pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
 pub fn is_standing() -> bool {
     let table = Netlink::open().and_then(|mut it| it.table(NftFamily::Inet, TABLE));
     table.is_ok_and(|table| table.is_some())
+}
+
+/// Who came to observed ports without a grant, and whether there may have been others for whom
+/// there was no room.
+///
+/// # Errors
+/// As [`Guard::set_up`](super::Guard::set_up).
+pub fn observed() -> Result<(Vec<ObservedSource>, bool), NetlinkError> {
+    let (mut netlink, mut sources, mut is_full) = (Netlink::open()?, Vec::new(), false);
+    for set in GuardSet::notes() {
+        let elements = dump(&mut netlink, &set.reference())?;
+        is_full |= set.kind.bounds().is_some_and(|(size, _)| elements.len() >= size as usize);
+        sources.extend(elements.iter().filter_map(|element| set.source(element)));
+    }
+    Ok((sources, is_full))
 }
 
 /// Whether a table stands that locks this port of the host.
@@ -107,9 +123,11 @@ impl StandingTable {
     fn take(&mut self, set: GuardSet, elements: Vec<SetElement>) {
         let keys = elements.iter().map(|element| set.at(element.key.clone()));
         match (set.kind, set.family) {
-            (SetKind::Guarded | SetKind::GuardedTo, _) | (_, None) => self.guarded.extend(keys),
+            (SetKind::Guarded | SetKind::GuardedTo, _) => self.guarded.extend(keys),
             (SetKind::Older, _) => self.older.extend(keys),
-            (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
+            (SetKind::Trusted | SetKind::Tried | SetKind::Connected | SetKind::Stayed, _) => {
+                self.added.insert(set, elements);
+            }
             (SetKind::Open | SetKind::OpenTo | SetKind::Bound | SetKind::BoundTo, Some(family)) => {
                 let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
                 let (ours, others): (Vec<_>, _) =
@@ -117,6 +135,7 @@ impl StandingTable {
                 self.added.insert(set, others);
                 self.grants.extend(ours.iter().filter_map(|it| grant(it, family, is_bound)));
             }
+            _ => {}
         }
     }
 

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::attribute::{
     Attributes, array, attributes, comment, find, find_u32, find_u64, read_comment,
 };
-use super::{Comment, ElementKey, ElementRef, SetElement, SetRef, SetType, Table};
+use super::{Comment, Counter, ElementKey, ElementRef, SetElement, SetRef, SetType, Table};
 use crate::config::NftFamily;
 
 /// Flags of a message.
@@ -38,7 +38,7 @@ pub(super) const NEW_SET: u16 = kind(9);
 pub(super) const GET_SET: u16 = kind(10);
 pub const NEW_ELEMENT: u16 = kind(12);
 pub(super) const GET_ELEMENT: u16 = kind(13);
-pub(super) const DELETE_ELEMENT: u16 = kind(14);
+pub const DELETE_ELEMENT: u16 = kind(14);
 pub(super) const GET_GENERATION: u16 = kind(16);
 
 /// The first attribute of everything that belongs to a table is the table's name, and the second
@@ -52,6 +52,11 @@ const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_TIMEOUT: u16 = 4;
 const ELEMENT_EXPIRATION: u16 = 5;
 const ELEMENT_COMMENT: u16 = 6;
+const ELEMENT_EXPRESSION: u16 = 7;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const COUNTER_BYTES: u16 = 1;
+const COUNTER_PACKETS: u16 = 2;
 const INTERVAL_END: u32 = 1;
 const DATA_VALUE: u16 = 1;
 pub(super) const SET_FLAGS: u16 = 3;
@@ -144,16 +149,23 @@ pub(super) fn element_name((set, key): &ElementRef) -> Attributes {
 
 fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
     let list = elements.iter().fold(Attributes::default(), |list, element| {
-        let SetElement { key, is_end, left, comment: says } = element;
+        let SetElement { key, is_end, left, comment: says, counter } = element;
         let key = Attributes::default().bytes(DATA_VALUE, key.as_bytes());
         let element = Attributes::default()
             .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
             .optional(*left, |it, left| it.u64(ELEMENT_TIMEOUT, millis(left)))
             .nest(ELEMENT_KEY, &key)
-            .optional(comment(says.as_str()), |it, says| it.bytes(ELEMENT_COMMENT, &says));
+            .optional(comment(says.as_str()), |it, says| it.bytes(ELEMENT_COMMENT, &says))
+            .optional(*counter, |it, counter| it.nest(ELEMENT_EXPRESSION, &counting(counter)));
         list.nest(LIST_ELEMENT, &element)
     });
     set_name(set).nest(ELEMENTS, &list)
+}
+
+/// The expression that counts, from here on.
+pub(super) fn counting(Counter { packets, bytes }: Counter) -> Attributes {
+    let data = Attributes::default().u64(COUNTER_BYTES, bytes).u64(COUNTER_PACKETS, packets);
+    Attributes::default().text(EXPRESSION_NAME, "counter").nest(EXPRESSION_DATA, &data)
 }
 
 /// The number of a family of tables in messages (linux/netfilter.h).
@@ -176,7 +188,7 @@ pub(super) fn table_name(table: &str) -> Attributes {
 }
 
 /// At least 1, since 0 means for ever, and at most some centuries.
-fn millis(timeout: Duration) -> u64 {
+pub(super) fn millis(timeout: Duration) -> u64 {
     let nanos = timeout.as_nanos().div_ceil(1_000_000);
     u64::try_from(nanos).unwrap_or(u64::MAX).clamp(1, 1 << 43)
 }
@@ -287,7 +299,11 @@ fn element(element: &[u8]) -> Option<SetElement> {
     let comment = find(element, &[ELEMENT_COMMENT]).and_then(read_comment).unwrap_or_default();
     let is_end = find_u32(element, ELEMENT_FLAGS).is_some_and(|flags| flags & INTERVAL_END != 0);
     let left = find_u64(element, ELEMENT_EXPIRATION).map(Duration::from_millis);
-    Some(SetElement { key, is_end, left, comment: Comment::new(comment) })
+    let counter = find(element, &[ELEMENT_EXPRESSION, EXPRESSION_DATA]).and_then(|data| {
+        let (packets, bytes) = (find_u64(data, COUNTER_PACKETS)?, find_u64(data, COUNTER_BYTES)?);
+        Some(Counter { packets, bytes })
+    });
+    Some(SetElement { key, is_end, left, comment: Comment::new(comment), counter })
 }
 
 #[cfg(test)]
@@ -372,11 +388,14 @@ mod tests {
         #[test]
         fn what_is_written_is_read_again(
             key in any_key(), timeout in 1u64..1 << 40, comment in "[ -~]{0,200}",
+            counted: Option<(u64, u64)>,
         ) {
             let (set, comment) = (set(), Comment::new(&comment));
-            let timeout = Duration::from_millis(timeout);
-            let change = NftChange::add(&(set, key.clone()), timeout, &comment, true);
-            let bytes = batch(1, None, &[change]);
+            let timeout = Some(Duration::from_millis(timeout));
+            let counter = counted.map(|(packets, bytes)| Counter { packets, bytes });
+            let element = SetElement { key, is_end: false, left: timeout, comment, counter };
+            let changes: Vec<_> = NftChange::add_all(&set, std::slice::from_ref(&element)).collect();
+            let bytes = batch(1, None, &changes);
             let found: Vec<SetElement> = replies(&bytes)
                 .filter(|reply| reply.kind == NEW_ELEMENT)
                 .flat_map(|reply| {
@@ -386,7 +405,7 @@ mod tests {
                     elements(body)
                 })
                 .collect();
-            prop_assert_eq!(found, [SetElement { key, is_end: false, left: None, comment }]);
+            prop_assert_eq!(found, [SetElement { left: None, ..element }]);
         }
 
         #[test]

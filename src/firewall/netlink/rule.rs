@@ -3,12 +3,15 @@
 //! A rule is a row of expressions; those here load values into registers, compare them, look them
 //! up and decide. `nft list` shows them as if somebody had typed them.
 
-use super::SetRef;
+use std::time::Duration;
+
 use super::attribute::{Attributes, comment};
 use super::message::{
     APPEND, CREATE, ChangedObject, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET,
-    NEW_TABLE, NftChange, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, set_name, table_name,
+    NEW_TABLE, NftChange, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, counting, millis, set_name,
+    table_name,
 };
+use super::{Counter, SetRef};
 use crate::config::{Family, NftFamily};
 
 const TABLE_FLAGS: u16 = 2;
@@ -19,7 +22,9 @@ const CHAIN_TYPE: u16 = 7;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const SET_KEY_LENGTH: u16 = 5;
+const SET_DESCRIPTION: u16 = 9;
 const SET_ID: u16 = 10;
+const SET_TIMEOUT: u16 = 11;
 /// The first of sixteen registers of four bytes each (`NFT_REG32_00`).
 const REGISTER: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
@@ -87,6 +92,20 @@ impl KeyPart {
     }
 }
 
+/// A change that a packet makes to its element of a set: the operation, and whether it is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Noting(u32, bool);
+
+impl Noting {
+    /// An element that is there stays as it is.
+    pub const ONCE: Self = Self(0, false);
+    /// Its time begins anew.
+    pub const RENEW: Self = Self(1, false);
+    pub const COUNT: Self = Self(1, true);
+    /// It goes.
+    pub const REMOVE: Self = Self(2, false);
+}
+
 /// A rule under construction: it goes on as long as what it asks for holds.
 #[derive(Clone, Debug, Default)]
 pub struct NftRule(Attributes);
@@ -121,14 +140,28 @@ impl NftRule {
     }
 
     /// Goes on where the values, one after the other, are an element of a set.
-    pub fn in_set(mut self, set: &SetRef, key: &[KeyPart]) -> Self {
+    pub fn in_set(self, set: &SetRef, key: &[KeyPart]) -> Self {
+        let set = Attributes::default().text(1, set.set.as_str());
+        self.loading(key).with(("lookup", set.u32(2, REGISTER)))
+    }
+
+    /// Changes the element that the values are, one after the other; goes on unless there is no room
+    /// for a new one.
+    pub fn note(self, set: &SetRef, key: &[KeyPart], noting: Noting) -> Self {
+        let data = Attributes::default().text(1, set.set.as_str());
+        let data = data.u32(3, noting.0).u32(4, REGISTER);
+        let counter = noting.1.then(|| counting(Counter::default()));
+        let data = data.optional(counter, |data, counter| data.nest(7, &counter));
+        self.loading(key).with(("dynset", data))
+    }
+
+    fn loading(mut self, key: &[KeyPart]) -> Self {
         let mut register = REGISTER;
         for &KeyPart(load, _, length) in key {
             self = self.with(load.to(register));
             register += length / 4;
         }
-        let set = Attributes::default().text(1, set.set.as_str());
-        self.with(("lookup", set.u32(2, REGISTER)))
+        self
     }
 
     /// Sets these bits of the label of the packet's connection, and goes on.
@@ -204,6 +237,14 @@ impl NftChange {
         let body = set_name(set).u32(SET_FLAGS, flags).u32(SET_KEY_TYPE, kind);
         let body = body.u32(SET_KEY_LENGTH, length).u32(SET_ID, id);
         Self::object(NEW_SET, CREATE, body, format!("the set {}", set.set))
+    }
+
+    /// Bounds the set that this makes: so many elements, which go after this time.
+    pub fn bounded(mut self, size: u32, timeout: Duration) -> Self {
+        let description = Attributes::default().u32(1, size);
+        self.body = self.body.u64(SET_TIMEOUT, millis(timeout));
+        self.body = self.body.nest(SET_DESCRIPTION, &description);
+        self
     }
 
     /// Puts a rule at the end of a chain.

@@ -132,6 +132,15 @@ pub struct SetElement {
     /// Until it goes away; `None`: never.
     pub left: Option<Duration>,
     pub comment: Comment,
+    /// What rules have counted at it, where they count.
+    pub counter: Option<Counter>,
+}
+
+/// The packets that a rule has counted, and the bytes in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 /// The element that does not end and says nothing: as one is asked for and deleted.

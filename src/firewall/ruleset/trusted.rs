@@ -72,6 +72,7 @@ mod tests {
                 is_end: at % 2 == 1,
                 left: None,
                 comment: Comment::default(),
+                counter: None,
             };
             ends.into_iter().enumerate().map(entry).collect()
         });

@@ -1,0 +1,115 @@
+//! `knockctl lock` and `confirm`: a door that only observes is locked, on trial first; its file says
+//! so once that is confirmed.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, chown};
+
+use super::error::Error;
+use super::socket::Timeout;
+use super::status;
+use super::target::Target;
+use crate::config::Name;
+use crate::config::load::Loaded;
+use crate::control::Request;
+use crate::log::escape;
+use crate::sys::files;
+
+/// Keeps what is on trial. The file of a door that it locks is changed before, so that it stays so.
+pub(super) fn confirm(target: &Target) -> Result<(), Error> {
+    let locked = status::ask(target)?.doors.into_iter().find(|it| it.locked_on_trial);
+    let undo = locked.map(|it| write_lock(target, &it.door)).transpose()?;
+    let said = target.text(&Request::Confirm, Timeout::Watcher);
+    if let (Err(_), Some(undo)) = (&said, undo) {
+        undo()?;
+    }
+    Ok(writeln!(io::stdout(), "{}", escape(&said?))?)
+}
+
+/// Writes into the file of a door that the guard locks it; what takes that back.
+///
+/// # Errors
+/// Also where nothing that is written would make it so; the file is as it was before.
+fn write_lock(
+    target: &Target,
+    name: &Name,
+) -> Result<impl FnOnce() -> Result<(), Error> + use<>, Error> {
+    let Loaded { config, places, .. } = target.load()?;
+    let place = config.place_of(name).ok_or_else(|| Error::no_door(&config, name))?;
+    let places = &places.doors[place];
+    let at = places.of("guard");
+    let by_hand = || {
+        Error::unfit(format!("{at}: write 'guard: lock' for door '{name}' by hand, then confirm"))
+    };
+    let (head, rest) = at.split().ok_or_else(by_hand)?;
+    let changed = if places.keys.contains_key("guard") { changed(rest) } else { inserted(rest) };
+    let after = head.to_owned() + &changed.ok_or_else(by_hand)?;
+    let (before, shown) = (head.to_owned() + rest, at.path().display().to_string());
+    let failed = move |why| Error::unfit(format!("cannot change {shown}: {why}"));
+    // A link stays one, and who may read it may.
+    let file = fs::canonicalize(at.path()).and_then(|path| Ok((fs::metadata(&path)?, path)));
+    let (metadata, path) = file.map_err(&failed)?;
+    let write = move |text: &str| {
+        let written = files::replace(&path, text.as_bytes())
+            .and_then(|()| chown(&path, Some(metadata.uid()), Some(metadata.gid())))
+            .and_then(|()| fs::set_permissions(&path, metadata.permissions()));
+        written.map_err(&failed)
+    };
+    write(&after)?;
+    let is_locked =
+        |loaded: Loaded| loaded.config.door(name).is_some_and(|door| door.opening.is_locked());
+    if !target.load().is_ok_and(is_locked) {
+        write(&before)?;
+        return Err(by_hand());
+    }
+    Ok(move || write(&before))
+}
+
+/// The text of a file from the word `observe` on, with `lock` in its place.
+fn changed(rest: &str) -> Option<String> {
+    let (quote, word) = rest.split_at(rest.find(|c| !['"', '\''].contains(&c))?);
+    Some(format!("{quote}lock{}", word.strip_prefix("observe")?))
+}
+
+/// The text of a file from the name of a door on, with a first key that locks it.
+fn inserted(rest: &str) -> Option<String> {
+    let (name, body) = rest.split_once(':')?;
+    let mut keys = body.trim_start();
+    while keys.starts_with('#') {
+        keys = keys.split_once('\n')?.1.trim_start();
+    }
+    let before = body.strip_suffix(keys)?;
+    Some(match (keys.strip_prefix('{'), before.rsplit_once('\n')) {
+        (Some(keys), _) => format!("{name}:{before}{{guard: lock, {keys}"),
+        (None, Some((_, indent))) => format!("{name}:{before}guard: lock\n{indent}{keys}"),
+        (None, None) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_alone_is_changed() {
+        assert_eq!(changed("observe  # so\nx: observe").unwrap(), "lock  # so\nx: observe");
+        assert_eq!(changed("\"observe\"}").unwrap(), "\"lock\"}");
+        assert_eq!(changed("*mode"), None);
+        assert_eq!(changed(""), None);
+    }
+
+    #[test]
+    fn a_key_is_inserted_as_its_neighbours_are_written() {
+        for (text, expected) in [
+            ("ssh: {open: [22]}\n", "ssh: {guard: lock, open: [22]}\n"),
+            ("ssh:\n    open: [22]\n", "ssh:\n    guard: lock\n    open: [22]\n"),
+            ("ssh: # a: {b}\n  # c\n  open: x", "ssh: # a: {b}\n  # c\n  guard: lock\n  open: x"),
+            ("'ssh':\n  {open: [22]}", "'ssh':\n  {guard: lock, open: [22]}"),
+        ] {
+            assert_eq!(inserted(text).unwrap(), expected);
+        }
+        for text in ["ssh: &door\n  open: [22]", "ssh", "ssh: # so"] {
+            assert_eq!(inserted(text), None, "{text}");
+        }
+    }
+}
