@@ -30,7 +30,7 @@ pub(super) enum Trial {
 pub(super) struct Trials {
     pub(super) trial: Option<Trial>,
     file: TrialFile,
-    /// The door that the trial locks, though the files do not, while one is on.
+    /// The door that the trial locks, though the files do not, while one is on: set before it begins.
     pub(super) lock: Option<Name>,
     /// A reload has been asked for while there was no room for one.
     pub(super) reload_again: bool,
@@ -87,17 +87,10 @@ impl Trials {
 
     /// A trial begins, instead of the `previous` configuration: from here on also a knockd that is
     /// started anew knows of it, but for one that locks a door, which it would not do.
-    pub(super) fn begin(
-        &mut self,
-        until: Monotonic,
-        previous: Arc<Config>,
-        id: ConnectionId,
-        lock: Option<Name>,
-    ) {
-        if lock.is_none() {
+    pub(super) fn begin(&mut self, until: Monotonic, previous: Arc<Config>, id: ConnectionId) {
+        if self.lock.is_none() {
             self.file.set(until);
         }
-        self.lock = lock;
         let (previous, asked_by) = (Some(previous), Some(id));
         self.trial = Some(Trial::Running { until, previous, asked_by });
     }
