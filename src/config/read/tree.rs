@@ -394,6 +394,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads what stands at a key, where it is there.
+    pub(super) fn section(&mut self, key: &str, read: impl FnOnce(&'a Node, &mut Problems)) {
+        if let Some(node) = self.value(key) {
+            read(node, self.problems);
+        }
+    }
+
     /// The duration of a key, where it is there.
     ///
     /// # Errors
