@@ -362,8 +362,7 @@ fn empty_table(comment: &str, observes: bool) -> Vec<NftChange> {
     changes.extend(CHAINS.map(|(name, hook)| NftChange::chain(TABLE, name, at(hook))));
     let observing: &[&str] = if observes { &observe::CHAINS } else { &[] };
     changes.extend(observing.iter().map(|name| NftChange::chain(TABLE, name, None)));
-    let observing = observes.then(observe::rules).into_iter().flatten();
-    let rules = rules().into_iter().chain(observing);
+    let rules = rules().into_iter().chain(observes.then(observe::rules).into_iter().flatten());
     changes.extend(rules.map(|(chain, rule)| NftChange::rule(TABLE, chain, &rule)));
     changes
 }

@@ -105,8 +105,7 @@ impl Keeper {
         log_warnings(&loaded);
         let config = Arc::new(loaded.config);
         self.put_in_place(now, &config, locked_until).inspect_err(|_| {
-            let in_force = Arc::clone(&self.watchers.config);
-            self.firewall_of(now, &in_force);
+            self.firewall_of(now, &Arc::clone(&self.watchers.config));
         })?;
         Ok(config)
     }
@@ -140,8 +139,7 @@ impl Keeper {
         let asked_by = self.trials.reloaded(config);
         self.answer_all(asked_by, &Ok(()));
         if let Some(id) = self.trials.in_force() {
-            let status = self.status(now);
-            self.control.reply(id, &Reply::Status(status));
+            self.control.reply(id, &Reply::Status(self.status(now)));
             self.done(id, Ok("on trial".to_owned()));
         } else if self.trials.is_back(config) {
             info!("the configuration before the trial is in force again");

@@ -154,8 +154,7 @@ mod list {
             let error = SeccompAction::Errno(libc::ENOSYS as u32);
             install(refused(), error, allow.clone())?;
         }
-        let work = unconditionally(WORK).chain(with_arguments());
-        install(work.chain(refused()), allow, breach)
+        install(unconditionally(WORK).chain(with_arguments()).chain(refused()), allow, breach)
     }
 
     const fn unconditional(number: i64) -> Call {

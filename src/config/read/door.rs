@@ -94,8 +94,7 @@ pub(super) fn read_door(
     reader.problems.extend(effects);
     let (opening, opens_places) = opening?;
     if opening.mechanism == Mechanism::Guard {
-        let guarded = guarded_knocks(&knocks, totp, &opening.ports, &opens_places);
-        reader.problems.extend(guarded);
+        reader.problems.extend(guarded_knocks(&knocks, totp, &opening.ports, &opens_places));
     }
     let door = Door {
         recognition: Recognition {

@@ -114,8 +114,7 @@ fn about_guard_mode(
 /// Warnings of commands that sleep for longer than they may run.
 fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
     let Commands { v4, v6 } = opening.commands().cloned().unwrap_or_default();
-    let firewall = [&v4.open, &v4.close, &v6.open, &v6.close];
-    let all = DOOR_COMMANDS.into_iter().zip(firewall);
+    let all = DOOR_COMMANDS.into_iter().zip([&v4.open, &v4.close, &v6.open, &v6.close]);
     let hooks = [("on_open", &opening.on_open), ("on_close", &opening.on_close)];
     let warn = |(key, command): (&str, &Option<Command>)| {
         let of_template = || mapping.value("via").filter(|_| !key.ends_with("_6"));
@@ -139,8 +138,8 @@ fn read_opens(reader: &mut Reader<'_>) -> Parsed<Vec<(Knock, Place)>> {
         _ => &[],
     };
     if items.is_empty() {
-        let message = "'open' names no port: write for example [22/tcp]";
-        return reader.fail(given.node.at.error(message));
+        return reader
+            .fail(given.node.at.error("'open' names no port: write for example [22/tcp]"));
     }
     let ports = read_ports(items, reader.problems)?;
     let mut seen: HashMap<Knock, &Place> = HashMap::new();
@@ -231,8 +230,7 @@ fn read_open_for(reader: &mut Reader<'_>, mechanism: Option<&Mechanism>) -> Pars
     let default = if own { CMD_TIMEOUT } else { OPEN_FOR };
     let least = Duration::from_secs(1);
     let open_for = reader.duration("open_for", least)?;
-    let cmd_timeout = reader.duration("cmd_timeout", least)?;
-    Ok(open_for.or(cmd_timeout).unwrap_or(default))
+    Ok(open_for.or(reader.duration("cmd_timeout", least)?).unwrap_or(default))
 }
 
 /// `open_for` where it is absent.

@@ -147,8 +147,7 @@ impl<'a> TreeBuilder<'a> {
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                let twice = refuse_repetitions(&mut entries, |key| format!("'{key}'"));
-                self.problems.extend(twice);
+                self.problems.extend(refuse_repetitions(&mut entries, |key| format!("'{key}'")));
                 return Ok(Value::Mapping(Mapping { entries }));
             }
             let (key, key_size) = self.node(event, &span, depth + 1)?;

@@ -81,8 +81,7 @@ pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn remove_standing() -> Result<(), NetlinkError> {
-    let changes = [NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)];
-    Netlink::open()?.apply(&changes)
+    Netlink::open()?.apply(&[NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)])
 }
 
 /// The contents of a table that stands.

@@ -53,8 +53,7 @@ impl FromStr for Random {
     type Err = FwknopError;
 
     fn from_str(text: &str) -> Result<Self, FwknopError> {
-        let digits = number(text, DIGITS).filter(|_| text.len() == DIGITS);
-        digits.map(Self).ok_or(FwknopError::Random)
+        number(text, DIGITS).filter(|_| text.len() == DIGITS).map(Self).ok_or(FwknopError::Random)
     }
 }
 
