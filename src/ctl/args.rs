@@ -80,8 +80,7 @@ fn time_in(text: &str, zone: &TimeZone) -> Option<Wall> {
 
 /// A time with a zone of its own, or without one.
 fn calendar_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
-    let local = || zone.to_timestamp(text.parse::<DateTime>().ok()?).ok();
-    text.parse().ok().or_else(local)
+    text.parse().ok().or_else(|| zone.to_timestamp(text.parse::<DateTime>().ok()?).ok())
 }
 
 /// A beginning: so long ago, or a time, which is today's where it has no day.

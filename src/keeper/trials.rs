@@ -47,8 +47,7 @@ impl Trials {
             file.set(until);
             Trial::Running { until, previous: None, asked_by: None }
         });
-        let lock = None;
-        Self { trial, file, lock, reload_again: false, waiting: Vec::new(), reloading: None }
+        Self { trial, file, lock: None, reload_again: false, waiting: Vec::new(), reloading: None }
     }
 
     /// Whether a configuration is on trial, or goes again.

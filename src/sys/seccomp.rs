@@ -151,8 +151,7 @@ mod list {
         }
         // Of two filters the harsher wins, and the last would not let another be set.
         if is_enforced {
-            let error = SeccompAction::Errno(libc::ENOSYS as u32);
-            install(refused(), error, allow.clone())?;
+            install(refused(), SeccompAction::Errno(libc::ENOSYS as u32), allow.clone())?;
         }
         install(unconditionally(WORK).chain(with_arguments()).chain(refused()), allow, breach)
     }

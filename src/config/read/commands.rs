@@ -118,8 +118,7 @@ pub(super) fn pairs(
         v6.verify = None;
     }
     if v4.open.is_none() && v6.open.is_none() {
-        let error = at.error(format!("nothing would run: {open} is missing"));
-        return problems.report(Err(error));
+        return problems.report(Err(at.error(format!("nothing would run: {open} is missing"))));
     }
     // Where nothing opens there is nothing to close.
     let v6 = if v6.open.is_none() { Pair::default() } else { v6 };

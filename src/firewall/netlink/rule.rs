@@ -112,8 +112,7 @@ pub struct NftRule(Attributes);
 
 impl NftRule {
     fn with(self, (name, data): (&str, Attributes)) -> Self {
-        let expression = Attributes::default().text(1, name).nest(2, &data);
-        Self(self.0.nest(LIST_ELEMENT, &expression))
+        Self(self.0.nest(LIST_ELEMENT, &Attributes::default().text(1, name).nest(2, &data)))
     }
 
     /// Goes on where a value is this, in the form that the kernel loads it in.

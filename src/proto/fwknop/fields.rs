@@ -193,8 +193,7 @@ fn decode(field: &str) -> Option<String> {
     if field.len() > MAX_FIELD {
         return None;
     }
-    let field = field.trim_end_matches('=');
-    String::from_utf8(BASE64_NOPAD.decode(field.as_bytes()).ok()?).ok()
+    String::from_utf8(BASE64_NOPAD.decode(field.trim_end_matches('=').as_bytes()).ok()?).ok()
 }
 
 fn is_base64(field: &str) -> bool {
