@@ -36,8 +36,7 @@ pub(super) fn source(text: &str) -> Result<IpAddr, String> {
 
 /// The name or address of a host, for clients.
 pub(super) fn host(text: &str) -> Result<String, String> {
-    let fits = |c: char| !c.is_whitespace() && !c.is_control();
-    if text.is_empty() || !text.chars().all(fits) {
+    if text.is_empty() || !text.chars().all(|c: char| !c.is_whitespace() && !c.is_control()) {
         return Err("write a name such as gw.example.com, or an address".to_owned());
     }
     Ok(text.to_owned())

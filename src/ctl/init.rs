@@ -168,8 +168,7 @@ fn ask<T, E: ToString>(
         if io::stdin().read_line(&mut line).map_err(Error::unfit)? == 0 {
             return Err(Error::unfit("no answer, so nothing has been done"));
         }
-        let typed = Some(line.trim()).filter(|typed| !typed.is_empty()).unwrap_or(default);
-        match read(typed) {
+        match read(Some(line.trim()).filter(|typed| !typed.is_empty()).unwrap_or(default)) {
             Ok(answer) => return Ok(answer),
             Err(why) => say(&why.to_string()),
         }

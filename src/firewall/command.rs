@@ -279,7 +279,7 @@ impl CommandRunner {
             };
             let next = next.and_then(|phase| {
                 let command = task.command(&phase).ok_or(TaskOutcome::Untouched)?.clone();
-                Ok((phase, command))
+        Ok((phase, command))
             });
             let (phase, command) = match next {
                 Ok(next) => next,
@@ -332,8 +332,7 @@ impl CommandRunner {
         let slot = self.table.as_ref().map(|table| (table, slot));
         let child = process::run(argv, environment, new_privileges, write, slot)?;
         // After an open command it says why the door is not open.
-        let is_quiet = *phase == Phase::Look;
-        Ok((child, CommandOutput::new(door.clone(), read.into(), is_quiet)))
+        Ok((child, CommandOutput::new(door.clone(), read.into(), *phase == Phase::Look)))
     }
 
     /// Takes note of a command that has ended and goes on with its job.

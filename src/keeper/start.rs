@@ -132,8 +132,7 @@ impl Keeper {
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         let trials = Trials::new(trial_file, locked_until);
-        let is_off = config.settings.sandbox == SandboxMode::Off;
-        let rights = if is_off || doors.has_commands_to_run() {
+        let rights = if config.settings.sandbox == SandboxMode::Off || doors.has_commands_to_run() {
             Rights::ALL
         } else {
             Rights::give_up(&config, files, cli.lookup)?

@@ -131,8 +131,7 @@ fn used_ports(one: RotatingDoor<'_>, listening: &PortSet, opens: &PortSet) -> Ve
 
 /// A fixed knock within the range of rotating ones.
 fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Option<Diagnostic> {
-    let inside = one.scheme.watched().contains(knock);
-    inside.then(|| {
+    one.scheme.watched().contains(knock).then(|| {
         let message = format!(
             "{knock} is in the range of the rotating sequences of door '{}': it breaks those off",
             one.name

@@ -110,9 +110,8 @@ pub(super) fn pairs(
     ];
     if let Some((_, key, other, why)) = checks.into_iter().find(|(is_alone, ..)| *is_alone) {
         let at = place(key).unwrap_or_else(|| at.clone());
-        let error = at.error(format!("{key} without {other}: {why}"));
         let help = format!("write {other} too, or remove {key}");
-        return problems.report(Err(error.help(help)));
+        return problems.report(Err(at.error(format!("{key} without {other}: {why}")).help(help)));
     }
     if v6.close.is_none() {
         v6.verify = None;

@@ -255,9 +255,8 @@ fn check_hmac(reader: &mut Reader<'_>, hmac: bool, without: bool, at: &Place) ->
     if hmac || without || reader.misspelt.iter().any(|key| key.starts_with("hmac_key")) {
         return Ok(());
     }
-    let error = at.error("fwknop has no HMAC key").without_line();
     let help = "write hmac_key_base64, or without_hmac: true for a client that has none";
-    reader.fail(error.help(help))
+    reader.fail(at.error("fwknop has no HMAC key").without_line().help(help))
 }
 
 fn warn_of_doubtful(reader: &mut Reader<'_>, hmac: bool, mode: fwknop::CipherMode, at: &Place) {

@@ -206,8 +206,7 @@ fn read_flags(reader: &mut Reader<'_>) -> Parsed<FlagTest> {
             _ => error,
         }));
         test = test.and_then(|test: FlagTest| {
-            let both = test.and(one?).map_err(|error| item.at.error(error.to_string()));
-            reader.problems.report(both)
+            reader.problems.report(test.and(one?).map_err(|error| item.at.error(error.to_string())))
         });
     }
     test

@@ -82,8 +82,7 @@ fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Loaded
         let sources = read_directory(path, options, problems)?;
         return Some(build(path, &sources, options, problems));
     }
-    let source = problems.ok_or_report(read_file(path, options))?;
-    Some(build_one(&source, options, problems))
+    Some(build_one(&problems.ok_or_report(read_file(path, options))?, options, problems))
 }
 
 fn build_one(source: &SourceText, options: Options, problems: &mut Problems) -> Loaded {

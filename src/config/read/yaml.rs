@@ -90,8 +90,7 @@ impl<'a> TreeBuilder<'a> {
                     root = Some(self.node(event, &span, 0)?.0);
                 }
                 _ => {
-                    let place = self.place(&span);
-                    return Err(place.error("a second document in one file").help(
+                    return Err(self.place(&span).error("a second document in one file").help(
                         "remove the '---' line, or put what follows it in a file of its own",
                     ));
                 }

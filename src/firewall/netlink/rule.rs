@@ -240,9 +240,8 @@ impl NftChange {
 
     /// Bounds the set that this makes: so many elements, which go after this time.
     pub fn bounded(mut self, size: u32, timeout: Duration) -> Self {
-        let description = Attributes::default().u32(1, size);
         self.body = self.body.u64(SET_TIMEOUT, millis(timeout));
-        self.body = self.body.nest(SET_DESCRIPTION, &description);
+        self.body = self.body.nest(SET_DESCRIPTION, &Attributes::default().u32(1, size));
         self
     }
 

@@ -149,8 +149,7 @@ impl FwknopRequest {
         if !VERSION_LENGTHS.contains(&version.len()) {
             return Err(FwknopError::Version);
         }
-        let kind = number(kind, 2).ok_or(FwknopError::Type)?;
-        let (server_auth, timeout) = match (kind, &*rest) {
+        let (server_auth, timeout) = match (number(kind, 2).ok_or(FwknopError::Type)?, &*rest) {
             (0, _) => return Err(FwknopError::Command),
             (2 | 4, _) => return Err(FwknopError::Nat),
             (5 | 6, _) => return Err(FwknopError::LocalNat),

@@ -194,9 +194,8 @@ impl FwknopdVariables<'_> {
         };
         let read = parse_port(port).ok();
         if read.is_none() {
-            let message = format!("{name} is not carried over");
             let help = "requests come to one UDP port here: write knockd: {fwknop: {port: 62201}}";
-            self.notes.push(at.error(message).help(help));
+            self.notes.push(at.error(format!("{name} is not carried over")).help(help));
         }
         read
     }
