@@ -279,7 +279,7 @@ impl CommandRunner {
             };
             let next = next.and_then(|phase| {
                 let command = task.command(&phase).ok_or(TaskOutcome::Untouched)?.clone();
-        Ok((phase, command))
+                Ok((phase, command))
             });
             let (phase, command) = match next {
                 Ok(next) => next,
