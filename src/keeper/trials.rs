@@ -57,10 +57,7 @@ impl Trials {
 
     /// When the configuration goes that is on trial, if one is.
     pub(super) const fn until(&self) -> Option<Monotonic> {
-        match self.trial {
-            Some(Trial::Running { until, .. }) => Some(until),
-            _ => None,
-        }
+        if let Some(Trial::Running { until, .. }) = self.trial { Some(until) } else { None }
     }
 
     /// When [`end`](Self::end) has to be called next.
@@ -121,10 +118,7 @@ impl Trials {
     /// The trial is over, or does not begin. Who waits to be told, if somebody does.
     pub(super) fn clear(&mut self) -> Option<ConnectionId> {
         self.file.clear();
-        match self.trial.take() {
-            Some(Trial::Running { asked_by, .. }) => asked_by,
-            _ => None,
-        }
+        if let Some(Trial::Running { asked_by, .. }) = self.trial.take() { asked_by } else { None }
     }
 
     /// Whether the configuration on trial may be confirmed.

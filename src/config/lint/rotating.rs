@@ -108,10 +108,7 @@ fn soon_guessed(one: RotatingDoor<'_>, locked_out: bool) -> Option<Diagnostic> {
     if days > 1000.0 {
         return None;
     }
-    let when = match days {
-        ..1.0 => "a day".to_owned(),
-        _ => format!("{days:.0} days"),
-    };
+    let when = if days < 1.0 { "a day".to_owned() } else { format!("{days:.0} days") };
     let message = format!("whoever knocks 100,000 times a second guesses a sequence within {when}");
     let help = "widen 'ports', write a greater 'length', or a 'lockout' under 'knockd:'";
     Some(one.at.warning(message).help(help))
