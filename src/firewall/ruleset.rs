@@ -304,10 +304,9 @@ impl GuardSet {
             _ => 0x10,
         };
         let set = NftChange::set(&self.reference(), id, flags, &self.key());
-        if let Some((size, timeout)) = self.kind.bounds() {
-            set.bounded(size, timeout)
-        } else {
-            set
+        match self.kind.bounds() {
+            Some((size, timeout)) => set.bounded(size, timeout),
+            None => set,
         }
     }
 
