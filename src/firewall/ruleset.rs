@@ -222,7 +222,8 @@ pub enum SetKind {
     /// Connections that are older than the lock of their port.
     Older = "older",
     Trusted = "trusted",
-    /// From here on sets are there only to observe. Ports of the host that everybody may reach, and who does is noted.
+    /// Ports of the host that everybody may reach, and who does is noted. From here on sets are
+    /// there only to observe.
     Observed = "observed",
     ObservedTo = "observed_to",
     /// Who has sent there what the lock would drop.

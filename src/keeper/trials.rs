@@ -30,7 +30,8 @@ pub(super) enum Trial {
 pub(super) struct Trials {
     pub(super) trial: Option<Trial>,
     file: TrialFile,
-    /// The door that the trial locks, though the files do not, while one is on: set before it begins.
+    /// The door that the trial locks, though the files do not, while one is on. Set before it
+    /// begins.
     pub(super) lock: Option<Name>,
     /// A reload has been asked for while there was no room for one.
     pub(super) reload_again: bool,
