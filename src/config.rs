@@ -82,7 +82,6 @@ impl Config {
 
     /// The client of this name.
     pub fn client(&self, name: &Name) -> Option<&Client> {
-        let place = self.clients.binary_search_by_key(&name, |client| &client.name).ok()?;
-        self.clients.get(place)
+        self.clients.get(self.clients.binary_search_by_key(&name, |client| &client.name).ok()?)
     }
 }

@@ -148,8 +148,7 @@ struct ToOutput;
 
 impl Subscriber for ToOutput {
     fn event(&self, event: &Event<'_>) {
-        let level = record::level(*event.metadata().level());
-        write(level, || Facts::of(event));
+        write(record::level(*event.metadata().level()), || Facts::of(event));
     }
 
     fn enabled(&self, _: &Metadata<'_>) -> bool {

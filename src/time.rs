@@ -54,8 +54,7 @@ macro_rules! instant {
             type Output = Self;
 
             fn add(self, span: Duration) -> Self {
-                let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-                Self(self.0.saturating_add(nanos))
+                Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
             }
         }
 
@@ -64,8 +63,7 @@ macro_rules! instant {
             type Output = Self;
 
             fn sub(self, span: Duration) -> Self {
-                let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-                Self(self.0.saturating_sub(nanos))
+                Self(self.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
             }
         }
     };

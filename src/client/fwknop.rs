@@ -156,8 +156,7 @@ pub(super) fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
 /// [`KeyFileError`] if others can read it, or if it has none for this server.
 pub(super) fn key_for(path: &Path, server: &str) -> Result<FwknopKey, KeyFileError> {
     let of_server = |line: &str| {
-        let key = line.trim().strip_prefix(server)?.strip_prefix(':')?.trim();
-        Some(FwknopKey::new(key.into()))
+        Some(FwknopKey::new(line.trim().strip_prefix(server)?.strip_prefix(':')?.trim().into()))
     };
     keys::parsed(path, |text| text.lines().find_map(of_server).transpose())?
         .ok_or_else(|| KeyFileError::NoServer { path: path.to_owned(), server: server.to_owned() })
@@ -194,8 +193,7 @@ pub(super) enum StanzaError {
 pub(super) fn stanza(name: &str, settled: &[&str]) -> Result<RcStanza, StanzaError> {
     let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");
     let unreadable = |source| StanzaError::Unreadable { path: path.clone(), source };
-    let mode = std::fs::metadata(&path).map_err(unreadable)?.mode();
-    if mode & 0o077 != 0 {
+    if std::fs::metadata(&path).map_err(unreadable)?.mode() & 0o077 != 0 {
         let shown = path.display();
         messages::warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
     }

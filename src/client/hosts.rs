@@ -81,8 +81,7 @@ pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> 
     let mut text = String::new();
     file.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() > MAX_SIZE {
-        let wrong = Diagnostic::file(path, "too large for a hosts file");
-        return Err(HostsError::Wrong(vec![wrong]));
+        return Err(HostsError::Wrong(vec![Diagnostic::file(path, "too large for a hosts file")]));
     }
     let mut problems = Problems::default();
     let entries = parse(&SourceText::new(path, text), &mut problems);

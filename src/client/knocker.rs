@@ -28,10 +28,7 @@ const WRITTEN: Wall = Wall::from_nanos(1_793_491_200_000_000_000);
 impl Knocker {
     /// The moment at which a try may begin.
     pub(super) fn start(&self, now: Wall) -> Wall {
-        match self {
-            Self::Totp(totp) => totp.start(now),
-            _ => now,
-        }
+        if let Self::Totp(totp) = self { totp.start(now) } else { now }
     }
 
     /// The packets of a try at `host` that leaves at `now`.

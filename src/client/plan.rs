@@ -164,8 +164,7 @@ impl Planner<'_> {
             knocks.iter_mut().for_each(|knock| knock.protocol = protocol);
         }
         // The classic client leaves no time; tunnels in userspace reorder what comes at once.
-        let delay = self.settings.delay.unwrap_or(Duration::from_millis(1));
-        Schedule::new(&knocks, delay)
+        Schedule::new(&knocks, self.settings.delay.unwrap_or(Duration::from_millis(1)))
     }
 
     fn totp(&self) -> Result<Knocker, ClientError> {

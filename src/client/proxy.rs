@@ -86,6 +86,5 @@ fn downwards(mut stream: &TcpStream, mut output: File) -> End {
 
 /// Its number must not be given out again: something else would be written there.
 fn close_standard_output() -> io::Result<()> {
-    let nowhere = File::options().write(true).open("/dev/null")?;
-    Ok(nix::unistd::dup2_stdout(nowhere)?)
+    Ok(nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?)
 }

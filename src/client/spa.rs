@@ -70,8 +70,7 @@ impl SpaKnocker {
             door: self.door.clone(),
         };
         let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
-        let datagram = RequestDatagram { from: None, bytes: bytes.to_vec() };
-        Ok(Schedule::request(port, datagram))
+        Ok(Schedule::request(port, RequestDatagram { from: None, bytes: bytes.to_vec() }))
     }
 }
 

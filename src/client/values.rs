@@ -146,8 +146,7 @@ pub(super) fn open_for(text: &str) -> Result<NonZeroU32, String> {
 
 fn whole_seconds(text: &str) -> Result<Option<u32>, String> {
     let duration = duration::parse(text).map_err(|error| error.to_string())?;
-    let seconds = u32::try_from(duration.as_secs()).ok();
-    Ok(seconds.filter(|_| duration.subsec_nanos() == 0))
+    Ok(u32::try_from(duration.as_secs()).ok().filter(|_| duration.subsec_nanos() == 0))
 }
 
 #[cfg(test)]

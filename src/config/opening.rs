@@ -61,10 +61,7 @@ impl Opening {
     /// The port that it opens, where it is just one: what fills `%PORT%` and `%PROTO%` in `on_open`
     /// and `on_close`.
     pub const fn single_port(&self) -> Option<Knock> {
-        match self.ports.as_slice() {
-            [port] => Some(*port),
-            _ => None,
-        }
+        if let [port] = self.ports.as_slice() { Some(*port) } else { None }
     }
 }
 

@@ -181,8 +181,7 @@ fn pieces(text: &str) -> impl Iterator<Item = Result<Piece<'_>, TextError>> {
 }
 
 fn unknown_hole(name: &str) -> TextError {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if !name.chars().all(word) {
+    if !name.chars().all(|c: char| c.is_ascii_alphanumeric() || c == '_') {
         return TextError::LonePercent;
     }
     let meant = Hole::ALL

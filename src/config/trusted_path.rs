@@ -106,8 +106,7 @@ pub(crate) fn check_path(path: &Path, leaf: Leaf, options: Options) -> Result<()
 fn parts(path: &Path) -> Vec<OsString> {
     let is_part =
         |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
-    let parts = path.components().filter(is_part);
-    parts.rev().map(|part| part.as_os_str().to_owned()).collect()
+    path.components().filter(is_part).rev().map(|part| part.as_os_str().to_owned()).collect()
 }
 
 #[cfg(test)]

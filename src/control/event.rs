@@ -243,8 +243,7 @@ impl EventLine {
         let message = format!("request{of} refused: {reason}{more}");
         let facts =
             RefusalFacts { reason: Some(reason), ahead, asked_for, ..RefusalFacts::default() };
-        let what = What::Refused(facts);
-        Self::new(at, Some(source), door, what, message).of_client(client)
+        Self::new(at, Some(source), door, What::Refused(facts), message).of_client(client)
     }
 
     /// A line of the history.

@@ -36,8 +36,7 @@ pub(super) fn source(text: &str) -> Result<IpAddr, String> {
 
 /// The name or address of a host, for clients.
 pub(super) fn host(text: &str) -> Result<String, String> {
-    let fits = |c: char| !c.is_whitespace() && !c.is_control();
-    if text.is_empty() || !text.chars().all(fits) {
+    if text.is_empty() || !text.chars().all(|c: char| !c.is_whitespace() && !c.is_control()) {
         return Err("write a name such as gw.example.com, or an address".to_owned());
     }
     Ok(text.to_owned())
@@ -80,8 +79,7 @@ fn time_in(text: &str, zone: &TimeZone) -> Option<Wall> {
 
 /// A time with a zone of its own, or without one.
 fn calendar_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
-    let local = || zone.to_timestamp(text.parse::<DateTime>().ok()?).ok();
-    text.parse().ok().or_else(local)
+    text.parse().ok().or_else(|| zone.to_timestamp(text.parse::<DateTime>().ok()?).ok())
 }
 
 /// A beginning: so long ago, or a time, which is today's where it has no day.

@@ -63,8 +63,7 @@ pub(super) fn run(target: &Target, args: &CompletionsArgs) -> Result<(), Error> 
             return print(open.iter().map(|it| format!("{} {}", it.door, it.address)));
         }
         Script::Locked => {
-            let locks = status::ask(target)?.locked_out;
-            return print(locks.iter().map(|it| it.address));
+            return print(status::ask(target)?.locked_out.iter().map(|it| it.address));
         }
     };
     let programs = Program::value_variants().iter().copied();

@@ -51,8 +51,7 @@ pub(super) fn unlock(target: &Target, args: &UnlockArgs) -> Result<(), Error> {
 
 pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
     let OpenArgs { door, ip: address, seconds } = args;
-    let request = Request::Open { door, address, seconds };
-    let mut replies = target.ask(&request, Timeout::Commands)?;
+    let mut replies = target.ask(&Request::Open { door, address, seconds }, Timeout::Commands)?;
     let said = loop {
         match replies.next()? {
             Reply::Opened(GrantStatus { door, address, state, seconds_left, .. }) => {

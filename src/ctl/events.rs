@@ -78,8 +78,7 @@ fn follow(
         signal_hook::flag::register_conditional_shutdown(signal, 0, always)?;
     }
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
-    let doors = doors(target)?;
-    let mut printer = EventPrinter::new(io::stdout().lock(), json, doors.iter(), known);
+    let mut printer = EventPrinter::new(io::stdout().lock(), json, doors(target)?.iter(), known);
     let replies = target.ask(request, Timeout::None)?;
     // A person who sees nothing should know that it works.
     if io::stderr().is_terminal() {

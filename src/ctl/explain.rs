@@ -260,8 +260,7 @@ impl Explainer<'_> {
     }
 
     fn tell(&mut self, line: &EventLine) -> io::Result<()> {
-        let about = [line.source, line.asked_by];
-        if self.only.is_some_and(|only| !about.contains(&Some(only))) {
+        if self.only.is_some_and(|only| ![line.source, line.asked_by].contains(&Some(only))) {
             return Ok(());
         }
         self.tally.note(line);

@@ -122,8 +122,7 @@ pub fn import(
     let mut notes = Problems::default();
     let page = match kind(path, &bytes) {
         ImportFormat::Knockd => {
-            let source = SourceText::new(path, text(path, &bytes, &mut notes));
-            knockd_conf::import(&source, &mut notes)
+            knockd_conf::import(&SourceText::new(path, text(path, &bytes, &mut notes)), &mut notes)
         }
         ImportFormat::Access => fwknop::import(path, files, zone, open, &mut notes),
         ImportFormat::Other(help) => {

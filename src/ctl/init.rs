@@ -168,8 +168,7 @@ fn ask<T, E: ToString>(
         if io::stdin().read_line(&mut line).map_err(Error::unfit)? == 0 {
             return Err(Error::unfit("no answer, so nothing has been done"));
         }
-        let typed = Some(line.trim()).filter(|typed| !typed.is_empty()).unwrap_or(default);
-        match read(typed) {
+        match read(Some(line.trim()).filter(|typed| !typed.is_empty()).unwrap_or(default)) {
             Ok(answer) => return Ok(answer),
             Err(why) => say(&why.to_string()),
         }
@@ -203,8 +202,7 @@ fn start(target: &Target, state_dir: &Path, time: TrialTime) -> Result<f64, Erro
         let program = std::env::current_exe().map_err(Error::unfit)?.with_file_name("knockd");
         let mut knockd = command(&program);
         knockd.args(["-d", "--try", &duration::format(time.into()), "-c"]).arg(&target.config);
-        let run_dir = target.run_dir.iter();
-        finish(knockd.args(run_dir.flat_map(|path| [Path::new("--run-dir"), path])))?;
+        finish(knockd.args(target.run_dir.iter().flat_map(|path| [Path::new("--run-dir"), path])))?;
     }
     let until = status::ask(target)?.on_trial_until;
     until.ok_or_else(|| Error::unfit("knockd runs, but not on trial: see 'knockctl status'"))

@@ -50,10 +50,9 @@ fn write_lock(
     let file = fs::canonicalize(at.path()).and_then(|path| Ok((fs::metadata(&path)?, path)));
     let (metadata, path) = file.map_err(&failed)?;
     let write = move |text: &str| {
-        let written = files::replace(&path, text.as_bytes())
+        files::replace_with_mode(&path, text.as_bytes(), metadata.mode())
             .and_then(|()| chown(&path, Some(metadata.uid()), Some(metadata.gid())))
-            .and_then(|()| fs::set_permissions(&path, metadata.permissions()));
-        written.map_err(&failed)
+            .map_err(&failed)
     };
     write(&after)?;
     let is_locked =

@@ -45,7 +45,7 @@ pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
     let (mut sources, is_full) = guard::observed().map_err(Error::unfit)?;
     let trusted = &config.settings.trusted;
     sources.retain(|it| !trusted.iter().any(|network| network.contains(it.address)));
-    let networks = networks(&sources, clock::now().wall);
+    let networks = networks(&mut sources, clock::now().wall);
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         networks.iter().try_for_each(|network| object(&mut out, network))?;
@@ -63,18 +63,15 @@ pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
 }
 
 /// The networks, those first that came furthest.
-fn networks(sources: &[ObservedSource], now: Wall) -> Vec<ObservedNetwork> {
+fn networks(sources: &mut [ObservedSource], now: Wall) -> Vec<ObservedNetwork> {
     let mut furthest = BTreeMap::new();
-    for ObservedSource { address, port, came, .. } in sources {
-        let known = furthest.entry((*address, *port)).or_insert(*came);
-        *known = (*known).max(*came);
-    }
     let mut networks: BTreeMap<_, ObservedNetwork> = BTreeMap::new();
-    for ObservedSource { address, port, came: note, counter, ago } in sources {
-        let around = Network::around(*address, if address.is_ipv4() { 24 } else { 64 });
-        let came = furthest.get(&(*address, *port)).copied().unwrap_or(*note);
-        let it = networks.entry((Reverse(came), around, *port)).or_default();
-        if *note == came {
+    sources.sort_by_key(|it| Reverse(it.came));
+    for &mut ObservedSource { address, port, came: note, counter, ago } in sources {
+        let around = Network::around(address, if address.is_ipv4() { 24 } else { 64 });
+        let came = *furthest.entry((address, port)).or_insert(note);
+        let it = networks.entry((Reverse(came), around, port)).or_default();
+        if note == came {
             it.addresses += 1;
             // A host changes its IPv6 address within its network every day.
             let is_alone = it.addresses == 1 && address.is_ipv4();
@@ -83,7 +80,7 @@ fn networks(sources: &[ObservedSource], now: Wall) -> Vec<ObservedNetwork> {
             // By UDP a source can be forged.
             it.proposed = came == SetKind::Stayed && port.protocol == Protocol::Tcp;
         }
-        let Counter { packets, bytes } = *counter;
+        let Counter { packets, bytes } = counter;
         match note {
             SetKind::Tried => it.tries = it.tries.saturating_add(packets),
             SetKind::Connected => {
@@ -142,7 +139,7 @@ mod tests {
     fn said(sources: &[ObservedSource]) -> String {
         let mut out = Vec::new();
         let now = Wall::from_nanos(100_000_000_000);
-        print(&mut out, &networks(sources, now), &TimeZone::UTC).unwrap();
+        print(&mut out, &networks(&mut sources.to_vec(), now), &TimeZone::UTC).unwrap();
         String::from_utf8(out).unwrap()
     }
 

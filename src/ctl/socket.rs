@@ -66,8 +66,7 @@ pub(super) fn ask(target: &Target, request: &Request, timeout: Timeout) -> Resul
     let path = control::socket(&run_dir);
     let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
     line.push(b'\n');
-    let asked = connect(&path).and_then(|mut stream| stream.write_all(&line).map(|()| stream));
-    match asked {
+    match connect(&path).and_then(|mut stream| stream.write_all(&line).map(|()| stream)) {
         Ok(stream) => Ok(Replies { reader: BufReader::new(ReplyStream { stream, timeout }), path }),
         Err(error) => Err(explain(path, doubt, error)),
     }

@@ -158,8 +158,7 @@ fn grants(out: &mut dyn Write, grants: &[GrantStatus], now: Wall) -> io::Result<
 
 /// When something ends, and in how long.
 fn time_left(seconds: f64, now: Wall, zone: &TimeZone) -> String {
-    let left = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    time_and_left(now + left, now, zone)
+    time_and_left(now + Duration::try_from_secs_f64(seconds).unwrap_or_default(), now, zone)
 }
 
 /// `12:03:04, in 25s`; with the day where it is not today.

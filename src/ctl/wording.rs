@@ -36,8 +36,7 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
     };
     match what {
         What::Stage { stage, knock } => {
-            let nth = || sequence.get(stage.checked_sub(1)?).copied();
-            let knock = knock.or_else(nth);
+            let knock = knock.or_else(|| sequence.get(stage.checked_sub(1)?).copied());
             place(*stage) + &knock.map_or_else(String::new, |knock| format!(" ({knock})"))
         }
         What::Reset { stage, reason, knock } => {

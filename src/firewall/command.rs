@@ -332,8 +332,7 @@ impl CommandRunner {
         let slot = self.table.as_ref().map(|table| (table, slot));
         let child = process::run(argv, environment, new_privileges, write, slot)?;
         // After an open command it says why the door is not open.
-        let is_quiet = *phase == Phase::Look;
-        Ok((child, CommandOutput::new(door.clone(), read.into(), is_quiet)))
+        Ok((child, CommandOutput::new(door.clone(), read.into(), *phase == Phase::Look)))
     }
 
     /// Takes note of a command that has ended and goes on with its job.

@@ -261,8 +261,7 @@ impl Netlink {
 
     /// A table as it is; `None` where there is none.
     pub(super) fn table(&mut self, family: NftFamily, table: &str) -> Result<Option<Table>> {
-        let body = message::table_name(table);
-        self.ask_one(message::GET_TABLE, Some(family), &body, message::table)
+        self.ask_one(message::GET_TABLE, Some(family), &message::table_name(table), message::table)
     }
 
     /// The table of a set, and the declaration of the set; each `None` where it is not there.

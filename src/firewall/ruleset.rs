@@ -222,7 +222,8 @@ pub enum SetKind {
     /// Connections that are older than the lock of their port.
     Older = "older",
     Trusted = "trusted",
-    /// Ports of the host that everybody may reach, and who does is noted.
+    /// Ports of the host that everybody may reach, and who does is noted. From here on sets are
+    /// there only to observe.
     Observed = "observed",
     ObservedTo = "observed_to",
     /// Who has sent there what the lock would drop.
@@ -356,14 +357,13 @@ fn empty_table(comment: &str, observes: bool) -> Vec<NftChange> {
     let new = || NftChange::table(TABLE, comment);
     // To add a table that is there already is no error; to delete one that is not would be.
     let mut changes = vec![new(), NftChange::delete_table(TABLE), new()];
-    let sets = GuardSet::all().filter(|set| observes || !set.kind.is_of_observing());
+    let sets = GuardSet::all().filter(|set| observes || set.kind < SetKind::Observed);
     changes.extend((1..).zip(sets).map(|(id, set)| set.declaration(id)));
     let at = |hook: Option<Hook>| hook.map(|hook| (hook, PRIORITY));
     changes.extend(CHAINS.map(|(name, hook)| NftChange::chain(TABLE, name, at(hook))));
     let observing: &[&str] = if observes { &observe::CHAINS } else { &[] };
     changes.extend(observing.iter().map(|name| NftChange::chain(TABLE, name, None)));
-    let observing = observes.then(observe::rules).into_iter().flatten();
-    let rules = rules().into_iter().chain(observing);
+    let rules = rules().into_iter().chain(observes.then(observe::rules).into_iter().flatten());
     changes.extend(rules.map(|(chain, rule)| NftChange::rule(TABLE, chain, &rule)));
     changes
 }

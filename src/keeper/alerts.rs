@@ -134,8 +134,7 @@ impl Alerts {
     }
 
     pub(super) fn poll(&mut self, now: Monotonic) {
-        let ended = self.runner.poll(now).len();
-        self.under_way = self.under_way.saturating_sub(ended);
+        self.under_way = self.under_way.saturating_sub(self.runner.poll(now).len());
         self.left_out &= self.under_way >= WAITING;
     }
 

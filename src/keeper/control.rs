@@ -194,8 +194,7 @@ impl Control {
                 if !is_root {
                     self.rests_until = now + PAUSE;
                 }
-                let reads_by = now + TIME_TO_ASK;
-                connection.ask_by = (self.language == Language::Http).then_some(reads_by);
+                connection.ask_by = (self.language == Language::Http).then_some(now + TIME_TO_ASK);
                 requests.extend(connection.request().map(|request| (connection.id, request)));
             }
         }

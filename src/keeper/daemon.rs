@@ -110,8 +110,7 @@ impl Launcher {
     pub(super) fn started(mut self) -> io::Result<()> {
         // Nobody may be waiting any more.
         let _ = self.parent.write_all(&[1]);
-        let null = OpenOptions::new().write(true).open("/dev/null")?;
-        nix::unistd::dup2_stderr(&null)?;
+        nix::unistd::dup2_stderr(&OpenOptions::new().write(true).open("/dev/null")?)?;
         Ok(())
     }
 }

@@ -189,8 +189,7 @@ impl Doors {
 
     /// Closes everything that is open, and what is about to open as soon as it has.
     pub(super) fn close_all(&mut self, now: Now) {
-        let all = self.grants.matching(|_| true);
-        self.end_all(now, &all, "closed by hand");
+        self.end_all(now, &self.grants.matching(|_| true), "closed by hand");
     }
 
     /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by

@@ -249,10 +249,7 @@ impl Intake {
         let limit = self.claims_by.entry((by, door));
         let limit = limit.or_insert_with(|| Limit::new(burst, interval));
         // What is too much at one door takes nothing away from the others.
-        match limit.pass(now) && self.claims.pass(now) {
-            true => Ok(()),
-            false => Err(Reason::TooMany),
-        }
+        (limit.pass(now) && self.claims.pass(now)).then_some(()).ok_or(Reason::TooMany)
     }
 
     /// Forgets how much was asked for of doors that there are no more.

@@ -97,18 +97,15 @@ impl Keeper {
 
     /// Tells figures to those who have asked for them.
     pub(super) fn serve_readers(&mut self, now: Now) {
-        let Some((_, readers)) = &mut self.readers else { return };
+        let Some((at, mut readers)) = self.readers.take() else { return };
         let asked = readers.poll(now.monotonic, |peer| self.watchers.include(peer));
-        if asked.is_empty() {
-            return;
-        }
         let began = clock::now().monotonic;
-        let text = self.metrics(now, MetricsFormat::OpenMetrics);
-        let Some((_, readers)) = &mut self.readers else { return };
         for (id, _) in asked {
-            readers.reply(id, &Reply::Done { text: text.clone() });
+            let text = self.metrics(now, MetricsFormat::OpenMetrics);
+            readers.reply(id, &Reply::Done { text });
         }
         readers.answered(began, clock::now().monotonic);
+        self.readers = Some((at, readers));
     }
 
     /// All figures.

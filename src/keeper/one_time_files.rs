@@ -105,8 +105,7 @@ impl OneTimeFiles {
 }
 
 fn read(file: &Path, options: Options) -> Result<Vec<OneTimeLine>, StrikeError> {
-    let text = read_list(file, options)?;
-    one_time::parse(&text).map_err(|errors| {
+    one_time::parse(&read_list(file, options)?).map_err(|errors| {
         let (line, why) =
             errors.first().map_or((0, String::new()), |error| (error.line, error.to_string()));
         StrikeError::OneTimeLine { path: file.to_owned(), line, why }

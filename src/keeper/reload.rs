@@ -41,7 +41,7 @@ impl Keeper {
             let why = "a configuration is on trial: confirm it first, or wait until it has gone";
             return self.answer_all(asked_by, &Err(why.to_owned()));
         }
-        match self.take_up(now, None, None) {
+        match self.take_up(now, None) {
             Ok(config) => self.trials.reloading = Some((config, asked_by)),
             Err(why) => self.answer_all(asked_by, &Err(why)),
         }
@@ -63,8 +63,8 @@ impl Keeper {
         }
     }
 
-    /// Takes up the configuration as it is now, with a door locked that only observes; on trial,
-    /// with its ports locked until then.
+    /// Takes up the configuration as it is now; on trial, with its ports locked until then, also of
+    /// the door that the trial locks.
     ///
     /// # Errors
     /// Why not, in words; everything then goes on as before.
@@ -72,11 +72,10 @@ impl Keeper {
         &mut self,
         now: Now,
         locked_until: Option<Monotonic>,
-        lock: Option<&Name>,
     ) -> Result<Arc<Config>, String> {
         info!("re-reading config file: {}", self.cli.config.display());
         tell_systemd(&reloading());
-        let taken_up = self.try_to_take_up(now, locked_until, lock);
+        let taken_up = self.try_to_take_up(now, locked_until);
         self.not_taken_up = taken_up.as_ref().err().map(|why| first_line(why).to_owned());
         if let Err(why) = &taken_up {
             for line in why.lines() {
@@ -93,12 +92,12 @@ impl Keeper {
         &mut self,
         now: Now,
         locked_until: Option<Monotonic>,
-        lock: Option<&Name>,
     ) -> Result<Arc<Config>, String> {
         let mut loaded = load_configuration(&self.cli).map_err(|report| {
             self.reopen_log();
             self.rights.explain(report.to_string())
         })?;
+        let lock = locked_until.and(self.trials.lock.as_ref());
         lock.map_or(Ok(()), |door| loaded.config.lock(door))?;
         let files = FilesInUse::of(&self.cli.config, &loaded);
         self.rights.suffice(&loaded.config, &files).inspect_err(|_| self.reopen_log())?;
@@ -106,8 +105,7 @@ impl Keeper {
         log_warnings(&loaded);
         let config = Arc::new(loaded.config);
         self.put_in_place(now, &config, locked_until).inspect_err(|_| {
-            let in_force = Arc::clone(&self.watchers.config);
-            self.firewall_of(now, &in_force);
+            self.firewall_of(now, &Arc::clone(&self.watchers.config));
         })?;
         Ok(config)
     }
@@ -141,8 +139,7 @@ impl Keeper {
         let asked_by = self.trials.reloaded(config);
         self.answer_all(asked_by, &Ok(()));
         if let Some(id) = self.trials.in_force() {
-            let status = self.status(now);
-            self.control.reply(id, &Reply::Status(status));
+            self.control.reply(id, &Reply::Status(self.status(now)));
             self.done(id, Ok("on trial".to_owned()));
         } else if self.trials.is_back(config) {
             info!("the configuration before the trial is in force again");
@@ -186,8 +183,9 @@ impl Keeper {
         }
         let previous = Arc::clone(&self.watchers.config);
         let until = now.monotonic + time;
-        self.trials.begin(until, previous, id, lock.clone());
-        if let Err(why) = self.take_up(now, Some(until), lock.as_ref()) {
+        self.trials.lock = lock;
+        self.trials.begin(until, previous, id);
+        if let Err(why) = self.take_up(now, Some(until)) {
             self.trials.clear();
             return Err(why);
         }

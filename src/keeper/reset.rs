@@ -27,8 +27,7 @@ impl Keeper {
             stamp: now.wall + config.settings.spa.max_ahead,
             steps: doors
                 .filter_map(|door| {
-                    let scheme = door.recognition.totp?;
-                    Some((door.name().clone(), *scheme.window(now.wall).end()))
+                    Some((door.name().clone(), *door.recognition.totp?.window(now.wall).end()))
                 })
                 .collect(),
         };

@@ -153,10 +153,7 @@ fn parse(line: &str) -> Option<(IpAddr, Option<&str>)> {
 
 /// Runs the process that looks names up, one after the other, until its keeper is gone.
 pub fn look_up_names() -> ExitCode {
-    match answer() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    if answer().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn answer() -> io::Result<()> {

@@ -133,8 +133,7 @@ impl FilesInUse {
         let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
         let written: Vec<PathBuf> = lists.chain(&settings.log.file).cloned().collect();
         let socket = settings.metrics.as_ref().map(|socket| directories(&socket.path));
-        let written_in = written.iter().map(|file| directories(file));
-        let write = written_in.chain(socket).flatten().collect();
+        let write = written.iter().map(|file| directories(file)).chain(socket).flatten().collect();
         Self { files, written, read, write, pid_file: directories(&settings.pid_file) }
     }
 
@@ -143,8 +142,7 @@ impl FilesInUse {
         let is_written = |path: &PathBuf| kept.write.iter().any(|it| path.starts_with(it));
         let is_read = |path: &PathBuf| kept.read.iter().any(|it| path.starts_with(it));
         let read = self.read.iter().find(|path| !is_read(path) && !is_written(path));
-        let write = self.write.iter().find(|path| !is_written(path));
-        read.or(write).map(PathBuf::as_path)
+        read.or(self.write.iter().find(|path| !is_written(path))).map(PathBuf::as_path)
     }
 
     /// Whether owners and modes let this user at all of them, with no right to pass those over.

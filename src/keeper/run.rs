@@ -233,8 +233,7 @@ impl Keeper {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![readable(self.signals.as_fd())];
         let others = self.names.iter().filter_map(ReverseDns::fd);
-        let others = others.chain(self.watchers.fds()).chain(self.doors.fds());
-        fds.extend(others.map(readable));
+        fds.extend(others.chain(self.watchers.fds()).chain(self.doors.fds()).map(readable));
         fds.extend(self.control.fds());
         fds.extend(self.readers.iter().flat_map(|(_, readers)| readers.fds()));
         files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;

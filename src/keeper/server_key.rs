@@ -66,8 +66,7 @@ fn make(path: &Path) -> io::Result<PrivateKey> {
     let mut random = Zeroizing::new([0; 32]);
     getrandom::fill(random.as_mut()).map_err(io::Error::other)?;
     let key = PrivateKey::from(*random);
-    let directory = path.parent().unwrap_or(Path::new("."));
-    files::make_directory(directory, 0o700)?;
+    files::make_directory(path.parent().unwrap_or(Path::new(".")), 0o700)?;
     let text = Zeroizing::new(format!("{}\n", *key.encode()));
     files::replace(path, text.as_bytes())?;
     info!(

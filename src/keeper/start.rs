@@ -82,8 +82,7 @@ impl Keeper {
         let cli = absolute(cli);
         let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
         if !privileges::is_root() {
-            let held = capabilities::held()?;
-            let lacking = rights::lacking_without_root(&loaded.config, &held);
+            let lacking = rights::lacking_without_root(&loaded.config, &capabilities::held()?);
             if !lacking.is_empty() {
                 return Err(StartError::NotRoot(lacking));
             }
@@ -133,15 +132,13 @@ impl Keeper {
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         let trials = Trials::new(trial_file, locked_until);
-        let is_off = config.settings.sandbox == SandboxMode::Off;
-        let rights = if is_off || doors.has_commands_to_run() {
+        let rights = if config.settings.sandbox == SandboxMode::Off || doors.has_commands_to_run() {
             Rights::ALL
         } else {
             Rights::give_up(&config, files, cli.lookup)?
         };
         info!("the keeper keeps {}", rights.status());
-        let missing = doors.journal.missing;
-        let watchers = Watchers::new(config, server, missing);
+        let watchers = Watchers::new(config, server, doors.journal.missing);
         let mut watchers = watchers.map_err(system("cannot follow the addresses of this host"))?;
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;
         Ok(Self {

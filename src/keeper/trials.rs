@@ -30,7 +30,8 @@ pub(super) enum Trial {
 pub(super) struct Trials {
     pub(super) trial: Option<Trial>,
     file: TrialFile,
-    /// The door that the trial locks, though the files do not, while one is on.
+    /// The door that the trial locks, though the files do not, while one is on. Set before it
+    /// begins.
     pub(super) lock: Option<Name>,
     /// A reload has been asked for while there was no room for one.
     pub(super) reload_again: bool,
@@ -47,8 +48,7 @@ impl Trials {
             file.set(until);
             Trial::Running { until, previous: None, asked_by: None }
         });
-        let lock = None;
-        Self { trial, file, lock, reload_again: false, waiting: Vec::new(), reloading: None }
+        Self { trial, file, lock: None, reload_again: false, waiting: Vec::new(), reloading: None }
     }
 
     /// Whether a configuration is on trial, or goes again.
@@ -58,10 +58,7 @@ impl Trials {
 
     /// When the configuration goes that is on trial, if one is.
     pub(super) const fn until(&self) -> Option<Monotonic> {
-        match self.trial {
-            Some(Trial::Running { until, .. }) => Some(until),
-            _ => None,
-        }
+        if let Some(Trial::Running { until, .. }) = self.trial { Some(until) } else { None }
     }
 
     /// When [`end`](Self::end) has to be called next.
@@ -87,17 +84,10 @@ impl Trials {
 
     /// A trial begins, instead of the `previous` configuration: from here on also a knockd that is
     /// started anew knows of it, but for one that locks a door, which it would not do.
-    pub(super) fn begin(
-        &mut self,
-        until: Monotonic,
-        previous: Arc<Config>,
-        id: ConnectionId,
-        lock: Option<Name>,
-    ) {
-        if lock.is_none() {
+    pub(super) fn begin(&mut self, until: Monotonic, previous: Arc<Config>, id: ConnectionId) {
+        if self.lock.is_none() {
             self.file.set(until);
         }
-        self.lock = lock;
         let (previous, asked_by) = (Some(previous), Some(id));
         self.trial = Some(Trial::Running { until, previous, asked_by });
     }
@@ -129,10 +119,7 @@ impl Trials {
     /// The trial is over, or does not begin. Who waits to be told, if somebody does.
     pub(super) fn clear(&mut self) -> Option<ConnectionId> {
         self.file.clear();
-        match self.trial.take() {
-            Some(Trial::Running { asked_by, .. }) => asked_by,
-            _ => None,
-        }
+        if let Some(Trial::Running { asked_by, .. }) = self.trial.take() { asked_by } else { None }
     }
 
     /// Whether the configuration on trial may be confirmed.

@@ -173,8 +173,7 @@ impl WatcherProcess {
 
     /// What to poll: a closed channel is always readable, so it is left out.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let channel = self.closed.is_none().then(|| self.channel.as_fd());
-        channel.into_iter().chain(self.stderr.fd())
+        self.closed.is_none().then(|| self.channel.as_fd()).into_iter().chain(self.stderr.fd())
     }
 
     /// Ends it, and does not wait for that: a watcher ends when its channel does, which needs no

@@ -471,8 +471,7 @@ impl Watchers {
     }
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let heeds_changes = self.may_change() && self.current.is_some();
-        let changes = self.interfaces.fd().filter(|_| heeds_changes);
+        let changes = self.interfaces.fd().filter(|_| self.may_change() && self.current.is_some());
         let changes = changes.into_iter().chain([self.home.fd()]);
         self.all().flat_map(WatcherProcess::fds).chain(changes).collect()
     }

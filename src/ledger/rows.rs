@@ -148,8 +148,7 @@ pub(super) fn prune_proofs(db: &Connection, now: Wall) -> rusqlite::Result<bool>
 /// All grants, the oldest first; what cannot be read is the error in its place.
 pub(super) fn grants(db: &Connection) -> rusqlite::Result<Vec<rusqlite::Result<GrantRecord>>> {
     let mut statement = db.prepare("SELECT * FROM grants ORDER BY id")?;
-    let records = statement.query_map([], read)?.collect();
-    Ok(records)
+    Ok(statement.query_map([], read)?.collect())
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {

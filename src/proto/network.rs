@@ -37,8 +37,7 @@ impl FromStr for Network {
             let prefix = digits.parse().ok().filter(|prefix| *prefix <= bits);
             prefix.filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
         });
-        let prefix = prefix.ok_or_else(wrong)?;
-        Ok(Self::around(address, prefix))
+        Ok(Self::around(address, prefix.ok_or_else(wrong)?))
     }
 }
 

@@ -143,8 +143,7 @@ impl Scheme {
 
     /// When a step ends and the next one begins.
     pub fn turns_at(&self, step: u64) -> Wall {
-        let seconds = step.saturating_add(1).saturating_mul(self.step.into());
-        Wall::ZERO + Duration::from_secs(seconds)
+        Wall::ZERO + Duration::from_secs(step.saturating_add(1).saturating_mul(self.step.into()))
     }
 
     /// How many knocks a sequence has.

@@ -27,8 +27,7 @@ pub(crate) fn keep_only(wanted: &CapsHashSet) -> Result<(), CapsError> {
     }
     // Nothing is effective that is not permitted, so that goes first.
     for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
-        let kept = caps::read(None, set)?.intersection(wanted).copied().collect();
-        caps::set(None, set, &kept)?;
+        caps::set(None, set, &caps::read(None, set)?.intersection(wanted).copied().collect())?;
     }
     Ok(())
 }

@@ -106,8 +106,7 @@ fn unfinished(table: &[u8], boot: &str) -> Vec<Process> {
 fn processes() -> io::Result<Vec<Process>> {
     let stats = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
         // Anything may end while it is looked at.
-        let bytes = fs::read(entry.path().join("stat")).ok()?;
-        Process::parse(&String::from_utf8_lossy(&bytes))
+        Process::parse(&String::from_utf8_lossy(&fs::read(entry.path().join("stat")).ok()?))
     });
     Ok(stats.collect())
 }

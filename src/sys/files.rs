@@ -45,8 +45,7 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 /// # Errors
 /// When the file is not sealed: then whoever holds it could still change it.
 pub fn read_sealed(fd: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>> {
-    let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
-    if !seals.contains(all_seals()) {
+    if !SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?).contains(all_seals()) {
         return Err(io::Error::other("the configuration is not sealed"));
     }
     let mut file = File::from(fd);

@@ -59,8 +59,7 @@ impl Changes {
     /// # Errors
     /// When the kernel has no netlink socket to give.
     pub(crate) fn follow(groups: u32) -> io::Result<Self> {
-        let flags = SockFlag::SOCK_NONBLOCK;
-        Ok(Self(netlink_socket(SockProtocol::NetlinkRoute, flags, groups)?))
+        Ok(Self(netlink_socket(SockProtocol::NetlinkRoute, SockFlag::SOCK_NONBLOCK, groups)?))
     }
 
     /// Whether something has changed since the last call.

@@ -118,8 +118,7 @@ impl Identity {
 
     fn prove(&self) -> Result<(), PrivilegeError> {
         let status = fs::read_to_string("/proc/self/status");
-        let status = status.map_err(refused("read /proc/self/status"))?;
-        if let Some(what) = left_over(&status) {
+        if let Some(what) = left_over(&status.map_err(refused("read /proc/self/status"))?) {
             return Err(PrivilegeError::NotGone(what));
         }
         let Self::User { uid, gid, .. } = *self else { return Ok(()) };

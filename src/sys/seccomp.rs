@@ -151,11 +151,9 @@ mod list {
         }
         // Of two filters the harsher wins, and the last would not let another be set.
         if is_enforced {
-            let error = SeccompAction::Errno(libc::ENOSYS as u32);
-            install(refused(), error, allow.clone())?;
+            install(refused(), SeccompAction::Errno(libc::ENOSYS as u32), allow.clone())?;
         }
-        let work = unconditionally(WORK).chain(with_arguments());
-        install(work.chain(refused()), allow, breach)
+        install(unconditionally(WORK).chain(with_arguments()).chain(refused()), allow, breach)
     }
 
     const fn unconditional(number: i64) -> Call {

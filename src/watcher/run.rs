@@ -222,8 +222,7 @@ impl Watcher {
         if !self.is_napping {
             fds.extend(self.captures.iter().map(|interface| interface.capture.capture.as_fd()));
         }
-        let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
-        Ok(ready.first() == Some(&true))
+        Ok(files::wait(&fds, timeout).map_err(WatchError::Wait)?.first() == Some(&true))
     }
 
     /// Does what the keeper says; `Break`: it has to end.

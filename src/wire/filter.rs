@@ -153,8 +153,7 @@ fn transports(ranges: &[Range], fields: &Fields, in_words: Ranges) -> String {
             }
         };
         let ports = ranges.iter().map(|range| in_words.test(port, range.low, range.high));
-        let ports = ports.collect::<Vec<_>>();
-        Some(format!("({test} and ({}))", ports.join(" or ")))
+        Some(format!("({test} and ({}))", ports.collect::<Vec<_>>().join(" or ")))
     });
     alternatives.collect::<Vec<_>>().join(" or ")
 }

@@ -108,8 +108,7 @@ impl ProfileReader<'_> {
         key: &str,
         reader: impl FnOnce(&Node) -> Result<T, Diagnostic>,
     ) -> Option<T> {
-        let node = self.fields.value(key)?;
-        self.problems.ok_or_report(reader(node))
+        self.problems.ok_or_report(reader(self.fields.value(key)?))
     }
 
     /// A path, of which the hosts file's directory is the start.

@@ -108,10 +108,7 @@ fn soon_guessed(one: RotatingDoor<'_>, locked_out: bool) -> Option<Diagnostic> {
     if days > 1000.0 {
         return None;
     }
-    let when = match days {
-        ..1.0 => "a day".to_owned(),
-        _ => format!("{days:.0} days"),
-    };
+    let when = if days < 1.0 { "a day".to_owned() } else { format!("{days:.0} days") };
     let message = format!("whoever knocks 100,000 times a second guesses a sequence within {when}");
     let help = "widen 'ports', write a greater 'length', or a 'lockout' under 'knockd:'";
     Some(one.at.warning(message).help(help))
@@ -131,8 +128,7 @@ fn used_ports(one: RotatingDoor<'_>, listening: &PortSet, opens: &PortSet) -> Ve
 
 /// A fixed knock within the range of rotating ones.
 fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Option<Diagnostic> {
-    let inside = one.scheme.watched().contains(knock);
-    inside.then(|| {
+    one.scheme.watched().contains(knock).then(|| {
         let message = format!(
             "{knock} is in the range of the rotating sequences of door '{}': it breaks those off",
             one.name

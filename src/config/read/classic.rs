@@ -101,8 +101,7 @@ fn read_name(name: Part<'_>, names: &mut TakenNames, problems: &mut Problems) ->
             Err(error) => error.to_string(),
             Ok(_) => "another door is called that already".to_owned(),
         };
-        let message = format!("this door is called '{taken}' here: {why}");
-        problems.push(name.place().warning(message));
+        problems.push(name.place().warning(format!("this door is called '{taken}' here: {why}")));
     }
     taken
 }
@@ -125,8 +124,7 @@ fn read_door(
     if let (Some(timeout), Ok(mechanism)) = (section.value("Cmd_Timeout"), &mechanism)
         && !mechanism.closes()
     {
-        let message = "Cmd_Timeout has no effect without Stop_Command";
-        problems.push(timeout.place().warning(message));
+        problems.push(timeout.place().warning("Cmd_Timeout has no effect without Stop_Command"));
     }
     let Sequence { knocks, places: sequence_places, one_time } = sequence?;
     let mechanism = mechanism?;
@@ -183,8 +181,7 @@ fn read_sequence(
             problems.report(Err(error.help("classic knockd passes over the Sequence; remove one")))
         }
         (None, None) => {
-            let message = format!("door '{}' has no Sequence", section.name.text);
-            let error = section.name.error(message);
+            let error = section.name.error(format!("door '{}' has no Sequence", section.name.text));
             problems.report(Err(error.help("write for example: Sequence = 7000,8000:udp,9000")))
         }
     }

@@ -110,16 +110,14 @@ pub(super) fn pairs(
     ];
     if let Some((_, key, other, why)) = checks.into_iter().find(|(is_alone, ..)| *is_alone) {
         let at = place(key).unwrap_or_else(|| at.clone());
-        let error = at.error(format!("{key} without {other}: {why}"));
         let help = format!("write {other} too, or remove {key}");
-        return problems.report(Err(error.help(help)));
+        return problems.report(Err(at.error(format!("{key} without {other}: {why}")).help(help)));
     }
     if v6.close.is_none() {
         v6.verify = None;
     }
     if v4.open.is_none() && v6.open.is_none() {
-        let error = at.error(format!("nothing would run: {open} is missing"));
-        return problems.report(Err(error));
+        return problems.report(Err(at.error(format!("nothing would run: {open} is missing"))));
     }
     // Where nothing opens there is nothing to close.
     let v6 = if v6.open.is_none() { Pair::default() } else { v6 };

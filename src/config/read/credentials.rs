@@ -99,8 +99,7 @@ impl Secrets {
             self.read_file(&entry.node)
         } else {
             // Said once of each file.
-            let problem = exposed(at).filter(|_| self.told.insert(at.path().to_owned()));
-            reader.problems.extend(problem);
+            reader.problems.extend(exposed(at).filter(|_| self.told.insert(at.path().to_owned())));
             let text = entry.node.text("a secret").map_err(Diagnostic::without_line);
             text.map(|text| Zeroizing::new(text.to_owned()))
         };
@@ -162,8 +161,7 @@ const POLICIES: [(&str, AddressPolicy); 2] =
 
 /// Reads a client's `spa`, and where its keys are written.
 pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Parsed<(SpaClient, Vec<Place>)> {
-    let mapping = credentials(node, "{public_key: BASE64}", problems)?;
-    let mut reader = reader(mapping, &SPA, problems);
+    let mut reader = reader(credentials(node, "{public_key: BASE64}", problems)?, &SPA, problems);
     let address = reader.read("address", |node| node.one_of(&POLICIES));
     let Some(given) = reader.value("public_key") else {
         let error = node.at.error("spa has no public_key").without_line();
@@ -257,9 +255,8 @@ fn check_hmac(reader: &mut Reader<'_>, hmac: bool, without: bool, at: &Place) ->
     if hmac || without || reader.misspelt.iter().any(|key| key.starts_with("hmac_key")) {
         return Ok(());
     }
-    let error = at.error("fwknop has no HMAC key").without_line();
     let help = "write hmac_key_base64, or without_hmac: true for a client that has none";
-    reader.fail(error.help(help))
+    reader.fail(at.error("fwknop has no HMAC key").without_line().help(help))
 }
 
 fn warn_of_doubtful(reader: &mut Reader<'_>, hmac: bool, mode: fwknop::CipherMode, at: &Place) {

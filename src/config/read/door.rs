@@ -94,8 +94,7 @@ pub(super) fn read_door(
     reader.problems.extend(effects);
     let (opening, opens_places) = opening?;
     if opening.mechanism == Mechanism::Guard {
-        let guarded = guarded_knocks(&knocks, totp, &opening.ports, &opens_places);
-        reader.problems.extend(guarded);
+        reader.problems.extend(guarded_knocks(&knocks, totp, &opening.ports, &opens_places));
     }
     let door = Door {
         recognition: Recognition {
@@ -207,8 +206,7 @@ fn read_flags(reader: &mut Reader<'_>) -> Parsed<FlagTest> {
             _ => error,
         }));
         test = test.and_then(|test: FlagTest| {
-            let both = test.and(one?).map_err(|error| item.at.error(error.to_string()));
-            reader.problems.report(both)
+            reader.problems.report(test.and(one?).map_err(|error| item.at.error(error.to_string())))
         });
     }
     test

@@ -43,8 +43,7 @@ const OF_TOP: [(&str, &str); 4] = [
 /// [`Report`] names everything that is wrong in all of the files.
 pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
     let mut problems = Problems::default();
-    let loaded = read(path, *options, &mut problems);
-    finish(loaded, problems)
+    finish(read(path, *options, &mut problems), problems)
 }
 
 /// The settings as far as they can be told, the defaults for the rest, and what is wrong with the
@@ -65,8 +64,7 @@ pub fn settings(path: &Path, options: &Options) -> (Settings, Option<Report>) {
 /// [`Report`] names everything that is wrong in it.
 pub fn parse(source: &SourceText) -> Result<Loaded, Report> {
     let mut problems = Problems::default();
-    let loaded = build_one(source, Options::default(), &mut problems);
-    finish(Some(loaded), problems)
+    finish(Some(build_one(source, Options::default(), &mut problems)), problems)
 }
 
 fn finish(read: Option<Loaded>, problems: Problems) -> Result<Loaded, Report> {
@@ -84,8 +82,7 @@ fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Loaded
         let sources = read_directory(path, options, problems)?;
         return Some(build(path, &sources, options, problems));
     }
-    let source = problems.ok_or_report(read_file(path, options))?;
-    Some(build_one(&source, options, problems))
+    Some(build_one(&problems.ok_or_report(read_file(path, options))?, options, problems))
 }
 
 fn build_one(source: &SourceText, options: Options, problems: &mut Problems) -> Loaded {

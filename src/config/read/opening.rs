@@ -45,23 +45,23 @@ pub(super) fn read_opening(
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(reader, "on_open", count);
     let on_close = read_hook(reader, "on_close", count);
-    let command_limit = read_command_limit(reader, settings.command_limit);
-    let new_privileges = read_new_privileges(reader, settings.new_privileges);
-    let guard = read_guard_mode(reader, settings.guard);
+    let command_limit = reader.read("command_limit", read_command_limit);
+    let new_privileges = reader.read("no_new_privs", read_new_privileges);
+    let guard = reader.read("guard", read_guard_mode);
     let (ports, places) = ports?.into_iter().unzip();
     let mechanism = mechanism?;
     let opening = Opening {
         max_grants: max_grants?.unwrap_or(default_max_grants(&mechanism)),
         mechanism,
-        guard: guard?,
+        guard: guard?.unwrap_or(settings.guard),
         ports,
         open_for: open_for?,
         open_for_max: open_for_max?,
         cooldown: cooldown?.unwrap_or_default(),
         on_open: on_open?,
         on_close: on_close?,
-        command_limit: command_limit?,
-        new_privileges: new_privileges?,
+        command_limit: command_limit?.unwrap_or(settings.command_limit),
+        new_privileges: new_privileges?.unwrap_or(settings.new_privileges),
     };
     reader.problems.extend(about_guard_mode(reader.get("guard"), entry, &opening));
     if opening.runs_commands() {
@@ -77,33 +77,22 @@ pub(super) fn read_opening(
     Ok((opening, places))
 }
 
-/// How long a command may run, `default` where nothing is said; `none`: without end.
-pub(super) fn read_command_limit(
-    reader: &mut Reader<'_>,
-    default: Option<Duration>,
-) -> Parsed<Option<Duration>> {
-    match reader.value("command_limit").map(|node| &node.value) {
-        Some(Value::Scalar(Scalar { text, .. })) if text == "none" => Ok(None),
-        _ => Ok(reader.duration("command_limit", Duration::from_secs(1))?.or(default)),
+/// How long a command may run; `none`: without end.
+pub(super) fn read_command_limit(node: &Node) -> Result<Option<Duration>, Diagnostic> {
+    match &node.value {
+        Value::Scalar(Scalar { text, .. }) if text == "none" => Ok(None),
+        _ => node.duration("command_limit", Duration::from_secs(1)).map(Some),
     }
 }
 
-/// Whether commands may gain privileges, `default` where nothing is said.
-pub(super) fn read_new_privileges(
-    reader: &mut Reader<'_>,
-    default: NewPrivileges,
-) -> Parsed<NewPrivileges> {
-    Ok(match reader.read("no_new_privs", Node::boolean)? {
-        Some(true) => NewPrivileges::Denied,
-        Some(false) => NewPrivileges::Granted,
-        None => default,
-    })
+/// Whether commands may gain privileges.
+pub(super) fn read_new_privileges(node: &Node) -> Result<NewPrivileges, Diagnostic> {
+    Ok(if node.boolean()? { NewPrivileges::Denied } else { NewPrivileges::Granted })
 }
 
-/// What the guard does, `default` where nothing is said.
-pub(super) fn read_guard_mode(reader: &mut Reader<'_>, default: GuardMode) -> Parsed<GuardMode> {
-    let modes = GuardMode::ALL.map(|mode| (mode.as_str(), mode));
-    Ok(reader.read("guard", |node| node.one_of(&modes))?.unwrap_or(default))
+/// What the guard does.
+pub(super) fn read_guard_mode(node: &Node) -> Result<GuardMode, Diagnostic> {
+    node.one_of(&GuardMode::ALL.map(|mode| (mode.as_str(), mode)))
 }
 
 /// The warning of a door that the guard keeps nobody out of, or does not open at all.
@@ -125,8 +114,7 @@ fn about_guard_mode(
 /// Warnings of commands that sleep for longer than they may run.
 fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
     let Commands { v4, v6 } = opening.commands().cloned().unwrap_or_default();
-    let firewall = [&v4.open, &v4.close, &v6.open, &v6.close];
-    let all = DOOR_COMMANDS.into_iter().zip(firewall);
+    let all = DOOR_COMMANDS.into_iter().zip([&v4.open, &v4.close, &v6.open, &v6.close]);
     let hooks = [("on_open", &opening.on_open), ("on_close", &opening.on_close)];
     let warn = |(key, command): (&str, &Option<Command>)| {
         let of_template = || mapping.value("via").filter(|_| !key.ends_with("_6"));
@@ -150,8 +138,8 @@ fn read_opens(reader: &mut Reader<'_>) -> Parsed<Vec<(Knock, Place)>> {
         _ => &[],
     };
     if items.is_empty() {
-        let message = "'open' names no port: write for example [22/tcp]";
-        return reader.fail(given.node.at.error(message));
+        return reader
+            .fail(given.node.at.error("'open' names no port: write for example [22/tcp]"));
     }
     let ports = read_ports(items, reader.problems)?;
     let mut seen: HashMap<Knock, &Place> = HashMap::new();
@@ -242,8 +230,7 @@ fn read_open_for(reader: &mut Reader<'_>, mechanism: Option<&Mechanism>) -> Pars
     let default = if own { CMD_TIMEOUT } else { OPEN_FOR };
     let least = Duration::from_secs(1);
     let open_for = reader.duration("open_for", least)?;
-    let cmd_timeout = reader.duration("cmd_timeout", least)?;
-    Ok(open_for.or(cmd_timeout).unwrap_or(default))
+    Ok(open_for.or(reader.duration("cmd_timeout", least)?).unwrap_or(default))
 }
 
 /// `open_for` where it is absent.

@@ -76,9 +76,7 @@ pub(super) fn read_settings(
     reader.set("run_dir", &mut settings.run_dir, Node::path);
     settings.pid_file = settings.run_dir.join("knockd.pid");
     reader.set("pid_file", &mut settings.pid_file, Node::path);
-    if let Some(node) = reader.value("log") {
-        read_log(node, &mut settings.log, reader.problems);
-    }
+    reader.section("log", |node, problems| read_log(node, &mut settings.log, problems));
     if let Some(node) = reader.value("track") {
         let wanted = "a mapping such as {sources: 65536}";
         if let Ok(mut track) = Reader::new(node, wanted, &TRACK, reader.problems) {
@@ -93,33 +91,18 @@ pub(super) fn read_settings(
     settings.trusted = read_trusted(reader);
     let on_exit = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
     reader.set("on_exit", &mut settings.on_exit, |node| node.one_of(&on_exit));
-    if let Ok(mode) = read_guard_mode(reader, settings.guard) {
-        settings.guard = mode;
-    }
-    if let Some(node) = reader.value("alert") {
-        settings.alert = read_alert(node, reader.problems).ok();
-    }
-    if let Some(node) = reader.value("metrics") {
-        settings.metrics = read_metrics(node, reader.problems).ok();
-    }
-    if let Some(node) = reader.value("spa") {
-        read_spa(node, &mut settings.spa, reader.problems);
-    }
-    if let Some(node) = reader.value("fwknop") {
-        read_fwknop(node, &mut settings.fwknop, reader.problems);
-    }
-    if let Some(node) = reader.value("lockout") {
-        settings.lockout = read_lockout(node, DAEMON_LOCKOUT, reader.problems).ok().flatten();
-    }
-    if let Some(node) = reader.value("sandbox") {
-        read_sandbox(node, &mut settings.sandbox, reader.problems);
-    }
-    if let Ok(limit) = read_command_limit(reader, settings.command_limit) {
-        settings.command_limit = limit;
-    }
-    if let Ok(given) = read_new_privileges(reader, settings.new_privileges) {
-        settings.new_privileges = given;
-    }
+    reader.set("guard", &mut settings.guard, read_guard_mode);
+    reader.section("alert", |node, problems| settings.alert = read_alert(node, problems).ok());
+    reader
+        .section("metrics", |node, problems| settings.metrics = read_metrics(node, problems).ok());
+    reader.section("spa", |node, problems| read_spa(node, &mut settings.spa, problems));
+    reader.section("fwknop", |node, problems| read_fwknop(node, &mut settings.fwknop, problems));
+    reader.section("lockout", |node, problems| {
+        settings.lockout = read_lockout(node, DAEMON_LOCKOUT, problems).ok().flatten();
+    });
+    reader.section("sandbox", |node, problems| read_sandbox(node, &mut settings.sandbox, problems));
+    reader.set("command_limit", &mut settings.command_limit, read_command_limit);
+    reader.set("no_new_privs", &mut settings.new_privileges, read_new_privileges);
     (settings, places)
 }
 

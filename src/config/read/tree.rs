@@ -223,10 +223,7 @@ impl Node {
 
     /// The items of a list; of anything else, itself.
     pub(crate) fn items(&self) -> &[Self] {
-        match &self.value {
-            Value::List(items) => items,
-            _ => std::slice::from_ref(self),
-        }
+        if let Value::List(items) = &self.value { items } else { std::slice::from_ref(self) }
     }
 
     /// The items of a list.
@@ -234,10 +231,7 @@ impl Node {
     /// # Errors
     /// Says that `wanted`, a list, belongs here.
     pub(crate) fn list(&self, wanted: &str) -> Result<&[Self], Diagnostic> {
-        match &self.value {
-            Value::List(items) => Ok(items),
-            _ => Err(self.unwanted(wanted)),
-        }
+        if let Value::List(items) = &self.value { Ok(items) } else { Err(self.unwanted(wanted)) }
     }
 
     /// The mapping that stands here.
@@ -376,10 +370,7 @@ impl<'a> Reader<'a> {
         read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
         missing: Diagnostic,
     ) -> Parsed<T> {
-        match self.read(key, read)? {
-            Some(value) => Ok(value),
-            None => self.missing(&[key], missing),
-        }
+        self.read(key, read)?.map_or_else(|| self.missing(&[key], missing), Ok)
     }
 
     /// Sets what a key says, where it is there and right.
@@ -391,6 +382,13 @@ impl<'a> Reader<'a> {
     ) {
         if let Ok(Some(value)) = self.read(key, read) {
             *to = value;
+        }
+    }
+
+    /// Reads what stands at a key, where it is there.
+    pub(super) fn section(&mut self, key: &str, read: impl FnOnce(&'a Node, &mut Problems)) {
+        if let Some(node) = self.value(key) {
+            read(node, self.problems);
         }
     }
 

@@ -90,8 +90,7 @@ impl<'a> TreeBuilder<'a> {
                     root = Some(self.node(event, &span, 0)?.0);
                 }
                 _ => {
-                    let place = self.place(&span);
-                    return Err(place.error("a second document in one file").help(
+                    return Err(self.place(&span).error("a second document in one file").help(
                         "remove the '---' line, or put what follows it in a file of its own",
                     ));
                 }
@@ -147,8 +146,7 @@ impl<'a> TreeBuilder<'a> {
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                let twice = refuse_repetitions(&mut entries, |key| format!("'{key}'"));
-                self.problems.extend(twice);
+                self.problems.extend(refuse_repetitions(&mut entries, |key| format!("'{key}'")));
                 return Ok(Value::Mapping(Mapping { entries }));
             }
             let (key, key_size) = self.node(event, &span, depth + 1)?;

@@ -75,8 +75,7 @@ pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
         }
         guarded.insert(one.port, one);
         warnings.extend(locks_out(one, loaded, around));
-        let local = |target| around.addresses.contains(&target);
-        if one.door.recognition.target.is_none_or(local) {
+        if one.door.recognition.target.is_none_or(|target| around.addresses.contains(&target)) {
             warnings.extend(dropped_anyway(one, around));
             warnings.extend(unused(one, around));
         }

@@ -198,8 +198,7 @@ enum RuleVerdict<'a> {
 fn weigh(rule: &[Value], port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let mut path = Path::EVERY;
     let mut verdicts = Vec::new();
-    let expressions = rule.iter().filter_map(|one| one.as_object()?.iter().next());
-    for (kind, value) in expressions {
+    for (kind, value) in rule.iter().filter_map(|one| one.as_object()?.iter().next()) {
         let passes = match kind.as_str() {
             "match" => test(&value["left"], &value["op"], &value["right"], port),
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {

@@ -37,8 +37,7 @@ pub(super) fn obstacles(
     let mut found: Vec<Diagnostic> = check_paths(settings, options).err().into_iter().collect();
     let mut finds = |key, why: Option<String>| found.extend(why.map(|why| error(key, why)));
     let written = |path: &Path, result: nix::Result<()>| {
-        let message = |why: Errno| format!("cannot write {}: {}", path.display(), why.desc());
-        result.err().map(message)
+        result.err().map(|why: Errno| format!("cannot write {}: {}", path.display(), why.desc()))
     };
     finds("state_dir", written(&settings.state_dir, directory(&settings.state_dir)));
     let socket = control::socket(&settings.run_dir);
@@ -53,8 +52,7 @@ pub(super) fn obstacles(
         finds("log", said(check_owner(log)).map(cannot));
     }
     let key_file = &settings.spa.key_file;
-    let is_wanted = config.doors.iter().any(|door| door.recognition.spa);
-    if is_wanted && !key_file.exists() {
+    if config.doors.iter().any(|door| door.recognition.spa) && !key_file.exists() {
         finds("spa", written(key_file, file(key_file, directory)));
     } else {
         finds("spa", said(server_key::server(now, config, options)));

@@ -122,8 +122,7 @@ fn write_entry(page: &mut YamlWriter, server: &ServerName, entry: &HostsEntry) {
                 }
                 TotpMode::Code { base, digits } => {
                     page.entry(2, "base", &base.to_string());
-                    let unusual = (digits != Digits::Six).then(|| digits.count());
-                    page.optional(2, "digits", unusual);
+                    page.optional(2, "digits", (digits != Digits::Six).then(|| digits.count()));
                 }
             }
             let unusual = Some(scheme.step()).filter(|&step| step != USUAL_STEP);

@@ -182,8 +182,7 @@ fn ours(source: &SourceText) -> Result<Node, NotOurs> {
     let mut problems = Problems::default();
     yaml::parse(source, &mut problems).ok_or_else(|| {
         let unread = || Diagnostic::file(source.path(), "this is not YAML");
-        let first = problems.into_sorted().into_iter().next();
-        NotOurs::Changed(first.unwrap_or_else(unread))
+        NotOurs::Changed(problems.into_sorted().into_iter().next().unwrap_or_else(unread))
     })
 }
 

@@ -96,8 +96,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
     let server_key = if has_spa { Some(site.server_key()?) } else { None };
     let given = IssuedCredentials::of(args, server_key)?;
-    let wall = clock::now().wall;
-    let now = Timestamp::from_nanosecond(wall.as_nanos().into()).unwrap_or_default();
+    let now = Timestamp::from_nanosecond(clock::now().wall.as_nanos().into()).unwrap_or_default();
 
     let mut client = known.clone().unwrap_or_else(|| ClientFile::new(args.client.clone()));
     client.forget_expired(now);
@@ -115,8 +114,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     let config = site.commit(edit)?;
     tell(args, known.as_ref(), &client);
     let over = known.iter().flat_map(ClientFile::secret_files);
-    let over = over.filter(|path| !client.secret_files().any(|kept| kept == *path));
-    site.forget(over)?;
+    site.forget(over.filter(|path| !client.secret_files().any(|kept| kept == *path)))?;
     let reloaded = site.reload();
 
     // Whatever has become of knockd, the client's secrets are shown this once only. What is new

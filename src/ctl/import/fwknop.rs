@@ -68,8 +68,7 @@ pub(super) fn import(
     let guarded: BTreeSet<String> = guarded.map(|(door, _)| door.port.to_string()).collect();
     if !guarded.is_empty() {
         let ports = guarded.into_iter().collect::<Vec<_>>().join(", ");
-        let warning = whole(&format!("knockd will lock {ports} itself, by its guard"));
-        notes.push(warning.help(
+        notes.push(whole(&format!("knockd will lock {ports} itself, by its guard")).help(
             "let the firewall that locks them now accept them, or write via: iptables instead of \
              via: guard; then see whether you get in: knockd --try 2m",
         ));

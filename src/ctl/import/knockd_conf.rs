@@ -127,8 +127,7 @@ impl<'a> DoorWriter<'a> {
         };
         let items = sequence.items();
         if items.len() > MAX_KNOCKS {
-            let message = format!("a sequence has at most {MAX_KNOCKS} knocks");
-            self.fail(sequence.error(message));
+            self.fail(sequence.error(format!("a sequence has at most {MAX_KNOCKS} knocks")));
         }
         let mut knocks = Vec::new();
         for item in items {
@@ -251,8 +250,7 @@ impl<'a> DoorWriter<'a> {
     fn undoes_nothing(&mut self, close: &str, open: &str) {
         let section = self.section;
         let place = section.directives.get(close).map_or(section.name, |found| found.name);
-        let message = format!("{close} without {open}: there would be nothing to undo");
-        self.fail(place.error(message));
+        self.fail(place.error(format!("{close} without {open}: there would be nothing to undo")));
     }
 
     /// The text of a directive; empty where it says that nothing runs.

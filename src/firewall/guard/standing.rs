@@ -41,7 +41,7 @@ pub fn is_standing() -> bool {
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn observed() -> Result<(Vec<ObservedSource>, bool), NetlinkError> {
     let (mut netlink, mut sources, mut is_full) = (Netlink::open()?, Vec::new(), false);
-    for set in GuardSet::notes() {
+    for set in GuardSet::all().filter(|set| set.kind.is_note()) {
         let elements = dump(&mut netlink, &set.reference())?;
         is_full |= set.kind.bounds().is_some_and(|(size, _)| elements.len() >= size as usize);
         sources.extend(elements.iter().filter_map(|element| set.source(element)));
@@ -81,8 +81,7 @@ pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn remove_standing() -> Result<(), NetlinkError> {
-    let changes = [NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)];
-    Netlink::open()?.apply(&changes)
+    Netlink::open()?.apply(&[NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)])
 }
 
 /// The contents of a table that stands.
@@ -125,9 +124,8 @@ impl StandingTable {
         match (set.kind, set.family) {
             (SetKind::Guarded | SetKind::GuardedTo, _) => self.guarded.extend(keys),
             (SetKind::Older, _) => self.older.extend(keys),
-            (SetKind::Trusted | SetKind::Tried | SetKind::Connected | SetKind::Stayed, _) => {
-                self.added.insert(set, elements);
-            }
+            (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
+            (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
             (SetKind::Open | SetKind::OpenTo | SetKind::Bound | SetKind::BoundTo, Some(family)) => {
                 let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
                 let (ours, others): (Vec<_>, _) =

@@ -42,10 +42,7 @@ impl Attributes {
 
     /// With one more, where there is a value for it.
     pub(super) fn optional<T>(self, value: Option<T>, with: impl FnOnce(Self, T) -> Self) -> Self {
-        match value {
-            Some(value) => with(self, value),
-            None => self,
-        }
+        if let Some(value) = value { with(self, value) } else { self }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {

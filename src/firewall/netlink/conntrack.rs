@@ -49,8 +49,7 @@ fn direction(body: &[u8], which: u16) -> Option<Direction> {
             Some(bytes) => Ipv4Addr::from(array::<4>(bytes, 0)?).into(),
             None => Ipv6Addr::from(array::<16>(address(v6)?, 0)?).into(),
         };
-        let port = u16::from_be_bytes(array(find(tuple, &[PORTS, port])?, 0)?);
-        Some(SocketAddr::new(ip, port))
+        Some(SocketAddr::new(ip, u16::from_be_bytes(array(find(tuple, &[PORTS, port])?, 0)?)))
     };
     Some((protocol, end(1, 3, 2)?, end(2, 4, 3)?))
 }

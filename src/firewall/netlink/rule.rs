@@ -112,8 +112,7 @@ pub struct NftRule(Attributes);
 
 impl NftRule {
     fn with(self, (name, data): (&str, Attributes)) -> Self {
-        let expression = Attributes::default().text(1, name).nest(2, &data);
-        Self(self.0.nest(LIST_ELEMENT, &expression))
+        Self(self.0.nest(LIST_ELEMENT, &Attributes::default().text(1, name).nest(2, &data)))
     }
 
     /// Goes on where a value is this, in the form that the kernel loads it in.
@@ -241,9 +240,8 @@ impl NftChange {
 
     /// Bounds the set that this makes: so many elements, which go after this time.
     pub fn bounded(mut self, size: u32, timeout: Duration) -> Self {
-        let description = Attributes::default().u32(1, size);
         self.body = self.body.u64(SET_TIMEOUT, millis(timeout));
-        self.body = self.body.nest(SET_DESCRIPTION, &description);
+        self.body = self.body.nest(SET_DESCRIPTION, &Attributes::default().u32(1, size));
         self
     }
 

@@ -32,12 +32,7 @@ pub struct ObservedSource {
 }
 
 impl SetKind {
-    /// Whether a set of this kind is there only to observe.
-    pub(super) fn is_of_observing(self) -> bool {
-        self >= Self::Observed
-    }
-
-    /// Whether it notes sources: how far they came.
+    /// Whether it notes sources, for people to read: how far they came.
     pub(in crate::firewall) const fn is_note(self) -> bool {
         matches!(self, Self::Tried | Self::Connected | Self::Stayed)
     }
@@ -57,11 +52,6 @@ impl SetKind {
 }
 
 impl GuardSet {
-    /// The sets in which sources are noted, for people to read.
-    pub(in crate::firewall) fn notes() -> impl Iterator<Item = Self> {
-        Self::all().filter(|set| set.kind.is_note())
-    }
-
     /// The source that an element of a set of notes tells of.
     pub(in crate::firewall) fn source(self, element: &SetElement) -> Option<ObservedSource> {
         let [number, _, _, _, high, low, _, _] = *element.key.as_bytes().last_chunk()?;

@@ -205,8 +205,7 @@ impl Doors {
         let kept = self.in_kernel(now, id);
         match kept.map_or(Ok(false), |kept| self.let_in(now, &kept, false)) {
             Ok(was_gone) => {
-                let extended = DoorEvent::Extended { was_gone, until: Some(until) };
-                self.tell(now, key, origin, extended);
+                self.tell(now, key, origin, DoorEvent::Extended { was_gone, until: Some(until) });
             }
             Err(why) => {
                 let why = why.to_string();

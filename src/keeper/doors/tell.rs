@@ -64,8 +64,7 @@ impl DoorEvent<'_> {
             let text = if by_hand { "opened by hand" } else { "OPEN SESAME" };
             let asked_by = claim.and_then(|claim| claim.asked_by);
             let done = line(what, text).of_client(origin.client.as_ref()).asked_by(asked_by);
-            let done = EventLine { by: Some(origin.by), ..done };
-            stage.into_iter().chain([done]).collect()
+            stage.into_iter().chain([EventLine { by: Some(origin.by), ..done }]).collect()
         };
         let line = match self {
             Self::Asked(claim) => return completed(What::Open { knock: None }, claim),

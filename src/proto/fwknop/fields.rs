@@ -53,8 +53,7 @@ impl FromStr for Random {
     type Err = FwknopError;
 
     fn from_str(text: &str) -> Result<Self, FwknopError> {
-        let digits = number(text, DIGITS).filter(|_| text.len() == DIGITS);
-        digits.map(Self).ok_or(FwknopError::Random)
+        number(text, DIGITS).filter(|_| text.len() == DIGITS).map(Self).ok_or(FwknopError::Random)
     }
 }
 
@@ -150,8 +149,7 @@ impl FwknopRequest {
         if !VERSION_LENGTHS.contains(&version.len()) {
             return Err(FwknopError::Version);
         }
-        let kind = number(kind, 2).ok_or(FwknopError::Type)?;
-        let (server_auth, timeout) = match (kind, &*rest) {
+        let (server_auth, timeout) = match (number(kind, 2).ok_or(FwknopError::Type)?, &*rest) {
             (0, _) => return Err(FwknopError::Command),
             (2 | 4, _) => return Err(FwknopError::Nat),
             (5 | 6, _) => return Err(FwknopError::LocalNat),
@@ -194,8 +192,7 @@ fn decode(field: &str) -> Option<String> {
     if field.len() > MAX_FIELD {
         return None;
     }
-    let field = field.trim_end_matches('=');
-    String::from_utf8(BASE64_NOPAD.decode(field.as_bytes()).ok()?).ok()
+    String::from_utf8(BASE64_NOPAD.decode(field.trim_end_matches('=').as_bytes()).ok()?).ok()
 }
 
 fn is_base64(field: &str) -> bool {

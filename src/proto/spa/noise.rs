@@ -53,8 +53,7 @@ pub(super) fn read(
         .and_then(Builder::build_responder)
         .ok()?;
     let mut payload = [0; PAYLOAD_LEN];
-    let read = state.read_message(message, &mut payload).ok()?;
-    if read != PAYLOAD_LEN {
+    if state.read_message(message, &mut payload).ok()? != PAYLOAD_LEN {
         return None;
     }
     let client: &[u8; KEY_LEN] = state.get_remote_static()?.try_into().ok()?;

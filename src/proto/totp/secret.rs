@@ -33,8 +33,7 @@ pub enum SecretError {
 pub fn parse_secret(text: &str) -> Result<Secret, SecretError> {
     let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
     let padded = text.trim_end();
-    let unpadded = padded.trim_end_matches('=');
-    for (place, c) in (1..).zip(unpadded.chars()) {
+    for (place, c) in (1..).zip(padded.trim_end_matches('=').chars()) {
         match c.to_ascii_uppercase() {
             '-' => {}
             c if c.is_whitespace() => {}

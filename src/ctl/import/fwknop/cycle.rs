@@ -26,8 +26,7 @@ impl Cycle {
     /// Whether it depends on what is asked for; fwknopd runs it in any case.
     pub(super) fn depends_on_port(&self) -> bool {
         let words = self.open.iter().chain(self.close.iter().flatten());
-        let holes = ["%PORT%", "%PROTO%"];
-        words.into_iter().any(|word| holes.iter().any(|hole| word.contains(hole)))
+        words.into_iter().any(|word| ["%PORT%", "%PROTO%"].iter().any(|hole| word.contains(hole)))
     }
 
     /// Whether it matters how long it is to be open.
@@ -139,8 +138,7 @@ fn words(given: &StanzaVariable, notes: &mut Problems) -> Result<Vec<String>, Di
     let broken = words.iter().any(|word| CommandText::parse(word).is_err());
     let program = words.first().is_some_and(|program| !program.contains('%'));
     if broken || !program {
-        let message = "the stanza is left out: its command does not name a program";
-        return Err(given.at.error(message));
+        return Err(given.at.error("the stanza is left out: its command does not name a program"));
     }
     Ok(words)
 }
@@ -159,8 +157,7 @@ fn fill(word: &str, given: &StanzaVariable, notes: &mut Problems) -> Result<Stri
         let found = HOLES.iter().find_map(|(name, hole)| Some((hole, piece.strip_prefix(name)?)));
         if let Some((hole, rest)) = found {
             if *hole == "%PROTO%" {
-                let message = "$PROTO is a number, 6 for tcp; %PROTO% is the name";
-                notes.push(given.at.warning(message));
+                notes.push(given.at.warning("$PROTO is a number, 6 for tcp; %PROTO% is the name"));
             }
             filled.push_str(hole);
             filled.push_str(rest);

@@ -103,12 +103,10 @@ impl FwknopdVariables<'_> {
         let is_in = |names: &str| names.split(' ').any(|known| known == name);
         if let Some((help, when, _)) = WITHOUT.iter().find(|(.., names)| is_in(names)) {
             if yes == *when {
-                let message = format!("{name} is not carried over");
-                self.notes.push(at.error(message).help(*help));
+                self.notes.push(at.error(format!("{name} is not carried over")).help(*help));
             }
         } else if is_in(OWN) {
-            let message = format!("{name} is about fwknopd itself: left out");
-            self.notes.push(at.warning(message));
+            self.notes.push(at.warning(format!("{name} is about fwknopd itself: left out")));
         } else if !is_in(CARRIED) {
             let error = at.error(format!("left out: '{name}' is not a variable of fwknopd's"));
             self.notes.push(if name.ends_with("_TIMEOUT") {
@@ -196,9 +194,8 @@ impl FwknopdVariables<'_> {
         };
         let read = parse_port(port).ok();
         if read.is_none() {
-            let message = format!("{name} is not carried over");
             let help = "requests come to one UDP port here: write knockd: {fwknop: {port: 62201}}";
-            self.notes.push(at.error(message).help(help));
+            self.notes.push(at.error(format!("{name} is not carried over")).help(help));
         }
         read
     }

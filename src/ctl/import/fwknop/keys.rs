@@ -77,8 +77,7 @@ fn lenient_base64(value: &[u8]) -> Option<Vec<u8>> {
     let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
     let digits =
         value.split(|byte| *byte == b'=').next().filter(|_| value.iter().all(is_letter))?;
-    let whole = digits.len() - usize::from(digits.len() % 4 == 1);
-    LENIENT.decode(digits.get(..whole)?).ok()
+    LENIENT.decode(digits.get(..digits.len() - usize::from(digits.len() % 4 == 1))?).ok()
 }
 
 #[cfg(test)]

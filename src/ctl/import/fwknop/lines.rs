@@ -61,8 +61,7 @@ fn read(number: u32, line: &[u8]) -> Option<ConfLine<'_>> {
     let begins = |bytes: &[u8]| bytes.iter().position(|byte| !is_blank(byte));
     let line = line.get(begins(line)?..)?;
     let (name, rest) = line.split_at_checked(line.iter().position(is_blank)?)?;
-    let rest = rest.get(begins(rest)?..)?;
-    let value = rest.split(|byte| matches!(byte, b';' | b'\r')).next()?;
+    let value = rest.get(begins(rest)?..)?.split(|byte| matches!(byte, b';' | b'\r')).next()?;
     let name = str::from_utf8(name).ok()?;
     (!value.is_empty()).then_some(ConfLine { number, name, value })
 }
