@@ -9,8 +9,8 @@ use super::error::Error;
 use super::socket::Timeout;
 use super::status;
 use super::target::Target;
-use crate::config::Name;
 use crate::config::load::Loaded;
+use crate::config::{Config, Name};
 use crate::control::Request;
 use crate::log::escape;
 use crate::sys::files;
@@ -29,7 +29,8 @@ pub(super) fn confirm(target: &Target) -> Result<(), Error> {
 /// Writes into the file of a door that the guard locks it; what takes that back.
 ///
 /// # Errors
-/// Also where nothing that is written would make it so; the file is as it was before.
+/// Also where nothing that is written would lock this door and no other; the file is as it was
+/// before.
 fn write_lock(
     target: &Target,
     name: &Name,
@@ -56,9 +57,13 @@ fn write_lock(
         written.map_err(&failed)
     };
     write(&after)?;
-    let is_locked =
-        |loaded: Loaded| loaded.config.door(name).is_some_and(|door| door.opening.is_locked());
-    if !target.load().is_ok_and(is_locked) {
+    // By an alias of YAML a word of one door is that of another, which nobody has tried.
+    let locks = |config: &Config| -> Vec<(Name, bool)> {
+        config.doors.iter().map(|door| (door.name().clone(), door.opening.is_locked())).collect()
+    };
+    let mut wanted = locks(&config);
+    wanted[place].1 = true;
+    if !target.load().is_ok_and(|loaded| locks(&loaded.config) == wanted) {
         write(&before)?;
         return Err(by_hand());
     }
