@@ -19,6 +19,7 @@ use super::{check, host, status, trial};
 use crate::config::{Name, PATH, load};
 use crate::control::{CONFIG, TrialTime};
 use crate::keeper::trial_file::TrialFile;
+use crate::log::escape;
 use crate::proto::duration;
 use crate::proto::knock::{Knock, KnockError};
 use crate::proto::network::{Network, NetworkError};
@@ -77,7 +78,10 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
               laptop: the program knock; plain: anything, a sequence that stays the same";
     let from = "From where are you connected? This need not knock; none: it has to";
     let open = args.open.clone().map_or_else(|| ask("--open", open, &port, opened_ports), Ok)?;
-    let means = |text: &str| Means::from_str(text, true);
+    let means = |text: &str| {
+        let none = |_| format!("'{text}' is none of phone, laptop and plain");
+        Means::from_str(text, true).map_err(none)
+    };
     let by = args.by.map_or_else(|| ask("--by", by, "laptop", means), Ok)?;
     let from = args.from.map_or_else(|| ask("--from", from, &source, trusted), Ok)?;
     if by == Means::Plain && args.name.is_some() {
@@ -171,7 +175,7 @@ fn ask<T, E: ToString>(
         let typed = Some(line.trim()).filter(|typed| !typed.is_empty()).unwrap_or(default);
         match read(typed) {
             Ok(answer) => return Ok(answer),
-            Err(why) => say(&why.to_string()),
+            Err(why) => say(&escape(&why.to_string())),
         }
     }
 }

@@ -181,8 +181,10 @@ fn what_an_option_answers_is_not_asked() {
 
 #[test]
 fn a_question_is_asked_until_there_is_an_answer() {
-    let (printed, asked) = typed("--open 22", None, "horse\nplain\nhome\nnone\n");
+    let (printed, asked) = typed("--open 22", None, "\u{1b}[Ahorse\nplain\nhome\nnone\n");
     assert_eq!(asked.matches("[laptop]: ").count(), 2, "{asked}");
+    let none = "'\\u{1b}[Ahorse' is none of phone, laptop and plain";
+    assert!(asked.contains(none) && !asked.contains('\u{1b}'), "{asked}");
     assert!(asked.contains("'home' is not a network"), "{asked}");
     assert!(printed.contains("sequence: ["), "{printed}");
     let (_, asked) = typed("--open 22", None, "\u{4}");
