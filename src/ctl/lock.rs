@@ -1,10 +1,13 @@
 //! `knockctl lock` and `confirm`: a door that only observes is locked, on trial first; its file says
 //! so once that is confirmed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 
+use nix::fcntl::Flock;
+
+use super::edit;
 use super::error::Error;
 use super::socket::Timeout;
 use super::status;
@@ -17,13 +20,25 @@ use crate::sys::files;
 
 /// Keeps what is on trial. The file of a door that it locks is changed before, so that it stays so.
 pub(super) fn confirm(target: &Target) -> Result<(), Error> {
-    let locked = status::ask(target)?.doors.into_iter().find(|it| it.locked_on_trial);
+    let on_trial = || -> Result<_, Error> {
+        Ok(status::ask(target)?.doors.into_iter().find(|it| it.locked_on_trial))
+    };
+    // Of two at once, the one that comes too late would take back what the other has written.
+    let alone = on_trial()?.map(|_| lock_files(target)).transpose()?;
+    let locked = if alone.is_some() { on_trial()? } else { None };
     let undo = locked.map(|it| write_lock(target, &it.door)).transpose()?;
     let said = target.text(&Request::Confirm, Timeout::Watcher);
     if let (Err(_), Some(undo)) = (&said, undo) {
         undo()?;
     }
     Ok(writeln!(io::stdout(), "{}", escape(&said?))?)
+}
+
+/// Sees to it that no other knockctl changes these files meanwhile.
+fn lock_files(target: &Target) -> Result<Flock<File>, Error> {
+    let path = fs::canonicalize(&target.config).map_err(Error::unfit)?;
+    let directory = path.parent().filter(|_| !path.is_dir()).unwrap_or(&path);
+    Ok(edit::lock(directory)?)
 }
 
 /// Writes into the file of a door that the guard locks it; what takes that back.
