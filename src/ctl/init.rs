@@ -89,7 +89,10 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
     }
     let host = args.host.clone().or_else(|| Some(ssh?.server.to_string()));
     let listening = host::look(&[]).listening;
-    let known_as = host.as_deref().unwrap_or("HOST");
+    // Where a client gets files, the name in them.
+    let own = nix::unistd::gethostname().unwrap_or_default();
+    let own = if by == Means::Laptop { own.to_string_lossy() } else { "HOST".into() };
+    let known_as = host.as_deref().unwrap_or(&own);
     let door = FirstDoor::draw(&open, by, from, known_as, &listening, getrandom::u64)?;
     let client = (by != Means::Plain).then(|| {
         let usual = if by == Means::Phone { "phone" } else { "laptop" };

@@ -411,6 +411,17 @@ fn a_laptop_opens_with_the_files_that_are_printed() {
 }
 
 #[test]
+fn a_laptop_is_told_to_knock_at_the_name_that_is_in_its_files() {
+    needs!("init, no host", "timeout", "chroot", "ldd");
+    Container::run("init, no host", |container, net| {
+        let line = "init --open 22 --by laptop --from none";
+        let (printed, _) = said(container.knockctl(&net.server, line));
+        let host = after(&printed, "    host: ")[0];
+        assert_eq!(after(&printed, "knock from elsewhere: ")[..2], ["knock", host]);
+    });
+}
+
+#[test]
 fn who_is_connected_from_there_gets_in_without_a_knock_and_nobody_else_does() {
     needs!("init --from", "timeout", "chroot", "ldd");
     Container::run("init --from", |container, net| {
