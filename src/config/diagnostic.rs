@@ -86,7 +86,7 @@ fn secret_lines(text: &str) -> Vec<u32> {
         let said = line.trim();
         let is_value = said.is_empty() || (before.ends_with(':') && !said.contains(':'));
         if within.is_none_or(|key| indent <= key && !is_value) {
-            within = names_secret(line).then_some(indent);
+            within = (names_secret(line) || resembles_secret(line)).then_some(indent);
         }
         if within.is_some() {
             lines.push(number);
@@ -102,6 +102,21 @@ fn names_secret(line: &str) -> bool {
     line.split(ends_word).any(|word| {
         !word.eq_ignore_ascii_case(NO_SECRET) && closest_match(word, SECRET_KEYS).is_some()
     })
+}
+
+/// The least length of a word that is taken for a secret, by its alphabet: base32, as authenticator
+/// apps have it, and base64, as keys of 32 bytes are written.
+const BASE32: usize = 16;
+const BASE64: usize = 43;
+
+/// Whether a word of a line looks like a secret, whatever the key before it but that of a public
+/// one: it may be in a wrong place, or where no parser comes to.
+fn resembles_secret(line: &str) -> bool {
+    let is_base32 = |c| matches!(c, 'A'..='Z' | '2'..='7');
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || "+/".contains(c);
+    line.split(|c| !is_base32(c)).any(|word| word.len() >= BASE32)
+        || !line.contains("public_key")
+            && line.split(|c| !is_base64(c)).any(|word| word.len() >= BASE64)
 }
 
 /// Whether something stands behind the key of a secret.
@@ -471,6 +486,28 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_like_a_secret_is_not_shown_whatever_its_key() {
+        let base64 = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0IT0=";
+        for secret in ["GEZDGNBVGY3TQOJQGEZDGNBV", "JBSWY3DPEHPK3PXP", base64] {
+            for text in [
+                "totp: SECRET",
+                "totp: !!int SECRET",
+                "totp: *SECRET",
+                "totp:SECRET",
+                "totp:\n    SECRET",
+                "\ttotp: SECRET",
+                "<<: {totp: 'SECRET'}",
+                "SECRET: totp",
+            ] {
+                let text = text.replace("SECRET", secret);
+                let line = narrow(text.lines().count());
+                let error = source(&text).place(line, 1, 4).error(format!("'{secret}' is odd"));
+                assert!(!error.to_string().contains(&secret[..8]), "{text:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn a_line_after_a_secret_and_one_that_names_only_a_file_are_shown() {
         for (text, line) in [
             ("secret: A\nuser: BCD", 2),
@@ -479,6 +516,7 @@ mod tests {
             ("public_key: BCD", 1),
             ("hmac_key_file: BCD", 1),
             ("hmac_type: BCD", 1),
+            ("secret_file: /etc/knock.d/keys/BCD-of-a-client-with-a-long-name.totp", 1),
         ] {
             assert!(source(text).place(line, 1, 1).error("wrong").to_string().contains("BCD"));
         }
@@ -514,7 +552,7 @@ mod tests {
 
     #[test]
     fn of_a_long_line_the_part_around_the_caret_is_shown() {
-        let text = format!("{}HERE{}", "a".repeat(500), "b".repeat(500));
+        let text = format!("{}HERE{}", "a ".repeat(250), " b".repeat(250));
         let shown = source(&text).place(1, 501, 4).error("wrong").to_string();
         assert!(shown.contains("HERE") && shown.lines().all(|line| line.chars().count() < 120));
     }

@@ -19,6 +19,7 @@ use super::{check, host, status, trial};
 use crate::config::{Name, PATH, load};
 use crate::control::{CONFIG, TrialTime};
 use crate::keeper::trial_file::TrialFile;
+use crate::log::escape;
 use crate::proto::duration;
 use crate::proto::knock::{Knock, KnockError};
 use crate::proto::network::{Network, NetworkError};
@@ -77,7 +78,10 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
               laptop: the program knock; plain: anything, a sequence that stays the same";
     let from = "From where are you connected? This need not knock; none: it has to";
     let open = args.open.clone().map_or_else(|| ask("--open", open, &port, opened_ports), Ok)?;
-    let means = |text: &str| Means::from_str(text, true);
+    let means = |text: &str| {
+        let none = |_| format!("'{text}' is none of phone, laptop and plain");
+        Means::from_str(text, true).map_err(none)
+    };
     let by = args.by.map_or_else(|| ask("--by", by, "laptop", means), Ok)?;
     let from = args.from.map_or_else(|| ask("--from", from, &source, trusted), Ok)?;
     if by == Means::Plain && args.name.is_some() {
@@ -85,7 +89,10 @@ pub(super) fn run(target: &Target, args: &InitArgs) -> Result<(), Error> {
     }
     let host = args.host.clone().or_else(|| Some(ssh?.server.to_string()));
     let listening = host::look(&[]).listening;
-    let known_as = host.as_deref().unwrap_or("HOST");
+    // Where a client gets files, the name in them.
+    let own = nix::unistd::gethostname().unwrap_or_default();
+    let own = if by == Means::Laptop { own.to_string_lossy() } else { "HOST".into() };
+    let known_as = host.as_deref().unwrap_or(&own);
     let door = FirstDoor::draw(&open, by, from, known_as, &listening, getrandom::u64)?;
     let client = (by != Means::Plain).then(|| {
         let usual = if by == Means::Phone { "phone" } else { "laptop" };
@@ -170,7 +177,7 @@ fn ask<T, E: ToString>(
         }
         match read(Some(line.trim()).filter(|typed| !typed.is_empty()).unwrap_or(default)) {
             Ok(answer) => return Ok(answer),
-            Err(why) => say(&why.to_string()),
+            Err(why) => say(&escape(&why.to_string())),
         }
     }
 }

@@ -1,23 +1,31 @@
 //! `knockctl lock` and `confirm`: a door that only observes is locked, on trial first; its file says
 //! so once that is confirmed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 
+use nix::fcntl::Flock;
+
+use super::edit;
 use super::error::Error;
 use super::socket::Timeout;
 use super::status;
 use super::target::Target;
-use crate::config::Name;
 use crate::config::load::Loaded;
+use crate::config::{Config, Name};
 use crate::control::Request;
 use crate::log::escape;
 use crate::sys::files;
 
 /// Keeps what is on trial. The file of a door that it locks is changed before, so that it stays so.
 pub(super) fn confirm(target: &Target) -> Result<(), Error> {
-    let locked = status::ask(target)?.doors.into_iter().find(|it| it.locked_on_trial);
+    let on_trial = || -> Result<_, Error> {
+        Ok(status::ask(target)?.doors.into_iter().find(|it| it.locked_on_trial))
+    };
+    // Of two at once, the one that comes too late would take back what the other has written.
+    let alone = on_trial()?.map(|_| lock_files(target)).transpose()?;
+    let locked = if alone.is_some() { on_trial()? } else { None };
     let undo = locked.map(|it| write_lock(target, &it.door)).transpose()?;
     let said = target.text(&Request::Confirm, Timeout::Watcher);
     if let (Err(_), Some(undo)) = (&said, undo) {
@@ -26,10 +34,18 @@ pub(super) fn confirm(target: &Target) -> Result<(), Error> {
     Ok(writeln!(io::stdout(), "{}", escape(&said?))?)
 }
 
+/// Sees to it that no other knockctl changes these files meanwhile.
+fn lock_files(target: &Target) -> Result<Flock<File>, Error> {
+    let path = fs::canonicalize(&target.config).map_err(Error::unfit)?;
+    let directory = path.parent().filter(|_| !path.is_dir()).unwrap_or(&path);
+    Ok(edit::lock(directory)?)
+}
+
 /// Writes into the file of a door that the guard locks it; what takes that back.
 ///
 /// # Errors
-/// Also where nothing that is written would make it so; the file is as it was before.
+/// Also where nothing that is written would lock this door and no other; the file is as it was
+/// before.
 fn write_lock(
     target: &Target,
     name: &Name,
@@ -55,9 +71,13 @@ fn write_lock(
             .map_err(&failed)
     };
     write(&after)?;
-    let is_locked =
-        |loaded: Loaded| loaded.config.door(name).is_some_and(|door| door.opening.is_locked());
-    if !target.load().is_ok_and(is_locked) {
+    // By an alias of YAML a word of one door is that of another, which nobody has tried.
+    let locks = |config: &Config| -> Vec<(Name, bool)> {
+        config.doors.iter().map(|door| (door.name().clone(), door.opening.is_locked())).collect()
+    };
+    let mut wanted = locks(&config);
+    wanted[place].1 = true;
+    if !target.load().is_ok_and(|loaded| locks(&loaded.config) == wanted) {
         write(&before)?;
         return Err(by_hand());
     }

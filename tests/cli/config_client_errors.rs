@@ -190,8 +190,6 @@ c.yaml:4:29: error: client 'c' has the same HMAC key of fwknop's as client 'a' a
 "#]];
     one_public_key_twice: said(&format!("a:\n  doors: [ssh]\n  spa:\n    public_key:\n      - {PUBLIC_KEY}\n      - {PUBLIC_KEY}")) => str![[r#"
 c.yaml:7:11: error: this public key is given twice: first at c.yaml:6:11
-            - ngoLprV+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=
-              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 "#]];
     no_public_key: said("a: {doors: [ssh], spa: {}}\nb: {doors: [ssh], spa: {public_key: []}}\nc: {doors: [ssh], spa: {public_key: abc, address: mine}}") => str![[r#"
 c.yaml:2:26: error: spa has no public_key

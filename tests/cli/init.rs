@@ -176,13 +176,15 @@ fn at_a_terminal_the_three_questions_are_asked_and_an_empty_line_takes_the_guess
 fn what_an_option_answers_is_not_asked() {
     let (printed, asked) = typed("--by phone --from none", None, "8443\n");
     assert_eq!(asked.matches("]: ").count(), 1, "{asked}");
-    assert!(printed.contains("open: [8443/tcp]") && printed.contains("trusted: []"), "{printed}");
+    assert!(printed.contains("open: [8443/tcp]") && !printed.contains("trusted"), "{printed}");
 }
 
 #[test]
 fn a_question_is_asked_until_there_is_an_answer() {
-    let (printed, asked) = typed("--open 22", None, "horse\nplain\nhome\nnone\n");
+    let (printed, asked) = typed("--open 22", None, "\u{1b}[Ahorse\nplain\nhome\nnone\n");
     assert_eq!(asked.matches("[laptop]: ").count(), 2, "{asked}");
+    let none = "'\\u{1b}[Ahorse' is none of phone, laptop and plain";
+    assert!(asked.contains(none) && !asked.contains('\u{1b}'), "{asked}");
     assert!(asked.contains("'home' is not a network"), "{asked}");
     assert!(printed.contains("sequence: ["), "{printed}");
     let (_, asked) = typed("--open 22", None, "\u{4}");
@@ -405,6 +407,17 @@ fn a_laptop_opens_with_the_files_that_are_printed() {
         let files = ["door-ssh.yaml", "client-mine.yaml", "keys/server.key"];
         let texts = files.map(|file| fs::read_to_string(directory.join(file)).unwrap());
         assert!(texts.iter().all(|text| !text.contains(key)));
+    });
+}
+
+#[test]
+fn a_laptop_is_told_to_knock_at_the_name_that_is_in_its_files() {
+    needs!("init, no host", "timeout", "chroot", "ldd");
+    Container::run("init, no host", |container, net| {
+        let line = "init --open 22 --by laptop --from none";
+        let (printed, _) = said(container.knockctl(&net.server, line));
+        let host = after(&printed, "    host: ")[0];
+        assert_eq!(after(&printed, "knock from elsewhere: ")[..2], ["knock", host]);
     });
 }
 

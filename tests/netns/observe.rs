@@ -300,6 +300,41 @@ fn a_lock_that_is_confirmed_is_in_the_file_and_outlasts_a_restart() {
 }
 
 #[test]
+fn a_lock_that_would_take_another_door_with_it_is_not_confirmed() {
+    needs!("lock aliased", "nft");
+    let doors = format!("{SSH}{WEB}").replace("guard: observe", "guard: &mode observe");
+    let site = Site::new(&configuration("", &doors.replace("[80]", "[80], guard: *mode")));
+    let before = fs::read_to_string(&site.knockd.config).unwrap();
+    site.says(&["lock", "web", "--for", "1h"]);
+    assert!(site.is_open(SERVER, 22) && !site.is_open(SERVER, 80));
+    let output = site.knockctl(&["confirm"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("write 'guard: lock' for door 'web' by hand"), "{said}");
+    assert_eq!(fs::read_to_string(&site.knockd.config).unwrap(), before);
+    assert!(site.says(&["status"]).contains("on trial"));
+}
+
+#[test]
+fn a_lock_that_several_confirm_at_once_is_in_the_file() {
+    needs!("lock confirmed at once", "nft");
+    let site = Site::new(&configuration("", SSH));
+    let before = fs::read_to_string(&site.knockd.config).unwrap();
+    for _ in 0..5 {
+        site.knockd.configure(&before);
+        site.says(&["reload"]);
+        site.says(&["lock", "ssh", "--for", "1h"]);
+        let confirm = || site.knockctl(&["confirm"]).status.success();
+        let confirmed = std::thread::scope(|scope| {
+            let all = [(); 4].map(|()| scope.spawn(confirm));
+            all.into_iter().filter_map(|it| it.join().ok()).filter(|it| *it).count()
+        });
+        assert_eq!(confirmed, 1);
+        let after = fs::read_to_string(&site.knockd.config).unwrap();
+        assert_eq!(after, before.replace("observe", "lock"));
+    }
+}
+
+#[test]
 fn a_lock_that_nobody_confirms_goes_and_the_door_observes_again() {
     needs!("lock unconfirmed", "nft");
     let site = Site::new(&configuration("", SSH));

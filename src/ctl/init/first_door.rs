@@ -85,8 +85,15 @@ impl FirstDoor {
             "22/tcp" => Name::closest("ssh"),
             first => Name::closest(&first.replace('/', "-")),
         };
+        // With nobody in it, it would only stand in the way of another file that has it.
+        let trusted = trusted.map_or_else(String::new, |it| {
+            format!(
+                "knockd:\n  # Who connects from there need not knock. An address may be somebody \
+                 else's one day.\n  trusted: ['{it}']\n\n"
+            )
+        });
         let text = include_str!("door.yaml")
-            .replace("TRUSTED", &trusted.map_or_else(String::new, |it| format!("'{it}'")))
+            .replace("TRUSTED", &trusted)
             .replace("NAME", name.as_str())
             .replace("METHOD", &method)
             .replace("PORTS", &opens.join(", "));
@@ -172,6 +179,16 @@ doors:
             assert_eq!(found, [Means::Phone, Means::Laptop, Means::Plain].map(|it| it == by));
             assert_eq!(loaded.config.settings.trusted.len(), usize::from(by == Means::Phone));
         }
+    }
+
+    #[test]
+    fn a_file_that_trusts_nobody_leaves_the_settings_to_others() {
+        let door = draw(&["22"], Means::Plain, &PortSet::default(), || Ok(5)).unwrap();
+        assert!(
+            !door.text.contains("knockd:\n") && !door.text.contains("trusted"),
+            "{}",
+            door.text
+        );
     }
 
     #[test]
