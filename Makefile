@@ -127,7 +127,7 @@ dist:
 	tools/dist
 	@cat target/dist/SHA256SUMS
 
-# As root, some ten minutes; what is fetched is kept.
+# As root, a quarter of an hour; what is fetched is kept.
 vm-test: deb
 	@tools/need vm-test
 	tools/vm-test
