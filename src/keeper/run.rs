@@ -34,6 +34,9 @@ use crate::time::{Monotonic, Now};
 /// At the end of the daemon, the longest wait for `on_close` hooks and mail.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
 
+/// How long until another look whether watchers have ended.
+const TIME_TO_REAP: Duration = Duration::from_millis(5);
+
 /// How long after a start or a reload nothing more is to be done for it.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -207,6 +210,10 @@ impl Keeper {
             let _ = self.wait(Some(limit))?;
             // A second request changes nothing: the doors still have to be closed.
             let _ = self.signals.take();
+        }
+        // A service manager would find them and have to kill them.
+        while !self.watchers.have_ended(clock::now().monotonic) {
+            let _ = self.wait(Some(clock::now().monotonic + TIME_TO_REAP))?;
         }
         self.doors.finish(on_exit)?;
         Ok(())

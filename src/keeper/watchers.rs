@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -252,7 +253,7 @@ impl Watchers {
         {
             self.replace(now);
         }
-        std::mem::take(&mut self.intake.notices)
+        mem::take(&mut self.intake.notices)
     }
 
     /// Starts another watcher with the configuration in force.
@@ -325,7 +326,7 @@ impl Watchers {
 
     fn poll_leaving(&mut self, now: Monotonic) {
         let before = self.leaving.len();
-        for (mut watcher, until) in std::mem::take(&mut self.leaving) {
+        for (mut watcher, until) in mem::take(&mut self.leaving) {
             match self.listen(now, &mut watcher, false) {
                 None if until > now => self.leaving.push((watcher, until)),
                 end => {
@@ -437,7 +438,7 @@ impl Watchers {
             None => successor.tell(ToWatcher::After { time: Monotonic::ZERO }),
         }
         // Said where it is news.
-        let before = std::mem::replace(&mut self.sandbox, successor.sandbox);
+        let before = mem::replace(&mut self.sandbox, successor.sandbox);
         if let Some(report) = self.sandbox.filter(|_| self.sandbox != before) {
             let extent = if report.is_whole() { "holds" } else { "holds in part" };
             info!("the watcher's sandbox {extent}: {}", WatcherSandbox::from(report));
@@ -452,10 +453,17 @@ impl Watchers {
 
     /// Ends all of them.
     pub(super) fn stop(&mut self) {
-        self.current = None;
-        self.successor = None;
-        self.leaving.clear();
+        let one = self.current.take().map(|(watcher, _)| watcher);
+        let other = self.successor.take().map(|(watcher, _)| watcher);
+        let leaving = mem::take(&mut self.leaving).into_iter().map(|(watcher, _)| watcher);
+        one.into_iter().chain(other).chain(leaving).for_each(|watcher| self.dismiss(watcher));
         self.restart = None;
+    }
+
+    /// Whether all have ended that have been told to, but for those that do not.
+    pub(super) fn have_ended(&mut self, now: Monotonic) -> bool {
+        self.poll_ending(now);
+        self.ending.iter().all(|(_, is_late)| *is_late)
     }
 
     /// Tells the watcher at work what somebody asks about.

@@ -252,6 +252,17 @@ fn the_watcher_ends_with_its_keeper() {
 }
 
 #[test]
+fn a_keeper_that_stops_leaves_no_watcher_behind() {
+    needs!("stopped keeper");
+    let net = Net::new();
+    let mut knockd = Knockd::start(&net.server, &configuration(", user: nobody"));
+    let watcher = knockd.watchers()[0];
+    knockd.signal(Signal::SIGTERM);
+    assert_eq!(knockd.ended().code(), Some(0));
+    assert!(!Path::new(&format!("/proc/{watcher}")).exists());
+}
+
+#[test]
 fn a_configuration_that_strangers_can_write_is_refused() {
     needs!("permissions");
     use std::os::unix::fs::PermissionsExt;
