@@ -8,7 +8,6 @@
 //! rate that the daemon takes on one processor.
 
 mod probes;
-mod requests;
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
 mod support;
@@ -288,8 +287,8 @@ impl Server {
         let source = self.source();
         let how = match by {
             By::Sequence => Attempted::Sequence,
-            By::Native => Attempted::Request(requests::native(&self.key)),
-            By::Fwknop => Attempted::Request(requests::of_fwknop(
+            By::Native => Attempted::Request(support::requests::native(&self.key)),
+            By::Fwknop => Attempted::Request(support::requests::of_fwknop(
                 &FwknopKey::new(b"testkey".to_vec()).unwrap(),
                 &HmacKey::new(b"hmackey".to_vec()).unwrap(),
                 Some(source),
@@ -369,7 +368,7 @@ fn configuration(clients: usize) -> String {
         "  owner: {{doors: [ssh], spa: {{public_key: {}}}, fwknop: {{key: testkey, hmac_key: hmackey}}}}\n\
          doors:\n\
          \x20 ssh: {{sequence: [7000, 8000, 9000], spa: true, fwknop: true, open: [{PORT}], open_for: 1h}}",
-        requests::client_key().public()
+        support::requests::client_key().public()
     )
     .unwrap();
     text

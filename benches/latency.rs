@@ -7,7 +7,6 @@
 //! stamps of the client's kernel. Needs root.
 
 mod probes;
-mod requests;
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
 mod support;
@@ -183,7 +182,8 @@ fn one_round(
     let how = if matches!(who, Contender::OurFwknop | Contender::Fwknop { .. }) {
         Attempted::Request(of_fwknop(source))
     } else {
-        server_key.map_or(Attempted::Sequence, |key| Attempted::Request(requests::native(&key)))
+        server_key
+            .map_or(Attempted::Sequence, |key| Attempted::Request(support::requests::native(&key)))
     };
     until_open(net, source, how)
 }
@@ -191,7 +191,7 @@ fn one_round(
 fn of_fwknop(source: Ipv4Addr) -> Vec<u8> {
     let key = fwknop::FwknopKey::from_base64(KEY).unwrap();
     let hmac = fwknop::HmacKey::from_base64(HMAC_KEY).unwrap();
-    requests::of_fwknop(&key, &hmac, Some(source))
+    support::requests::of_fwknop(&key, &hmac, Some(source))
 }
 
 const KEY: &str = "d2l0aG91dCBhIGtub2NrIG5vdGhpbmcgb3BlbnM=";
@@ -230,7 +230,7 @@ impl Running {
                      \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
                      clients:\n  owner: {{doors: [ssh], spa: {{public_key: {}}}}}\n\
                      doors:\n  ssh: {{spa: true, open: [22], open_for: 1h}}\n",
-                    requests::client_key().public()
+                    support::requests::client_key().public()
                 );
                 running.ours = Some(Knockd::start(&net.server, &configuration));
             }

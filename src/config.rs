@@ -74,9 +74,18 @@ impl Config {
     /// # Errors
     /// Why not, in words.
     pub fn lock(&mut self, name: &Name) -> Result<(), String> {
-        let place = self.place_of(name).filter(|&place| self.doors[place].opening.is_observed());
-        let place = place.ok_or_else(|| format!("there is no door '{name}' that only observes"))?;
-        self.doors[place].opening.guard = GuardMode::Lock;
+        let place = self.place_of(name).ok_or_else(|| format!("there is no door '{name}'"))?;
+        let opening = &mut self.doors[place].opening;
+        if opening.is_locked() {
+            return Err(format!("door '{name}' is locked already"));
+        }
+        if !opening.is_observed() {
+            let via = &opening.mechanism;
+            return Err(format!(
+                "door '{name}' is opened via {via}, and only the guard locks doors"
+            ));
+        }
+        opening.guard = GuardMode::Lock;
         Ok(())
     }
 

@@ -55,7 +55,14 @@ pub(super) struct InitArgs {
 type TrustedSource = Option<Network>;
 
 fn opened_ports(text: &str) -> Result<Box<[Knock]>, KnockError> {
-    text.split(',').map(|port| port.trim().parse()).collect()
+    let mut ports = Vec::new();
+    for port in text.split(',') {
+        let port = port.trim().parse()?;
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    Ok(ports.into())
 }
 
 fn trusted(text: &str) -> Result<TrustedSource, NetworkError> {

@@ -31,6 +31,7 @@ pub(super) struct SourceTable<T> {
 /// The slot between the most and the least recently used network.
 const ENDS: u32 = 0;
 
+/// The place of a network in the table, or a free one.
 #[derive(Debug)]
 struct Slot<T> {
     network: HashedPrefix,
@@ -248,6 +249,8 @@ const fn join(network: SourcePrefix, rest: u64) -> IpAddr {
 mod tests {
     use std::sync::LazyLock;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn table(capacity: usize) -> SourceTable<u32> {
@@ -324,5 +327,91 @@ mod tests {
         assert_eq!(table.insert(host(3, 3), 0), Some((host(2, 1).address, 0)));
         assert_eq!(table.insert(host(3, 4), 0), Some((host(3, 1).address, 0)));
         assert_eq!(table.len(), 3);
+    }
+
+    /// What the table is to be: networks with their members, both oldest first.
+    #[derive(Default)]
+    struct Model(Vec<(u64, Vec<u64>)>);
+
+    impl Model {
+        fn renew(&mut self, network: u64) -> Option<&mut Vec<u64>> {
+            let place = self.0.iter().position(|(known, _)| *known == network)?;
+            let entry = self.0.remove(place);
+            self.0.push(entry);
+            self.0.last_mut().map(|(_, members)| members)
+        }
+
+        fn has(&self, (network, member): (u64, u64)) -> bool {
+            self.0.iter().any(|(known, members)| *known == network && members.contains(&member))
+        }
+
+        fn len(&self) -> usize {
+            self.0.iter().map(|(_, members)| members.len()).sum()
+        }
+
+        fn take(&mut self, place: usize, member: usize) -> Option<(u64, u64)> {
+            let (network, members) = self.0.get_mut(place)?;
+            let gone = (*network, members.remove(member));
+            self.0.retain(|(_, members)| !members.is_empty());
+            Some(gone)
+        }
+
+        fn insert(&mut self, (network, member): (u64, u64), capacity: usize) -> Option<(u64, u64)> {
+            match self.renew(network) {
+                Some(members) => members.push(member),
+                None => self.0.push((network, vec![member])),
+            }
+            let newest = self.0.len() - 1;
+            if self.0[newest].1.len() > PER_NETWORK {
+                self.take(newest, 0)
+            } else if self.len() > capacity {
+                self.take(0, 0)
+            } else {
+                None
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_two_lists_are(
+            capacity in 1usize..100,
+            steps in prop::collection::vec((0u8..10, 0u64..6, 0u64..80), 1..600),
+        ) {
+            let (mut table, mut model) = (table(capacity), Model::default());
+            let named = |(network, member)| host(network, member).address;
+            for (step, network, member) in steps {
+                // Some networks have one member, as those of IPv4.
+                let it = (network, if network < 3 { 0 } else { member });
+                let source = host(it.0, it.1);
+                let there = model.has(it);
+                match step {
+                    0 => prop_assert_eq!(table.get(source, Visit::Deadline).is_some(), there),
+                    1 => {
+                        prop_assert_eq!(table.get(source, Visit::Packet).is_some(), there);
+                        model.renew(it.0);
+                    }
+                    2 => {
+                        prop_assert_eq!(table.remove(source).is_some(), there);
+                        let place = model.0.iter().position(|(known, _)| *known == it.0);
+                        if let Some(place) = place.filter(|_| there) {
+                            let member = model.0[place].1.iter().position(|known| *known == it.1);
+                            model.take(place, member.unwrap());
+                        }
+                    }
+                    3 => {
+                        let gone = table.pop().map(|(address, _)| address);
+                        prop_assert_eq!(gone, model.take(0, 0).map(named));
+                    }
+                    _ if there => {}
+                    _ => {
+                        let gone = table.insert(source, 0).map(|(address, _)| address);
+                        prop_assert_eq!(gone, model.insert(it, capacity).map(named));
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.index.len(), model.0.len());
+            }
+        }
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Doors {
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
     /// What is counted for monitoring.
-    pub(super) figures: Counts,
+    pub(super) metrics: Counts,
 }
 
 /// The outcome of a claim that may be carried out.

@@ -63,7 +63,7 @@ pub(super) struct Intake {
     /// How many packets the kernel dropped so far.
     pub(super) dropped: u64,
     /// What else is counted for monitoring.
-    pub(super) figures: Counts,
+    pub(super) metrics: Counts,
     completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
     claims: Limit,
     /// How much may be asked for of a door in each way, or of all doors together.
@@ -84,7 +84,7 @@ impl Intake {
             lockouts: LockoutTable::default(),
             counts: HashMap::new(),
             dropped: 0,
-            figures: Counts::default(),
+            metrics: Counts::default(),
             completed: VecDeque::new(),
             claims: Limit::new(CLAIMS.0, CLAIMS.1),
             claims_by: HashMap::new(),
@@ -143,8 +143,8 @@ impl Intake {
             }
             FromWatcher::Captured { index, seen, dropped: count } => {
                 if let Some(interface) = config.settings.interfaces.get(index as usize) {
-                    self.figures.add(SEEN, &[interface], seen);
-                    self.figures.add(DROPPED, &[interface], count);
+                    self.metrics.add(SEEN, &[interface], seen);
+                    self.metrics.add(DROPPED, &[interface], count);
                 }
                 self.dropped = self.dropped.saturating_add(count);
                 if count > 0 && self.may_log(now) {
@@ -208,7 +208,7 @@ impl Intake {
                 }
             }
             (EventKind::LockedOut { until }, _) => {
-                self.figures.add(LOCKOUTS, &[&door.map_or("", |door| door.name().as_str())], 1);
+                self.metrics.add(LOCKOUTS, &[&door.map_or("", |door| door.name().as_str())], 1);
                 self.lockouts.note(now, grounds.then, door, event.source, until);
             }
             (EventKind::Missed { .. } | EventKind::Unmatched, _) => {
@@ -284,7 +284,7 @@ impl Intake {
 
     fn requested(&mut self, door: Option<&Door>, by: &str, outcome: &str) {
         let door = door.map_or("", |door| door.name().as_str());
-        self.figures.add(REQUESTS, &[&door, &by, &outcome], 1);
+        self.metrics.add(REQUESTS, &[&door, &by, &outcome], 1);
     }
 
     /// Adds to what has come to nothing for a reason; how much that is now.

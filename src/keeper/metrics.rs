@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use tracing::error;
 
 use super::control::{Control, Language};
+use super::daemon::DaemonError;
 use super::state::Keeper;
 use crate::config::trusted_path::{Leaf, check_path};
 use crate::config::{Config, MetricsSocket};
@@ -24,30 +25,30 @@ use crate::time::Now;
 
 /// A figure: its name, what it says, and its labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Figure(&'static str, &'static str, &'static [&'static str]);
+pub(super) struct Metric(&'static str, &'static str, &'static [&'static str]);
 
-pub(super) const REQUESTS: Figure =
-    Figure("requests", "What asked for a door, by what came of it", &["door", "method", "outcome"]);
-pub(super) const OPENED: Figure = Figure("grants_opened", "Grants that opened", &["door"]);
-pub(super) const CLOSED: Figure = Figure("grants_closed", "Grants that closed", &["door"]);
-pub(super) const LOCKOUTS: Figure = Figure(
+pub(super) const REQUESTS: Metric =
+    Metric("requests", "What asked for a door, by what came of it", &["door", "method", "outcome"]);
+pub(super) const OPENED: Metric = Metric("grants_opened", "Grants that opened", &["door"]);
+pub(super) const CLOSED: Metric = Metric("grants_closed", "Grants that closed", &["door"]);
+pub(super) const LOCKOUTS: Metric = Metric(
     "lockouts",
     "Sources that were locked out, at a door or, without one, at all",
     &["door"],
 );
-pub(super) const SEEN: Figure =
-    Figure("packets_seen", "Packets that passed the filter", &["interface"]);
-pub(super) const DROPPED: Figure =
-    Figure("packets_dropped", "Those of them that the kernel dropped", &["interface"]);
-pub(super) const RESTARTS: Figure =
-    Figure("watcher_restarts", "Watchers that ended unasked, so that another started", &[]);
+pub(super) const SEEN: Metric =
+    Metric("packets_seen", "Packets that passed the filter", &["interface"]);
+pub(super) const DROPPED: Metric =
+    Metric("packets_dropped", "Those of them that the kernel dropped", &["interface"]);
+pub(super) const RESTARTS: Metric =
+    Metric("watcher_restarts", "Watchers that ended unasked, so that another started", &[]);
 
 /// Counts by figure and values of its labels.
 #[derive(Debug, Default)]
-pub(super) struct Counts(BTreeMap<(Figure, Vec<String>), u64>);
+pub(super) struct Counts(BTreeMap<(Metric, Vec<String>), u64>);
 
 impl Counts {
-    pub(super) fn add(&mut self, figure: Figure, labels: &[&dyn fmt::Display], more: u64) {
+    pub(super) fn add(&mut self, figure: Metric, labels: &[&dyn fmt::Display], more: u64) {
         let labels = labels.iter().map(ToString::to_string).collect();
         let count = self.0.entry((figure, labels)).or_default();
         *count = count.saturating_add(more);
@@ -56,11 +57,11 @@ impl Counts {
 
 /// A figure with its values.
 #[derive(Debug)]
-struct Series(MetricType, Figure, Vec<(Vec<String>, u64)>);
+struct Series(MetricType, Metric, Vec<(Vec<String>, u64)>);
 
 impl Collector for Series {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self(of, Figure(name, help, labels), values) = self;
+        let Self(of, Metric(name, help, labels), values) = self;
         let mut metric = encoder.encode_descriptor(name, help, None, *of)?;
         values.iter().try_for_each(|(of_labels, value)| {
             let labels = labels.iter().copied().zip(of_labels.iter().map(String::as_str));
@@ -76,28 +77,39 @@ impl Collector for Series {
 
 impl Keeper {
     /// Has figures be read where this configuration says, or nowhere.
-    pub(super) fn listen_for_readers(&mut self, config: &Config) {
+    ///
+    /// # Errors
+    /// Why they cannot be read there, in words; it has been logged.
+    pub(super) fn listen_for_metrics(&mut self, config: &Config) -> Result<(), String> {
         let wanted = config.settings.metrics.as_ref();
-        if self.readers.as_ref().map(|(at, _)| at) == wanted {
-            return;
+        if self.metrics_socket.as_ref().map(|(at, _)| at) == wanted {
+            return Ok(());
         }
         // It removes its socket, which the next one may be at.
-        self.readers = None;
-        let Some(wanted) = wanted else { return };
+        self.metrics_socket = None;
+        let Some(wanted) = wanted else { return Ok(()) };
         let MetricsSocket { path, group } = wanted;
         let checked = check_path(path, Leaf::Opened, self.cli.options());
         let readers = checked.map_err(|why| why.to_string()).and_then(|()| {
-            Control::listen(Language::Http, path, group.as_deref()).map_err(|why| why.to_string())
+            Control::listen(Language::Http, path, group.as_deref()).map_err(|why| match why {
+                // It need not be a knockd.
+                DaemonError::Running { path, .. } => {
+                    format!("another socket listens at {}: name another file", path.display())
+                }
+                why => why.to_string(),
+            })
         });
-        match readers {
-            Ok(readers) => self.readers = Some((wanted.clone(), readers)),
-            Err(why) => error!("metrics: not to be read there: {}", self.rights.explain(why)),
-        }
+        let readers = readers.map_err(|why| {
+            format!("no metrics can be read at {}: {}", path.display(), self.rights.explain(why))
+        });
+        let readers = readers.inspect_err(|why| error!("{why}"))?;
+        self.metrics_socket = Some((wanted.clone(), readers));
+        Ok(())
     }
 
     /// Tells figures to those who have asked for them.
-    pub(super) fn serve_readers(&mut self, now: Now) {
-        let Some((at, mut readers)) = self.readers.take() else { return };
+    pub(super) fn serve_metrics(&mut self, now: Now) {
+        let Some((at, mut readers)) = self.metrics_socket.take() else { return };
         let asked = readers.poll(now.monotonic, |peer| self.watchers.include(peer));
         let began = clock::now().monotonic;
         for (id, _) in asked {
@@ -105,7 +117,7 @@ impl Keeper {
             readers.reply(id, &Reply::Done { text });
         }
         readers.answered(began, clock::now().monotonic);
-        self.readers = Some((at, readers));
+        self.metrics_socket = Some((at, readers));
     }
 
     /// All figures.
@@ -118,21 +130,21 @@ impl Keeper {
             self.status(now);
         // A door that is no more has no figures.
         let names: BTreeSet<_> = doors.iter().map(|it| it.door.to_string()).collect();
-        let is_there = |Figure(.., of): &Figure, labels: &[String]| {
+        let is_there = |Metric(.., of): &Metric, labels: &[String]| {
             of.first() != Some(&"door") || labels[0].is_empty() || names.contains(&labels[0])
         };
         for figure in [REQUESTS, OPENED, CLOSED, LOCKOUTS, SEEN, DROPPED, RESTARTS] {
-            let counts = self.watchers.intake.figures.0.iter().chain(&self.doors.figures.0);
+            let counts = self.watchers.intake.metrics.0.iter().chain(&self.doors.metrics.0);
             let counts = counts.filter(|((of, labels), _)| *of == figure && is_there(of, labels));
             let counts = counts.map(|((_, labels), &count)| (labels.clone(), count));
             add(MetricType::Counter, figure, counts.collect());
         }
         let rejected = counters.into_iter().map(|(reason, count)| (vec![reason], count)).collect();
         let help = "Packets, sequences and requests that came to nothing";
-        add(MetricType::Counter, Figure("rejected", help, &["reason"]), rejected);
+        add(MetricType::Counter, Metric("rejected", help, &["reason"]), rejected);
 
         let mut gauge =
-            |name, help, labels, values| add(MetricType::Gauge, Figure(name, help, labels), values);
+            |name, help, labels, values| add(MetricType::Gauge, Metric(name, help, labels), values);
         gauge("build_info", "The version that runs", &["version"], vec![(vec![version], 1)]);
         let open = doors.iter().map(|it| (vec![it.door.to_string()], it.open as u64)).collect();
         gauge("grants_open", "Grants that stand", &["door"], open);

@@ -47,9 +47,8 @@ impl Keeper {
         }
     }
 
-    fn answer_all(&mut self, asked_by: Vec<ConnectionId>, outcome: &Result<(), String>) {
-        let done = outcome.clone().map(|()| "the configuration is in force".to_owned());
-        asked_by.into_iter().for_each(|id| self.done(id, done.clone()));
+    fn answer_all(&mut self, asked_by: Vec<ConnectionId>, outcome: &Result<String, String>) {
+        asked_by.into_iter().for_each(|id| self.done(id, outcome.clone()));
     }
 
     /// A log file that has been rotated away is opened anew in any case.
@@ -134,10 +133,16 @@ impl Keeper {
         }
     }
 
-    /// A configuration is at work: what waited for that is done.
-    pub(super) fn has_taken_effect(&mut self, now: Now, config: &Arc<Config>) {
+    /// A configuration is at work, perhaps but for its metrics: what waited for that is done.
+    pub(super) fn has_taken_effect(
+        &mut self,
+        now: Now,
+        config: &Arc<Config>,
+        metrics: Result<(), String>,
+    ) {
         let asked_by = self.trials.reloaded(config);
-        self.answer_all(asked_by, &Ok(()));
+        let but = metrics.map_or_else(|why| format!(", but {why}"), |()| String::new());
+        self.answer_all(asked_by, &Ok(format!("the configuration is in force{but}")));
         if let Some(id) = self.trials.in_force() {
             self.control.reply(id, &Reply::Status(self.status(now)));
             self.done(id, Ok("on trial".to_owned()));

@@ -249,7 +249,7 @@ impl Rights {
                 format!("door '{}', via {via}, needs {CAP_NET_ADMIN}", door.name())
             });
         let file = few.landlock.and_then(|_| files.missing_in(&few.files));
-        let file = file.map(|path| format!("it has files in {}", path.display()));
+        let file = file.map(|path| format!("the configuration has files in {}", path.display()));
         let user = (config.settings.user != few.user).then(|| "'user' is another one".to_owned());
         let why = any.or(firewall).or(file).or(user);
         why.map_or(Ok(()), |why| Err(format!("{why}: {RESTART}")))
@@ -344,7 +344,10 @@ mod tests {
         let not_taken_up = format!("knockd: {{state_dir: /srv, run_dir: /srv/run}}\n{guard}");
         assert_eq!(refused(&kept, &not_taken_up), "");
         let elsewhere = format!("knockd: {{log: {{file: /srv/elsewhere/log}}}}\n{guard}");
-        assert!(refused(&kept, &elsewhere).starts_with("it has files in /srv/elsewhere: "));
+        assert!(
+            refused(&kept, &elsewhere)
+                .starts_with("the configuration has files in /srv/elsewhere: ")
+        );
         let another = format!("knockd: {{user: nobody}}\n{guard}");
         assert!(refused(&kept, &another).starts_with("'user' is another one: "));
         let without_door = few("doors: {}");

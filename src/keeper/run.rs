@@ -80,7 +80,7 @@ impl Keeper {
             self.look_after_lists(now);
             self.names.iter_mut().for_each(|names| names.poll(now.monotonic));
             self.serve(now);
-            self.serve_readers(now);
+            self.serve_metrics(now);
             if self.ping_watchdog(now.monotonic) {
                 tell_systemd(&[NotifyState::Status(&self.status_line())]);
             }
@@ -153,7 +153,7 @@ impl Keeper {
 
     /// A configuration has taken effect: the first, or a new one.
     fn in_force(&mut self, now: Now, config: &Arc<Config>) -> Result<(), StartError> {
-        self.listen_for_readers(config);
+        let metrics = self.listen_for_metrics(config);
         if !self.started {
             self.started = true;
             info!("starting up, {}", self.listening());
@@ -163,7 +163,7 @@ impl Keeper {
                 left.started().map_err(system("cannot close standard error"))?;
             }
         }
-        self.has_taken_effect(now, config);
+        self.has_taken_effect(now, config, metrics);
         if self.explains {
             self.watchers.tell(ToWatcher::Explain { asked: ExplainFilter::All });
         }
@@ -226,7 +226,7 @@ impl Keeper {
             self.watchers.next_deadline(),
             self.doors.next_deadline(),
             self.control.next_deadline(),
-            self.readers.as_ref().and_then(|(_, readers)| readers.next_deadline()),
+            self.metrics_socket.as_ref().and_then(|(_, readers)| readers.next_deadline()),
             self.trials.next_deadline(),
             self.lists.next_look,
             self.status_by,
@@ -242,7 +242,7 @@ impl Keeper {
         let others = self.names.iter().filter_map(ReverseDns::fd);
         fds.extend(others.chain(self.watchers.fds()).chain(self.doors.fds()).map(readable));
         fds.extend(self.control.fds());
-        fds.extend(self.readers.iter().flat_map(|(_, readers)| readers.fds()));
+        fds.extend(self.metrics_socket.iter().flat_map(|(_, readers)| readers.fds()));
         files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
         Ok(fds.first().and_then(PollFd::any).unwrap_or(true))
     }

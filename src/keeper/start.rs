@@ -144,7 +144,7 @@ impl Keeper {
         Ok(Self {
             since: now.wall,
             control,
-            readers: None,
+            metrics_socket: None,
             explains: false,
             opening: HashMap::new(),
             recalls: Vec::new(),

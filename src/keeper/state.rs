@@ -30,7 +30,7 @@ pub(super) struct Keeper {
     pub(super) doors: Doors,
     pub(super) control: Control,
     /// Who reads figures, and where they may.
-    pub(super) readers: Option<(MetricsSocket, Control)>,
+    pub(super) metrics_socket: Option<(MetricsSocket, Control)>,
     /// Whether somebody asks what became of knocks, who waits for what happened before, and that.
     pub(super) explains: bool,
     pub(super) recalls: Vec<Recall>,

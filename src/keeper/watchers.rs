@@ -289,7 +289,7 @@ impl Watchers {
         if now.since(since) >= STEADY {
             self.pause = FIRST_PAUSE;
         }
-        self.intake.figures.add(RESTARTS, &[], 1);
+        self.intake.metrics.add(RESTARTS, &[], 1);
         self.restart_later(now);
         let millis = self.restart.map_or(Duration::ZERO, |restart| restart.since(now)).as_millis();
         match end {

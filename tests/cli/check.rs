@@ -204,6 +204,39 @@ const KNOCKCTL: &str = env!("CARGO_BIN_EXE_knockctl");
 const KNOCKD: &str = env!("CARGO_BIN_EXE_knockd");
 
 #[test]
+fn a_socket_at_which_no_metrics_could_be_read_is_a_warning_since_knockd_starts_all_the_same() {
+    needs!("metrics that cannot be read", "nft");
+    let host = Host::new("check");
+    let long = format!("DIR/{}", "x".repeat(120));
+    for (socket, why) in [
+        ("DIR/none/metrics.sock", "No such file or directory"),
+        ("DIR/doors.yaml", "it is there, and no socket"),
+        ("DIR/run", "it is there, and no socket"),
+        ("DIR/run/control.sock", "knockctl's is there: name another file"),
+        (&long, "File name too long"),
+        ("DIR/run/metrics.sock", ""),
+    ] {
+        let (directory, path) = file("");
+        let text = format!(
+            "knockd: {{interfaces: [lo], metrics: {{socket: {socket}}}, run_dir: DIR/run, \
+             state_dir: DIR/state}}\n{GOOD}"
+        );
+        write(&path, &text.replace("DIR", &directory.path().display().to_string()));
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let mut check = host.command(KNOCKCTL);
+        let output = check.arg("-c").arg(&path).arg("check").output().unwrap();
+        let Said { status, errors, .. } = said(output, directory.path());
+        assert_eq!(status, Some(0), "{errors}");
+        let found = errors.lines().find(|line| line.contains("no metrics can be read"));
+        assert_eq!(found.is_some(), !why.is_empty(), "{errors}");
+        if let Some(found) = found {
+            assert!(found.starts_with("doors.yaml:1:37: warning: "), "{found}");
+            assert!(found.ends_with(&format!(": {why}")), "{found}");
+        }
+    }
+}
+
+#[test]
 fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
     needs!("what_would_keep_knockd_from_starting_is_an_error_at_its_place", "nft");
     let host = Host::new("check");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
+use crate::output::{complained, said, text};
 use crate::support::{
     CLIENT, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, command, eventually, has_programs,
 };
@@ -88,22 +89,6 @@ impl Files {
 fn knockctl(config: &Path, line: &str) -> Output {
     let mut knockctl = command(env!("CARGO_BIN_EXE_knockctl"));
     knockctl.arg("-c").arg(config).args(line.split_whitespace()).output().unwrap()
-}
-
-/// Standard output and standard error of something that has worked.
-fn said(output: Output) -> (String, String) {
-    assert!(output.status.success(), "{output:?}");
-    (text(output.stdout), text(output.stderr))
-}
-
-/// Standard error of something that has failed.
-fn complained(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    text(output.stderr)
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap()
 }
 
 /// What `enroll` has printed for a client, put where it says.

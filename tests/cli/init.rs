@@ -14,6 +14,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
+use crate::output::{complained, said, text};
 use crate::support::mounts::in_own_mounts;
 use crate::support::{
     CLIENT, Host, Knockd, Net, PATIENCE, SERVER, command, eventually, must, needs, skipped,
@@ -22,22 +23,6 @@ use crate::support::{
 const KNOCK: &str = env!("CARGO_BIN_EXE_knock");
 const KNOCKCTL: &str = env!("CARGO_BIN_EXE_knockctl");
 const KNOCKD: &str = env!("CARGO_BIN_EXE_knockd");
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap()
-}
-
-/// Standard output and standard error of something that has worked.
-fn said(output: Output) -> (String, String) {
-    assert!(output.status.success(), "{output:?}");
-    (text(output.stdout), text(output.stderr))
-}
-
-/// Standard error of something that has failed.
-fn complained(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    text(output.stderr)
-}
 
 /// `knockctl -c CONFIG init LINE`, where nobody can be asked.
 fn init(config: &Path, line: &str) -> Command {

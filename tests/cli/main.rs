@@ -22,6 +22,8 @@ mod knock_modes;
 mod knock_proxy;
 #[cfg(feature = "daemon")]
 mod knockctl;
+#[cfg(feature = "daemon")]
+mod output;
 mod shipped_config;
 
 #[cfg(feature = "daemon")]

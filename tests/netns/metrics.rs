@@ -8,12 +8,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use libknock::proto::spa::{self, Addresses, PORT, PrivateKey, SpaRequest};
-use libknock::sys::clock;
+use libknock::proto::spa::PORT;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, needs, run};
+use crate::support::{
+    CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, needs, requests, run,
+};
 
 /// Doors that the kernel opens: the keeper has given up what it does not need for them.
 fn configuration(metrics: &str) -> String {
@@ -28,7 +29,7 @@ fn configuration(metrics: &str) -> String {
          \x20 native: {{spa: true, open: [23], open_for: 1h}}\n\
          \x20 code: {{totp: {{mode: code, base: 17000}}, open: [24],\n\
          \x20   lockout: {{failures: 2, within: 10m, for: 1h}}}}\n",
-        PrivateKey::from([1; 32]).public()
+        requests::client_key().public()
     )
 }
 
@@ -57,20 +58,9 @@ impl Site {
 
     /// The laptop's datagram, twice.
     fn ask_twice(&self) {
-        let key = fs::read_to_string(self.knockd.directory.path().join("keys/server.key")).unwrap();
-        let request = SpaRequest {
-            open: Addresses::Observed,
-            close: false,
-            source_port: None,
-            open_for: None,
-            stamp: clock::now().wall.into(),
-            door: None,
-        };
-        let mut ephemeral = [0; 32];
-        getrandom::fill(&mut ephemeral).unwrap();
-        let server = key.parse::<PrivateKey>().unwrap().public();
-        let datagram = spa::seal(&request, &PrivateKey::from([1; 32]), &server, ephemeral);
+        let datagram = requests::native(&self.knockd.server_key());
         for _ in 0..2 {
+            let datagram = datagram.clone();
             self.net.client.enter(move || {
                 let to: SocketAddr = (SERVER.parse::<std::net::IpAddr>().unwrap(), PORT).into();
                 UdpSocket::bind((CLIENT, 0)).unwrap().send_to(&datagram, to).unwrap();
@@ -190,13 +180,18 @@ fn a_keeper_that_has_given_up_its_rights_moves_the_socket_at_a_reload() {
     }
     assert!(!at("one.sock").exists());
     site.knockd.configure(&configuration(", metrics: {socket: DIR/run/two.sock, group: nosuch}"));
-    site.knockctl(&["reload"]);
-    site.knockd.wait_for("metrics: not to be read there: there is no group 'nosuch'");
+    let reload = || site.knockctl(&["reload"]);
+    let said = reload();
+    let why = format!(
+        "no metrics can be read at {}: there is no group 'nosuch'",
+        at("two.sock").display()
+    );
+    assert_eq!(said.trim(), format!("the configuration is in force, but {why}"));
+    site.knockd.wait_for(&why);
     assert!(!at("two.sock").exists());
     fs::write(at("file"), "precious").unwrap();
     site.knockd.configure(&configuration(", metrics: {socket: DIR/run/file}"));
-    site.knockctl(&["reload"]);
-    site.knockd.wait_for("metrics: not to be read there: cannot listen on");
+    assert!(reload().contains("cannot listen on"));
     assert_eq!(fs::read_to_string(at("file")).unwrap(), "precious");
     site.knockd.configure(&configuration(""));
     site.knockctl(&["reload"]);

@@ -218,9 +218,9 @@ fn a_reload_that_needs_what_has_been_given_up_asks_for_a_restart() {
     let keyed_elsewhere = keyed(&elsewhere.path().join("server.key").display().to_string());
     for (configuration, why) in [
         (command, "door 'ssh', which runs commands, may need any privilege: "),
-        (logged, "it has files in "),
+        (logged, "the configuration has files in "),
         (listed, "cannot be read: Permission denied"),
-        (keyed_elsewhere, "it has files in "),
+        (keyed_elsewhere, "the configuration has files in "),
         (keyed("DIR/server.key"), "server.key: Permission denied"),
     ] {
         knockd.configure(&configuration);

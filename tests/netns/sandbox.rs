@@ -8,17 +8,13 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use libknock::proto::fwknop::{
-    Access, CipherMode, FwknopKey, FwknopKeys, FwknopRequest, Hash, HmacKey, Random,
-};
-use libknock::proto::spa::{Addresses, PrivateKey, SpaRequest};
-use libknock::proto::{fwknop, spa};
-use libknock::sys::clock;
+use libknock::proto::fwknop::{FwknopKey, HmacKey};
 use libknock::sys::fault::WATCHER;
-use libknock::time::Wall;
 use nix::sys::signal::Signal;
 
-use crate::support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs, tagged_syn};
+use crate::support::{
+    CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs, requests, tagged_syn,
+};
 
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
 
@@ -76,7 +72,7 @@ fn with_all_kinds(interfaces: &str) -> String {
          \x20 rotating: {{totp: {{ports: 20000-29999, step: 10s}}, start_command: 'true'}}\n\
          \x20 native: {{spa: true, start_command: 'true'}}\n\
          \x20 fwknop: {{fwknop: true, open: [22]}}\n",
-        PrivateKey::from([1; 32]).public()
+        requests::client_key().public()
     )
 }
 
@@ -87,38 +83,6 @@ fn datagram(host: &Host, bytes: Vec<u8>) {
     host.enter(move || {
         UdpSocket::bind((CLIENT, 0)).unwrap().send_to(&bytes, to).unwrap();
     });
-}
-
-fn native(knockd: &Knockd) -> Vec<u8> {
-    let key = fs::read_to_string(knockd.directory.path().join("keys/server.key")).unwrap();
-    let server: PrivateKey = key.parse().unwrap();
-    let request = SpaRequest {
-        open: Addresses::Observed,
-        close: false,
-        source_port: None,
-        open_for: None,
-        stamp: clock::now().wall.into(),
-        door: None,
-    };
-    let mut ephemeral = [0; 32];
-    getrandom::fill(&mut ephemeral).unwrap();
-    spa::seal(&request, &PrivateKey::from([1; 32]), &server.public(), ephemeral).to_vec()
-}
-
-fn of_fwknop() -> Vec<u8> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).unwrap();
-    let request = FwknopRequest {
-        random: Random::new(random),
-        user: "owner".parse().unwrap(),
-        timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
-        access: Access { address: None, ports: vec!["22".parse().unwrap()], timeout: None },
-    };
-    let (key, hmac) =
-        (FwknopKey::new("testkey".into()).unwrap(), HmacKey::new("hmackey".into()).unwrap());
-    let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac: Some((&hmac, Hash::Sha256)) };
-    let salt = random[..8].try_into().unwrap();
-    fwknop::seal(&request, Hash::Sha256, keys, salt).unwrap().into_bytes()
 }
 
 /// Knocks at each door, from a source each.
@@ -142,9 +106,11 @@ fn knock_everywhere(net: &Net, knockd: &Knockd, round: usize) {
         eventually(Duration::from_secs(1), opened)
     });
     assert!(heard, "{}", knockd.log().join("\n"));
-    datagram(&net.client, native(knockd));
+    datagram(&net.client, requests::native(&knockd.server_key()));
     knockd.wait_for_count("192.0.2.2: native: OPEN SESAME", round);
-    datagram(&net.client, of_fwknop());
+    let key = FwknopKey::new("testkey".into()).unwrap();
+    let hmac = HmacKey::new("hmackey".into()).unwrap();
+    datagram(&net.client, requests::of_fwknop(&key, &hmac, None));
     knockd.wait_for_count("192.0.2.2: fwknop: OPEN SESAME", round);
 }
 

@@ -85,7 +85,7 @@ impl Scene {
     }
 
     fn server_key(&self) -> PublicKey {
-        key_in(self.knockd().directory.path(), "keys/server.key").public()
+        self.knockd().server_key()
     }
 
     pub(crate) fn seal(&self, request: &SpaRequest, by: u8) -> [u8; LEN] {

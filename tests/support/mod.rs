@@ -5,6 +5,7 @@ pub(crate) mod conntrack;
 #[allow(dead_code, reason = "what only the benchmarks need")]
 pub(crate) mod flood;
 pub(crate) mod mounts;
+pub(crate) mod requests;
 pub(crate) mod usage;
 
 use std::fs::{self, File, Permissions};
@@ -19,6 +20,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use libknock::proto::spa::{PrivateKey, PublicKey};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -375,6 +377,12 @@ impl Knockd {
         let db = rusqlite::Connection::open(ledger).unwrap();
         let missing = i64::try_from(missing).unwrap();
         db.execute("UPDATE runs SET missing = ?", [missing]).unwrap();
+    }
+
+    /// The server's public key, of a configuration with `key_file: DIR/keys/server.key`.
+    pub(crate) fn server_key(&self) -> PublicKey {
+        let key = fs::read_to_string(self.directory.path().join("keys/server.key")).unwrap();
+        key.parse::<PrivateKey>().unwrap().public()
     }
 
     /// Starts it once more in the same directory, after it has ended. Does not wait.

@@ -1,16 +1,18 @@
 //! Obstacles that would keep knockd from starting on this host. Nothing is made or changed.
 
 use std::fmt::Display;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::Mechanism;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::{Loaded, Options};
 use crate::config::trusted_path::check_paths;
+use crate::config::{Mechanism, MetricsSocket};
 use crate::control;
 use crate::firewall::guard;
 use crate::firewall::nft_set::OwnSets;
@@ -51,6 +53,19 @@ pub(super) fn obstacles(
         let cannot = |why| format!("cannot open the log file {}: {why}", log.display());
         finds("log", said(check_owner(log)).map(cannot));
     }
+    let metrics = settings.metrics.as_ref().and_then(|MetricsSocket { path, .. }| {
+        let is_other = fs::symlink_metadata(path).is_ok_and(|it| !it.file_type().is_socket());
+        let above = path.parent().unwrap_or(path);
+        let there = if above == settings.run_dir { directory(above) } else { entry(above) };
+        let why = match there.and(UnixAddr::new(path).map(drop)) {
+            _ if *path == socket => "knockctl's is there: name another file",
+            _ if is_other => "it is there, and no socket",
+            result => result.err()?.desc(),
+        };
+        Some(format!("no metrics can be read at {}: {why}", path.display()))
+    });
+    // It starts all the same.
+    let metrics = metrics.map(|why| error("metrics", why).into_warning());
     let key_file = &settings.spa.key_file;
     if config.doors.iter().any(|door| door.recognition.spa) && !key_file.exists() {
         finds("spa", written(key_file, file(key_file, directory)));
@@ -69,6 +84,7 @@ pub(super) fn obstacles(
     }
     let why = kernel_sets::ruleset(config, None).and_then(|ruleset| said(guard::check(&ruleset)));
     found.extend(why.map(|why| Diagnostic::file(path, format!("cannot set up the guard: {why}"))));
+    found.extend(metrics);
     found
 }
 

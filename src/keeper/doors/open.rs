@@ -229,7 +229,7 @@ impl Doors {
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
         });
         self.end_all(now, &ids, "closed as asked");
-        self.figures.add(REQUESTS, &[claim.door.name(), &claim.origin.by, &"closed"], 1);
+        self.metrics.add(REQUESTS, &[claim.door.name(), &claim.origin.by, &"closed"], 1);
         Ok(ClaimOutcome::Done)
     }
 

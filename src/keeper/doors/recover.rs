@@ -60,7 +60,7 @@ impl Doors {
             not_closed: BTreeMap::new(),
             logged: Vec::new(),
             lines: HashMap::new(),
-            figures: Counts::default(),
+            metrics: Counts::default(),
         };
         if let Some(why) = failed {
             let by_commands =

@@ -156,18 +156,18 @@ impl Doors {
             _ => None,
         };
         if let Some(outcome) = outcome {
-            self.figures.add(REQUESTS, &[&key.door, &origin.by, &outcome], 1);
+            self.metrics.add(REQUESTS, &[&key.door, &origin.by, &outcome], 1);
         }
         match what {
             DoorEvent::Open(_) => {
-                self.figures.add(OPENED, &[&key.door], 1);
+                self.metrics.add(OPENED, &[&key.door], 1);
                 debug!(source = %key.address, door = %key.door, "open");
                 let until = self.grants.open_until(key);
                 let until = until.map(|until| now.wall + until.since(now.monotonic));
                 self.alerts.tell(now, key, origin, true, until);
             }
             DoorEvent::Closed(_) => {
-                self.figures.add(CLOSED, &[&key.door], 1);
+                self.metrics.add(CLOSED, &[&key.door], 1);
                 debug!(source = %key.address, door = %key.door, "closed");
                 self.alerts.tell(now, key, origin, false, None);
             }

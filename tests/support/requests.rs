@@ -1,4 +1,4 @@
-//! The requests that benchmarks send: each is made anew and opens once.
+//! Requests in one datagram: each is made anew and opens once.
 
 use std::net::Ipv4Addr;
 
