@@ -5,20 +5,21 @@
 //! two may disagree about when a packet came by some microseconds, so their reports overlap a
 //! little, and what both report is counted once.
 
+mod ending;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use nix::sys::socket::UnixCredentials;
 use tracing::{error, info, warn};
 
+use self::ending::{EndingWatchers, WatcherEnd, ended_for, how_ended};
 use super::credible::Lie;
 use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
@@ -49,8 +50,6 @@ const FIRST_TRIES: u64 = 5;
 /// has a copy of its own. One may be there however many doors it has.
 const LEAVING: usize = 8;
 const LEAVING_DOORS: usize = 10_000;
-/// How many may have been told to end and not have ended before no other is started.
-const ENDING: usize = 8;
 /// How long another configuration may have to wait for such room.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -59,8 +58,7 @@ pub(super) struct Watchers {
     current: Option<(WatcherProcess, Monotonic)>,
     successor: Option<(WatcherProcess, Monotonic)>,
     leaving: Vec<(WatcherProcess, Monotonic)>,
-    /// Those that have been told to end, and whether they should have, which has been said then.
-    ending: Vec<(WatcherProcess, bool)>,
+    ending: EndingWatchers,
     /// The configuration in force.
     pub(super) config: Arc<Config>,
     /// The keys that go with it.
@@ -96,7 +94,7 @@ impl Watchers {
             current: None,
             successor: None,
             leaving: Vec::new(),
-            ending: Vec::new(),
+            ending: EndingWatchers::default(),
             config,
             server,
             last_generation: 0,
@@ -230,7 +228,7 @@ impl Watchers {
             watcher.addresses_due = watcher.addresses_due.or(have_moved.then_some(now));
             watcher.tell_addresses(now, &home.addresses);
         }
-        self.poll_ending(now);
+        self.ending.poll(now);
         // They report what came first: of two requests of one client the later would bar the earlier.
         // But the one at work waits for them a turn at most.
         self.poll_leaving(now);
@@ -240,9 +238,9 @@ impl Watchers {
         }
         self.poll_successor(now);
         if self.restart.is_some_and(|restart| restart <= now) && self.successor.is_none() {
-            match self.ending.len() < ENDING {
-                true => self.replace(now),
-                false => self.restart_later(now),
+            match self.ending.are_too_many() {
+                false => self.replace(now),
+                true => self.restart_later(now),
             }
         }
         if let Some((watcher, _)) = &self.current
@@ -295,28 +293,10 @@ impl Watchers {
         match end {
             WatcherEnd::Lied(lie) => error!("{}; another starts in {millis} ms", ended_for(lie)),
             WatcherEnd::Over(status) => {
-                error!("the watcher ended ({}); another starts in {millis} ms", ending(status));
+                error!("the watcher ended ({}); another starts in {millis} ms", how_ended(status));
             }
         }
-        self.dismiss(watcher);
-    }
-
-    /// Lets a watcher end, which nobody waits for.
-    fn dismiss(&mut self, mut watcher: WatcherProcess) {
-        watcher.kill();
-        self.ending.push((watcher, false));
-    }
-
-    fn poll_ending(&mut self, now: Monotonic) {
-        self.ending.retain_mut(|(watcher, is_late)| {
-            let is_alive = watcher.is_alive();
-            if is_alive && !*is_late && watcher.end_by().is_some_and(|by| by <= now) {
-                *is_late = true;
-                let pid = watcher.pid();
-                warn!("a watcher (process {pid}) does not end, and may not be killed");
-            }
-            is_alive
-        });
+        self.ending.end(watcher);
     }
 
     /// Whether a door may have to open before more is heard.
@@ -333,7 +313,7 @@ impl Watchers {
                     if let Some(WatcherEnd::Lied(lie)) = end {
                         error!("{}", ended_for(lie));
                     }
-                    self.dismiss(watcher);
+                    self.ending.end(watcher);
                 }
             }
         }
@@ -397,7 +377,7 @@ impl Watchers {
                 }
                 Some(WatcherOutput::Ended(status)) => {
                     was_killed = status.is_some_and(|status| status.signal().is_some());
-                    error!("the new watcher could not start ({})", ending(status));
+                    error!("the new watcher could not start ({})", how_ended(status));
                 }
                 Some(WatcherOutput::Frame(_) | WatcherOutput::Malformed) => {
                     error!("the new watcher sent a malformed message and is ended");
@@ -406,7 +386,7 @@ impl Watchers {
             break;
         }
         let config = Arc::clone(&watcher.config);
-        self.dismiss(watcher);
+        self.ending.end(watcher);
         if self.current.is_none() {
             self.restart_later(now);
             // It has not found anything wrong: the next one may be luckier.
@@ -456,14 +436,14 @@ impl Watchers {
         let one = self.current.take().map(|(watcher, _)| watcher);
         let other = self.successor.take().map(|(watcher, _)| watcher);
         let leaving = mem::take(&mut self.leaving).into_iter().map(|(watcher, _)| watcher);
-        one.into_iter().chain(other).chain(leaving).for_each(|watcher| self.dismiss(watcher));
+        one.into_iter().chain(other).chain(leaving).for_each(|watcher| self.ending.end(watcher));
         self.restart = None;
     }
 
     /// Whether all have ended that have been told to, but for those that do not.
     pub(super) fn have_ended(&mut self, now: Monotonic) -> bool {
-        self.poll_ending(now);
-        self.ending.iter().all(|(_, is_late)| *is_late)
+        self.ending.poll(now);
+        self.ending.due().next().is_none()
     }
 
     /// Tells the watcher at work what somebody asks about.
@@ -492,8 +472,7 @@ impl Watchers {
         let leaving = self.leaving.iter().map(|&(_, until)| until);
         let addresses = self.all().filter_map(|watcher| watcher.addresses_due);
         let addresses = addresses.chain(self.home.next_deadline());
-        let ending = self.ending.iter().filter(|(_, is_late)| !is_late).map(|(it, _)| it);
-        let end_by = self.all().chain(ending).filter_map(WatcherProcess::end_by);
+        let end_by = self.all().chain(self.ending.due()).filter_map(WatcherProcess::end_by);
         [successor, restart, interfaces]
             .into_iter()
             .flatten()
@@ -502,31 +481,6 @@ impl Watchers {
             .chain(end_by)
             .min()
     }
-}
-
-/// The end of a watcher.
-enum WatcherEnd {
-    /// It is to be ended, since it sent this: somebody must have taken it over.
-    Lied(&'static str),
-    /// It has ended or is done; how, where that is known.
-    Over(Option<ExitStatus>),
-}
-
-fn ended_for(lie: &str) -> String {
-    format!("the watcher is ended: it sent {lie}, which no watcher of ours does")
-}
-
-/// How a watcher has ended; where its sandbox has ended it also what that means, and what to do.
-fn ending(status: Option<ExitStatus>) -> String {
-    let Some(status) = status else { return "status unknown".to_owned() };
-    if status.signal() != Some(Signal::SIGSYS as i32) {
-        return status.to_string();
-    }
-    format!(
-        "{status}: it made a system call that a watcher does not make: somebody may have taken it over, \
-         or a new libc or libpcap wants more; the kernel's log names it ('syscall=' after 'type=1326'); \
-         'knockd: {{sandbox: log}}' has it logged instead of ended"
-    )
 }
 
 #[cfg(test)]
@@ -571,14 +525,5 @@ mod tests {
             })
             .collect();
         assert_eq!(turns, [vec![1], vec![2, 11], vec![3], vec![12]]);
-    }
-
-    #[test]
-    fn how_a_watcher_ended_is_one_line_also_where_its_sandbox_has_ended_it() {
-        let of = |signal: Signal| ending(Some(ExitStatus::from_raw(signal as i32)));
-        assert_eq!(of(Signal::SIGKILL), "signal: 9 (SIGKILL)");
-        let by_sandbox = of(Signal::SIGSYS);
-        assert!(by_sandbox.contains("'knockd: {sandbox: log}' has it logged"), "{by_sandbox}");
-        assert_eq!(by_sandbox.lines().count(), 1);
     }
 }
