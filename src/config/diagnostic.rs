@@ -71,8 +71,8 @@ impl Serialize for SourceText {
 
 /// The keys whose values are secrets.
 const SECRET_KEYS: [&str; 5] = ["secret", "key", "key_base64", "hmac_key", "hmac_key_base64"];
-/// A key that looks like one of them, and is none.
-const NO_SECRET: &str = "hmac_type";
+/// Keys that look like one of them, and are none.
+const NO_SECRETS: [&str; 2] = ["hmac_type", "socket"];
 
 /// The lines of a value that belongs to a secret key, found without a parser, since the file may
 /// be none that a parser takes: the key's own line and those below that are indented deeper, or are
@@ -100,7 +100,8 @@ fn secret_lines(text: &str) -> Vec<u32> {
 /// less a secret, and the slip may be that of the colon.
 fn names_secret(line: &str) -> bool {
     line.split(ends_word).any(|word| {
-        !word.eq_ignore_ascii_case(NO_SECRET) && closest_match(word, SECRET_KEYS).is_some()
+        !NO_SECRETS.iter().any(|known| word.eq_ignore_ascii_case(known))
+            && closest_match(word, SECRET_KEYS).is_some()
     })
 }
 

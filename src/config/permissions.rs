@@ -45,8 +45,8 @@ pub(crate) fn unsafe_to_use(
         let own = if own.is_root() { "root".to_owned() } else { own.to_string() };
         (message, format!("chown {option}{own}"))
     } else if mode & forbidden & OTHERS_WRITE != 0 && mode & STICKY != 0 {
-        let message = format!("is everybody's (mode {mode:04o})");
-        let help = format!("name a directory of its own in it{otherwise}");
+        let message = format!("everybody can write in it (mode {mode:04o})");
+        let help = format!("name a directory below it that is knockd's alone{otherwise}");
         return Some(Diagnostic::file(path, message).help(help));
     } else if mode & forbidden & OTHERS_WRITE != 0 {
         let message = format!("others than its owner can write it (mode {mode:04o})");

@@ -207,7 +207,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         let problem = check(directory.path(), Leaf::Directory).unwrap_err();
-        assert!(problem.contains("name a directory of its own in it"), "{problem}");
+        assert!(problem.contains("name a directory below it that is knockd's alone"), "{problem}");
         assert!(!problem.contains("chmod"), "{problem}");
     }
 }

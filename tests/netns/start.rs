@@ -84,8 +84,8 @@ fn what_others_could_have_put_there_is_refused_with_what_to_do() {
         (
             "",
             &|at| drop(make(at.join("state"), 0o1777)),
-            "state: error: is everybody's (mode 1777)",
-            "name a directory of its own in it",
+            "state: error: everybody can write in it (mode 1777)",
+            "name a directory below it that is knockd's alone",
         ),
         ("", &|at| drop(make(at.join("run"), 0o770)), "run: error: others than its owner", "go-w"),
         (
