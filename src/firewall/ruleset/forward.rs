@@ -18,8 +18,8 @@ const FORWARDED: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0];
 pub(super) const CHAINS: [(&str, Option<ChainHook>); 4] = [
     ("forwards", None),
     ("forwarded", None),
-    ("dnat", Some((ChainKind::Nat, Hook::Prerouting, -110))),
-    ("masquerade", Some((ChainKind::Nat, Hook::Postrouting, 90))),
+    ("nat_prerouting", Some((ChainKind::Nat, Hook::Prerouting, -110))),
+    ("nat_postrouting", Some((ChainKind::Nat, Hook::Postrouting, 90))),
 ];
 
 impl SetKind {
@@ -116,9 +116,9 @@ pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
         rules.extend([
             ("forwards", SetKind::Forwarded.of(family).holds(local()).goto("forwarded")),
             ("forwards", SetKind::ForwardedTo.of(family).holds(any()).goto("forwarded")),
-            ("dnat", leads(SetKind::ForwardTo)),
-            ("dnat", leads(SetKind::Forward)),
-            ("masquerade", masqueraded.holds(labelled(any())).masquerade()),
+            ("nat_prerouting", leads(SetKind::ForwardTo)),
+            ("nat_prerouting", leads(SetKind::Forward)),
+            ("nat_postrouting", masqueraded.holds(labelled(any())).masquerade()),
         ]);
     }
     rules
