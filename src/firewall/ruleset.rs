@@ -315,18 +315,14 @@ impl SetKind {
     }
 
     /// Whether there is a set of ranges beside that of single ports.
-    const fn has_ranges(self) -> bool {
-        matches!(
-            self,
-            Self::Guarded
-                | Self::GuardedTo
-                | Self::Open
-                | Self::OpenTo
-                | Self::Bound
-                | Self::BoundTo
-                | Self::Observed
-                | Self::ObservedTo
-        )
+    fn has_ranges(self) -> bool {
+        self <= Self::BoundTo || matches!(self, Self::Observed | Self::ObservedTo)
+    }
+
+    /// Whether its elements are grants.
+    pub(super) fn is_of_grants(self) -> bool {
+        (Self::Open..=Self::BoundTo).contains(&self)
+            || (Self::Forwarded..=Self::ForwardTo).contains(&self)
     }
 }
 
