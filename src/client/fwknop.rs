@@ -66,6 +66,7 @@ impl FwknopKnocker {
             access: Access {
                 address: whom.named().and_then(|named| named.v4()),
                 ports: self.ports.clone(),
+                nat: None,
                 timeout: self.open_for.map(NonZeroU32::get),
             },
         };
@@ -253,7 +254,7 @@ mod tests {
         assert_eq!(request.user.as_str(), "alice");
         assert_eq!(request.timestamp, 1_700_000_000);
         let ports = fwknop().ports;
-        assert_eq!(request.access, Access { address: None, ports, timeout: Some(60) });
+        assert_eq!(request.access, Access { address: None, ports, nat: None, timeout: Some(60) });
     }
 
     #[test]

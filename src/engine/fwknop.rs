@@ -218,6 +218,14 @@ impl FwknopHolder {
 
     /// The doors that list one of the ports asked for. Where no door lists a port, none opens.
     fn doors_for(&self, access: &Access) -> Result<impl Iterator<Item = DoorId>, Reason> {
+        if let Some(nat) = &access.nat {
+            return Err(match nat.host().parse::<IpAddr>() {
+                _ if nat.is_local => FwknopError::LocalNat,
+                Ok(_) => FwknopError::Nat,
+                Err(_) => FwknopError::NatName,
+            }
+            .into());
+        }
         let lists = |opens: &[Knock], port| opens.is_empty() || opens.contains(port);
         let is_listed = |port| self.doors.iter().any(|(_, opens)| lists(opens, port));
         if !access.ports.iter().all(is_listed) {

@@ -251,6 +251,7 @@ pub(crate) fn request(ports: &str, address: [u8; 4]) -> FwknopRequest {
         access: Access {
             address: Some(address.into()),
             ports: vec![ports.parse().unwrap()],
+            nat: None,
             timeout: None,
         },
     }

@@ -85,6 +85,7 @@ fn access(ports: &[&str]) -> Access {
     Access {
         address: Some([203, 0, 113, 7].into()),
         ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
+        nat: None,
         timeout: None,
     }
 }
