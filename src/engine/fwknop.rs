@@ -58,13 +58,12 @@ impl FwknopJudge {
             .zip(&setup.clients)
             .filter_map(|(id, client)| FwknopHolder::new(id, client, &setup.doors))
             .collect();
-        let ports = setup.fwknop.port..=setup.fwknop.port;
         let mut lengths = Box::new([false; END_LEN]);
         for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
             lengths[length] = true;
         }
         Self {
-            ports: [ports].into_iter().chain(setup.spa_ports.clone()).collect(),
+            ports: [&setup.fwknop.ports].into_iter().chain(&setup.spa_ports).cloned().collect(),
             index: Index::new(&holders),
             holders,
             lengths,

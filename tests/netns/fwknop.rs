@@ -208,6 +208,29 @@ fn a_door_opens_for_whom_the_request_names_and_no_other() {
 }
 
 #[test]
+fn a_request_to_a_port_that_the_client_picks_at_random_opens() {
+    needs!("a_request_to_a_port_that_the_client_picks_at_random_opens", "fwknop", "nft");
+    let net = Net::new();
+    let settings = SETTINGS.replace("{inter", "{fwknop: {port: 10000-65534}, inter");
+    let knockd = Knockd::start(&net.server, &format!("{settings}{TWO_CLIENTS}"));
+    fwknop(&net, "-A tcp/22 -a 203.0.113.1 -r");
+    let knock = env!("CARGO_BIN_EXE_knock");
+    let home = tempfile::tempdir().unwrap();
+    let stanza = format!(
+        "[a]\nSPA_SERVER {SERVER}\nACCESS tcp/22\nALLOW_IP 203.0.113.2\nKEY {KEY}\n\
+         HMAC_KEY {HMAC_KEY}\nRAND_PORT Y\n"
+    );
+    std::fs::write(home.path().join(".fwknoprc"), stanza).unwrap();
+    let home = home.path().display();
+    let line = format!("export HOME={home}; {knock} --fwknoprc a; {knock} --fwknoprc a -n");
+    let said = net.client.must("sh", &["-c", &line]);
+    assert!(said.contains("udp ") && !said.contains(":62201 "), "{said}");
+    for address in ["203.0.113.1", "203.0.113.2"] {
+        knockd.wait_for(&format!("{address}: ssh: OPEN SESAME"));
+    }
+}
+
+#[test]
 fn what_is_not_done_is_named_and_counted_and_opens_nothing() {
     needs!("what_is_not_done_is_named_and_counted_and_opens_nothing", "fwknop", "nft");
     let net = Net::new();

@@ -291,14 +291,15 @@ fn what_is_sent_to_another_host_is_the_clients_only_who_is_said_to_send_there() 
 #[test]
 fn requests_are_taken_at_their_own_port_and_at_that_of_native_ones() {
     let port = |port: u16| NonZeroU16::new(port).unwrap();
-    let settings = FwknopSettings { port: port(5_000), ..FwknopSettings::default() };
+    let ports = port(5_000)..=port(5_002);
+    let settings = FwknopSettings { ports, ..FwknopSettings::default() };
     let spa_ports = Some(port(6_000)..=port(6_001));
     let fwknop = FwknopJudge::new(&Setup { fwknop: settings, spa_ports, ..Setup::default() });
     let takes = |to: u16, length: usize| {
         let transport = Transport::Udp { source_port: 1, port: port(to) };
         fwknop.takes(&Packet { transport, ..packet(SOURCE) }, &vec![0; length])
     };
-    for to in [5_000, 6_000, 6_001] {
+    for to in [5_000, 5_002, 6_000, 6_001] {
         assert!(takes(to, 140) && takes(to, 1_499), "{to}");
         assert!(!takes(to, 139) && !takes(to, 1_500), "{to}");
     }
