@@ -238,6 +238,26 @@ const STANZAS: &[(&str, &[&str], &[&str])] = &[
     ("FW_TIMEOUT 60\n", &["-f", "30"], &["--open-for", "30s"]),
     ("KEY_BASE64 b3RoZXI=\nUSE_HMAC Y\n", &[], &[]),
     ("[default]\nALLOW_IP resolve\nFW_TIMEOUT 5\n", &[], &[]),
+    ("NAT_ACCESS 192.168.1.10:2222\n", &[], &[]),
+    ("NAT_ACCESS 192.168.1.10,2222\nFW_TIMEOUT 60\n", &[], &[]),
+    ("NAT_ACCESS inner.example.com\nNAT_PORT 4000\n", &[], &[]),
+    ("ACCESS udp/22\nNAT_ACCESS 192.168.1.10\nNAT_PORT 4000\n", &[], &[]),
+    ("ACCESS tcp/22,udp/53\nNAT_ACCESS 192.168.1.10\n", &[], &[]),
+    ("NAT_LOCAL Y\n", &[], &[]),
+    ("NAT_LOCAL y\nNAT_PORT 4000\nFW_TIMEOUT 60\n", &[], &[]),
+    ("NAT_LOCAL Y\nNAT_ACCESS 192.168.1.10:80\n", &[], &[]),
+    ("NAT_LOCAL N\nNAT_RAND_PORT N\n", &[], &[]),
+    ("", &["-N", "192.168.1.10:80"], &["--nat-access", "192.168.1.10:80"]),
+    (
+        "NAT_ACCESS 192.168.1.10:22\n",
+        &["-N", "192.168.1.11:80"],
+        &["--nat-access", "192.168.1.11:80"],
+    ),
+    (
+        "NAT_PORT 4000\n",
+        &["--nat-local", "--nat-port", "55000"],
+        &["--nat-local", "--nat-port", "55000"],
+    ),
     ("[default]\nRESOLVE_IP_HTTPS Y\nSPOOF_USER default\n", &[], &[]),
 ];
 
@@ -250,7 +270,8 @@ fn a_stanza_asks_for_the_same_as_with_the_stock_client() {
         [&[], &[("USER", "u")], &[("LOGNAME", "l"), ("USER", "u")]];
     for (number, (lines, stock, own)) in STANZAS.iter().enumerate() {
         let plain = "SPA_SERVER 127.0.0.1\nALLOW_IP 192.0.2.7\nKEY testkey\nHMAC_KEY hmackey\n";
-        let access = if lines.contains("ACCESS") { "" } else { "ACCESS tcp/22\n" };
+        let has_access = lines.lines().any(|line| line.starts_with("ACCESS"));
+        let access = if has_access { "" } else { "ACCESS tcp/22\n" };
         private(&home.path().join(".fwknoprc"), &format!("[a]\n{plain}{access}{lines}"));
         let environment = environments[number % environments.len()];
         let run = |program: &str, arguments: &[&str]| {
