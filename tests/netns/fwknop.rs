@@ -238,8 +238,9 @@ fn what_is_not_done_is_named_and_counted_and_opens_nothing() {
     for (arguments, reason) in [
         ("-A tcp/22 -s -N 192.0.2.9:22", "fwknop-nat"),
         ("-A tcp/22 -s -N 192.0.2.9:22 -f 60", "fwknop-nat"),
-        ("-A tcp/22 -s --nat-local", "fwknop-local-nat"),
-        ("-A tcp/22 -s --nat-local -f 60", "fwknop-local-nat"),
+        ("-A tcp/22 -s -N inner.example.com:22", "fwknop-nat-name"),
+        ("-A tcp/22 -s --nat-local --nat-port 2222", "fwknop-local-nat"),
+        ("-A tcp/22 -s --nat-local --nat-port 2222 -f 60", "fwknop-local-nat"),
         ("-C 'touch /tmp/x' -a 192.0.2.2", "fwknop-command"),
         ("-A tcp/22,tcp/443 -s", "fwknop-no-door"),
         ("-A udp/53 -s", "fwknop-no-door"),
