@@ -111,7 +111,7 @@ pub(crate) fn send(host: &Host, datagrams: &[Vec<u8>]) {
 const SETTINGS: &str =
     "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}\n";
 
-fn counter(knockd: &Knockd, reason: &str) -> u64 {
+pub(crate) fn counter(knockd: &Knockd, reason: &str) -> u64 {
     let status = knockd.ask(r#"{"do":"status"}"#).remove(0);
     status["counters"][reason].as_u64().unwrap_or_default()
 }
