@@ -15,6 +15,7 @@ mod flooded_socket;
 mod floods;
 mod fwknop;
 mod fwknop_client;
+mod fwknop_nat;
 mod guard;
 mod guard_daemon;
 mod guard_fixture;
