@@ -15,8 +15,10 @@ const USUAL: [(&str, &str); 2] = [("SPA_SERVER_PORT", "62201"), ("HMAC_DIGEST_TY
 
 /// Whether a request of fwknop's, which comes over IPv4, opens a door.
 pub(super) fn opens(door: &Door) -> bool {
-    let is_ipv4 = door.recognition.target.is_none_or(|target| target.is_ipv4());
-    door.recognition.fwknop && is_ipv4 && door.opening.mechanism.opens(Family::V4)
+    let is_ipv4 = door.recognition.target.is_none_or(|target| target.is_ipv4())
+        && door.opening.mechanism.opens(Family::V4)
+        && door.opening.is_for(Family::V4.unspecified());
+    door.recognition.fwknop && is_ipv4
 }
 
 /// Says how a client knocks at those of the doors that take its requests, with its keys where they
@@ -52,15 +54,21 @@ pub(super) fn show(
         text.push_str(&format!(
             "# Then it is: fwknop -n {stanza}, or: knock --fwknoprc {stanza}\n[{stanza}]\n"
         ));
-        let ports = door.opening.ports.iter().take(MOST_PORTS);
-        let ports: Vec<_> = ports.map(|it| format!("{}/{}", it.protocol, it.port)).collect();
+        // Of a range fwknop can name one port.
+        let ports = door.opening.ports.iter().map(|ports| ports.first());
+        let forward = door.opening.forwards.iter().find(|it| it.to.is_ipv4());
+        let forward = forward.filter(|_| door.opening.ports.is_empty());
+        let ports = ports.chain(forward.map(|forward| forward.on)).take(MOST_PORTS);
+        let access: Vec<_> = ports.map(|it| format!("{}/{}", it.protocol, it.port)).collect();
         // Where a door runs commands of its own, any port does.
-        let access = if ports.is_empty() { "tcp/1".to_owned() } else { ports.join(",") };
+        let access = if access.is_empty() { "tcp/1".to_owned() } else { access.join(",") };
+        let nat = forward.map(|it| format!("{}:{}", it.to, it.port)).unwrap_or_default();
         for (variable, value) in [
             ("SPA_SERVER", server.host.as_str()),
             ("SPA_SERVER_PORT", &port.to_string()),
             ("#", "Each port here opens the whole door."),
             ("ACCESS", &access),
+            ("NAT_ACCESS", &nat),
             ("#", of_address),
             ("ALLOW_IP", allow),
             ("#", of_keys),
