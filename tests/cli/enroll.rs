@@ -278,6 +278,29 @@ fn what_is_unusual_about_the_server_or_the_client_stands_in_the_stanza() {
 }
 
 #[test]
+fn a_range_is_asked_for_by_its_first_port_and_another_host_by_its_address() {
+    let files = Files::new();
+    files.write(
+        "more.yaml",
+        "doors:
+  call: {fwknop: true, open: [60000-61000/udp, 22/tcp]}
+  inner:
+    fwknop: true
+    forward: [{on: 2222, to: '2001:db8::10', port: 22}, {on: 2222, to: 192.168.1.10, port: 22}]
+  six: {fwknop: true, forward: [{on: 2223, to: '2001:db8::10', port: 22}]}
+",
+    );
+    let (printed, _) = said(files.run("enroll phone --door call --fwknop"));
+    assert_eq!(variable(&stanza(&printed), "ACCESS"), "udp/60000,tcp/22");
+    let (printed, _) = said(files.run("enroll laptop --door inner --fwknop"));
+    let inner = stanza(&printed);
+    assert_eq!(variable(&inner, "ACCESS"), "tcp/2222");
+    assert_eq!(variable(&inner, "NAT_ACCESS"), "192.168.1.10:22");
+    let error = complained(files.run("enroll other --door six --fwknop"));
+    assert!(error.contains("'six' takes no IPv4"), "{error}");
+}
+
+#[test]
 fn another_door_is_told_without_the_keys_that_the_client_has() {
     let files = Files::new();
     let (first, _) = said(files.run("enroll phone --door gate --fwknop"));

@@ -247,10 +247,9 @@ fn client(root: &Node, name: &Name) -> Result<ClientFile, Diagnostic> {
         .iter()
         .map(|door| door.parsed("the name of a door"))
         .collect::<Result<_, _>>()?;
-    let mut client = ClientFile { doors, ..ClientFile::new(name.clone()) };
-    if let Some(expires) = keys.value("expires") {
-        client.expires = Some(expires.text("a date")?.to_owned());
-    }
+    let expires = keys.value("expires").map(|node| node.text("a date")).transpose()?;
+    let expires = expires.map(str::to_owned);
+    let mut client = ClientFile { doors, expires, ..ClientFile::new(name.clone()) };
     for (method, known) in KEPT {
         let Some(node) = keys.value(method.as_str()) else { continue };
         let held = client.credentials.entry(method).or_default();

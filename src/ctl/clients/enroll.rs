@@ -282,11 +282,8 @@ fn show(
     };
     let output = io::stdout();
     let qr = args.qr.then(|| output.is_terminal());
-    let mut text = Zeroizing::new(String::new());
-    if shows(args.fwknop) {
-        let port = settings.fwknop.port;
-        text = stanza::show(client, &server, doors, port, args.fwknop, qr);
-    }
+    let asked = if shows(args.fwknop) { doors } else { &[] };
+    let mut text = stanza::show(client, &server, asked, settings.fwknop.port, args.fwknop, qr);
     if !entries.is_empty() {
         text.push_str(&bundle.text(qr)?);
     }

@@ -85,9 +85,8 @@ pub(super) fn show(
     }
     if let Some(colours) = qr.filter(|_| is_new) {
         let keys = Zeroizing::new(format!("KEY_BASE64:{} HMAC_KEY_BASE64:{}", *key, *hmac_key));
-        text.push_str("For the app Fwknop2, which asks for the rest:\n\n");
-        text.push_str(&drawn(&keys, colours));
-        text.push('\n');
+        let code = drawn(&keys, colours);
+        text.push_str(&format!("For the app Fwknop2, which asks for the rest:\n\n{}\n", *code));
     }
     text
 }
