@@ -300,6 +300,57 @@ fn a_range_is_asked_for_by_its_first_port_and_another_host_by_its_address() {
     assert!(error.contains("'six' takes no IPv4"), "{error}");
 }
 
+/// What fwknop's own client makes of the stanzas, without sending anything.
+fn read_by_fwknop(printed: &str, arguments: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rc");
+    fs::write(&path, printed.split_once("600):").unwrap().1).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut fwknop = command("fwknop");
+    fwknop.args(["--test", "--verbose", "--no-save-args", "--rc-file"]).arg(path);
+    said(fwknop.args(arguments.split(' ')).output().unwrap()).0
+}
+
+#[test]
+fn fwknops_own_client_reads_every_stanza() {
+    if !has_programs("fwknops_own_client_reads_every_stanza", &["fwknop"]) {
+        return;
+    }
+    let files = Files::new();
+    let doors = "  inner: {fwknop: true, forward: [{on: 2222, to: 192.168.1.10, port: 22}]}\n";
+    let doors =
+        DOORS.replace("  user: nobody\n", "  user: nobody\n  fwknop: {port: 7777}\n") + doors;
+    files.write("doors.yaml", &doors);
+    let line = "enroll phone --door gate --door inner --fwknop --host 127.0.0.1";
+    let (printed, _) = said(files.run(line));
+    let is_read = |printed: &str, arguments: &str, lines: &[&str]| {
+        let read = read_by_fwknop(printed, arguments);
+        let of = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let read: Vec<String> = read.lines().map(of).collect();
+        for line in lines {
+            assert!(read.iter().any(|it| it == line), "{arguments}: {line}: {read:?}");
+        }
+    };
+    let gate = "Message String: 0.0.0.0,tcp/443,udp/4500";
+    is_read(&printed, "-n phone-gate", &["Message Type: 1 (Access msg)", gate]);
+    is_read(
+        &printed,
+        "-n phone-inner",
+        &[
+            "Message String: 0.0.0.0,tcp/2222",
+            "Nat Access: 192.168.1.10,22",
+            "HMAC Type: 3 (SHA256)",
+            "destination port: 7777",
+        ],
+    );
+    let path = files.config().join("client-phone.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text + "      hmac_type: sha3_512\n      address: explicit\n").unwrap();
+    let (printed, _) = said(files.run("enroll phone --fwknop --host 127.0.0.1"));
+    let gate = "Message String: 192.0.2.7,tcp/443,udp/4500";
+    is_read(&printed, "-n phone-gate -a 192.0.2.7", &[gate, "HMAC Type: 7 (SHA3_512)"]);
+}
+
 #[test]
 fn another_door_is_told_without_the_keys_that_the_client_has() {
     let files = Files::new();
