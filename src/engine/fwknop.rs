@@ -41,6 +41,7 @@ pub(crate) struct FwknopJudge {
     seen: LruCache<[u8; 32], Arrival>,
 }
 
+/// A pair of keys, and the client that it is of.
 #[derive(Debug)]
 struct FwknopHolder {
     client: ClientId,
@@ -76,7 +77,7 @@ impl FwknopJudge {
         let holders: Vec<FwknopHolder> = (0..)
             .map(ClientId)
             .zip(&setup.clients)
-            .filter_map(|(id, client)| FwknopHolder::new(id, client, &setup.doors))
+            .flat_map(|(id, client)| FwknopHolder::all(id, client, &setup.doors))
             .collect();
         let mut lengths = Box::new([false; END_LEN]);
         for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
@@ -177,8 +178,10 @@ impl FwknopJudge {
 }
 
 impl FwknopHolder {
-    fn new(id: ClientId, client: &Client, doors: &[Recognition]) -> Option<Self> {
-        let doors = (0..)
+    /// With the keys that a client has, and with those that it had before.
+    fn all(id: ClientId, client: &Client, doors: &[Recognition]) -> Vec<Self> {
+        let Some(is) = &client.fwknop else { return Vec::new() };
+        let doors: Vec<_> = (0..)
             .map(DoorId)
             .zip(doors)
             .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
@@ -188,10 +191,18 @@ impl FwknopHolder {
                 forwards: forwards.clone(),
             })
             .collect();
-        let is = client.fwknop.clone()?;
+        let holder = |key, hmac, until: Option<Wall>| Self {
+            client: id,
+            receiver: FwknopKeys { key, mode: is.mode, hmac }.into(),
+            expires: [until, client.expires].into_iter().flatten().min(),
+            is: is.clone(),
+            doors: doors.clone(),
+        };
         let hmac = is.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        let receiver = FwknopKeys { key: &is.key, mode: is.mode, hmac }.into();
-        Some(Self { client: id, receiver, expires: client.expires, is, doors })
+        let hash = hmac.map(|(_, hash)| hash).unwrap_or_default();
+        let old = is.old.as_ref();
+        let old = old.map(|((key, hmac), until)| holder(key, Some((hmac, hash)), Some(*until)));
+        [holder(&is.key, hmac, None)].into_iter().chain(old).collect()
     }
 
     fn is_sent_to(&self, destination: IpAddr, local: &Local) -> bool {

@@ -221,6 +221,12 @@ c.yaml:6:7: error: secret and secret_file exclude each other
           ^^^^^^^^^^^
     remove one of them
 "#]];
+    old_keys_of_fwknops_that_are_not_whole: said("router:\n  doors: [ssh]\n  fwknop:\n    key: testkey\n    hmac_key: hmackey\n    old_until: 2027-01-01") => str![[r#"
+c.yaml:7:7: error: 'old_until' without 'old_key_base64_file'
+          old_until: 2027-01-01
+          ^^^^^^^^^
+    write old_key_base64_file too, or remove old_until
+"#]];
     an_old_secret_without_its_end: said(&format!("a:\n  doors: [ssh]\n  totp:\n    secret: {SECRET}\n    old_until: 2027-01-01")) => str![[r#"
 c.yaml:6:7: error: 'old_until' without 'old_secret_file'
           old_until: 2027-01-01

@@ -45,6 +45,7 @@ fn holder() -> FwknopClient {
         destination: Vec::new(),
         username: None,
         address: AddressPolicy::Any,
+        old: None,
     }
 }
 
@@ -504,6 +505,31 @@ fn a_client_opens_nothing_once_it_has_expired() {
     let datagram = sealed(access(&["22"]));
     assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["refused: expired"]);
     assert_eq!(on(&mut fwknop, CLOCK - 1, &datagram), ["0: 0 203.0.113.7"]);
+}
+
+#[test]
+fn the_keys_before_hold_until_their_grace_is_over() {
+    let before = FwknopClient { key: key("before"), hmac: hmac("beforehmac"), ..holder() };
+    let until = |seconds| {
+        let keys = (before.key.clone(), before.hmac.clone().unwrap().0);
+        FwknopClient { old: Some((keys, Wall::ZERO + Duration::from_secs(seconds))), ..holder() }
+    };
+    let sent = [&before, &holder()].map(|keys| {
+        sealed_by(keys, &FwknopRequest { timestamp: CLOCK, ..request(access(&["22"])) })
+    });
+    let mut in_grace = phone(until(CLOCK + 1));
+    for datagram in &sent {
+        let told = told(&mut in_grace, CLOCK, &packet(SOURCE), datagram);
+        assert!(told[0].starts_with("0: 2 "), "{told:?}");
+        assert_eq!(
+            self::told(&mut in_grace, CLOCK, &packet("192.0.2.9"), datagram),
+            ["refused: used"]
+        );
+    }
+    let mut after = phone(until(CLOCK));
+    let told = sent.map(|datagram| told(&mut after, CLOCK, &packet(SOURCE), &datagram));
+    assert_eq!(told[0], ["refused: expired"]);
+    assert!(told[1][0].starts_with("0: 2 "), "{told:?}");
 }
 
 #[test]
