@@ -6,6 +6,7 @@ mod daemon;
 mod keys;
 mod lines;
 mod stanzas;
+mod variables;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

@@ -8,55 +8,12 @@ use std::time::Duration;
 
 use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
+use super::variables::{DAEMON, Fate, find, is_yes};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
-
-/// Variables that let requests in, or open something, in a way that there is not here: what to do
-/// without them, and what fwknopd has to be told for that.
-const WITHOUT: [(&str, bool, &str); 8] = [
-    ("the file that it names is not read: put here what it says", false, "OVERRIDE_CONFIG"),
-    ("the time of a request counts here, within max_age", false, "ENABLE_SPA_PACKET_AGING"),
-    ("a request opens only once here", false, "ENABLE_DIGEST_PERSISTENCE"),
-    (
-        "requests come in UDP datagrams here: have clients send those",
-        true,
-        "ENABLE_SPA_OVER_HTTP ENABLE_TCP_SERVER ENABLE_X_FORWARDED_FOR ALLOW_ANY_USER_AGENT",
-    ),
-    (
-        "no door translates addresses here: have the firewall do that",
-        true,
-        "ENABLE_IPT_FORWARDING ENABLE_IPT_LOCAL_NAT ENABLE_IPT_SNAT ENABLE_FIREWD_FORWARDING \
-         ENABLE_FIREWD_LOCAL_NAT ENABLE_FIREWD_SNAT",
-    ),
-    (
-        "say it in the rules of your firewall",
-        true,
-        "ENABLE_IPT_OUTPUT ENABLE_FIREWD_OUTPUT ENABLE_DESTINATION_RULE",
-    ),
-    ("only packets to this host are looked at", true, "ENABLE_PCAP_ANY_DIRECTION"),
-    ("give a door start_command and stop_command", true, "ENABLE_EXTERNAL_CMDS"),
-];
-
-/// What says how fwknopd does its work, and nothing about who gets in.
-const OWN: &str = "\
-    CMD_EXEC_TIMEOUT CONFIG_FILE \
-    DIGEST_DB_FILE DIGEST_FILE ENABLE_FIREWD_COMMENT_CHECK ENABLE_IPT_COMMENT_CHECK \
-    ENABLE_NAT_DNS ENABLE_PCAP_PROMISC ENABLE_RULE_PREPEND EXIT_AT_INTF_DOWN \
-    FAULT_INJECTION_TAG FIREWALL_EXE FIREWD_DNAT_ACCESS FIREWD_FORWARD_ACCESS \
-    FIREWD_INPUT_ACCESS FIREWD_MASQUERADE_ACCESS FIREWD_OUTPUT_ACCESS FIREWD_SNAT_ACCESS \
-    FLUSH_FIREWD_AT_EXIT FLUSH_FIREWD_AT_INIT FLUSH_IPT_AT_EXIT FLUSH_IPT_AT_INIT \
-    FWKNOP_CONF_DIR FWKNOP_PID_FILE FWKNOP_RUN_DIR GPG_EXE GPG_HOME_DIR IPT_DNAT_ACCESS \
-    IPT_FORWARD_ACCESS IPT_INPUT_ACCESS IPT_MASQUERADE_ACCESS IPT_OUTPUT_ACCESS \
-    IPT_SNAT_ACCESS LOCALE MAX_SNIFF_BYTES NFQ_CHAIN NFQ_INTERFACE NFQ_LOOP_SLEEP \
-    NFQ_QUEUE_NUMBER NFQ_TABLE PCAP_DISPATCH_COUNT PCAP_FILE PCAP_LOOP_SLEEP \
-    RULES_CHECK_THRESHOLD SNAT_TRANSLATE_IP SUDO_EXE SYSLOG_IDENTITY TCPSERV_PORT \
-    UDPSERV_SELECT_TIMEOUT";
-const CARRIED: &str = "\
-    ACCESS_FILE ACCESS_FOLDER ENABLE_NFQ_CAPTURE ENABLE_UDP_SERVER MAX_SPA_PACKET_AGE NFQ_PORT \
-    PCAP_FILTER PCAP_INTF SYSLOG_FACILITY UDPSERV_PORT VERBOSE";
 
 /// `fwknopd.conf`, as far as it matters here.
 #[derive(Default)]
@@ -99,21 +56,24 @@ struct FwknopdVariables<'a> {
 
 impl FwknopdVariables<'_> {
     fn note(&mut self, name: &str, value: &str, at: &Place) {
-        let yes = value.starts_with(['Y', 'y']);
-        let is_in = |names: &str| names.split(' ').any(|known| known == name);
-        if let Some((help, when, _)) = WITHOUT.iter().find(|(.., names)| is_in(names)) {
-            if yes == *when {
-                self.notes.push(at.error(format!("{name} is not carried over")).help(*help));
+        match find(DAEMON, name) {
+            Some((Fate::Carried, _)) => {}
+            Some((Fate::LeftOut(why), _)) => {
+                self.notes.push(at.warning(format!("{name} {why}: left out")));
             }
-        } else if is_in(OWN) {
-            self.notes.push(at.warning(format!("{name} is about fwknopd itself: left out")));
-        } else if !is_in(CARRIED) {
-            let error = at.error(format!("left out: '{name}' is not a variable of fwknopd's"));
-            self.notes.push(if name.ends_with("_TIMEOUT") {
-                error.help("in access.conf, below a SOURCE, it would have an effect")
-            } else {
-                error.help("fwknopd says that it ignores it, so it had no effect until now")
-            });
+            Some((fate, _)) => {
+                let help = fate.refuses(value.as_bytes());
+                let refuse = |help| at.error(format!("{name} is not carried over")).help(help);
+                self.notes.extend(help.map(refuse));
+            }
+            None => {
+                let error = at.error(format!("left out: '{name}' is not a variable of fwknopd's"));
+                self.notes.push(if name.ends_with("_TIMEOUT") {
+                    error.help("in access.conf, below a SOURCE, it would have an effect")
+                } else {
+                    error.help("fwknopd says that it ignores it, so it had no effect until now")
+                });
+            }
         }
     }
 
@@ -133,7 +93,7 @@ impl FwknopdVariables<'_> {
     }
 
     fn is_yes(&self, name: &str) -> bool {
-        self.given.get(name).is_some_and(|(_, value)| value.starts_with(['Y', 'y']))
+        self.given.get(name).is_some_and(|(_, value)| is_yes(value.as_bytes()))
     }
 
     fn write(mut self, access: &Path) -> FwknopdConf {
