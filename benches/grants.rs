@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libknock::config::NftFamily;
-use libknock::firewall::netlink::{ElementKey, Netlink, NftChange, SetRef};
+use libknock::firewall::netlink::{ElementKey, ElementRef, Netlink, NftChange, SetRef};
 use support::{Host, Knockd, can_make_namespaces};
 
 const GRANTS: u64 = 10_000;
@@ -88,7 +88,7 @@ fn restored(host: &Host) {
         let mut netlink = Netlink::open().unwrap();
         let open = SetRef::new(NftFamily::Inet, "knockd", "open_6").unwrap();
         let last = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, GRANTS as u16]);
-        let last = (open, ElementKey::from(last).protocol(6).port(22));
+        let last = ElementRef::new(open, ElementKey::from(last).protocol(6).port(22));
         let mut one = || {
             thread::sleep(Duration::from_millis(1500));
             netlink.apply(&[NftChange::delete_table("knockd")]).unwrap();

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Place;
 use super::lockout::Lockout;
-use super::opening::Opening;
+use super::opening::{Forward, Opening};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::proto::name::Name;
+use crate::proto::open_ports::OpenPorts;
 use crate::proto::totp::Scheme;
 
 /// A named thing that can be opened: what it takes to open it, and what opening does.
@@ -74,7 +75,9 @@ pub struct Recognition {
     /// How many ports on either side of each knock break a sequence.
     pub trip_wires: u16,
     /// The ports that opening opens, where that is known: nobody's trip-wires.
-    pub opens: Vec<Knock>,
+    pub opens: Vec<OpenPorts>,
+    /// What opening forwards; the port is nobody's trip-wire either.
+    pub forwards: Vec<Forward>,
 }
 
 impl Recognition {
@@ -92,6 +95,7 @@ impl Recognition {
             target: None,
             trip_wires: TRIP_WIRES,
             opens: Vec::new(),
+            forwards: Vec::new(),
         }
     }
 }
@@ -104,6 +108,8 @@ pub struct DoorPlaces {
     pub sequence: Vec<Place>,
     /// One for each port that it opens.
     pub opens: Vec<Place>,
+    /// One for each forward.
+    pub forwards: Vec<Place>,
     /// Where other keys are that a warning may be about, each if it is there.
     pub keys: HashMap<&'static str, Place>,
 }

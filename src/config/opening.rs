@@ -1,11 +1,16 @@
 //! The keeper's half of a door: what opening it does.
 
+use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::mechanism::Mechanism;
 use super::settings::{GuardMode, NewPrivileges};
-use super::template::{Command, Commands};
+use super::template::{Command, Commands, Family};
 use crate::proto::knock::Knock;
+use crate::proto::open_ports::OpenPorts;
 
 /// The opening of a door, what that does: the keeper's half.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +20,9 @@ pub struct Opening {
     pub guard: GuardMode,
     /// What is opened. Firewall commands run once for each of these; once, without `%PORT%`, if
     /// there are none.
-    pub ports: Vec<Knock>,
+    pub ports: Vec<OpenPorts>,
+    /// What is passed on to other hosts. Only the guard does that.
+    pub forwards: Vec<Forward>,
     /// At least a second.
     pub open_for: Duration,
     /// The longest time that a request may ask for; not less than `open_for`.
@@ -34,6 +41,26 @@ pub struct Opening {
     pub new_privileges: NewPrivileges,
 }
 
+/// A port of this host that leads whoever a door is open for to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    pub on: Knock,
+    /// Who comes by an address of its family is led there.
+    pub to: IpAddr,
+    pub port: NonZeroU16,
+    /// Whether it comes to that host from this one: for a host whose way back leads elsewhere.
+    #[serde(default)]
+    pub masquerade: bool,
+}
+
+impl Forward {
+    /// Whether it is for whoever comes from this address.
+    pub fn is_for(&self, address: IpAddr) -> bool {
+        Family::of(self.to) == Family::of(address.to_canonical())
+    }
+}
+
 impl Opening {
     /// Whether the guard keeps those out who have not knocked.
     pub fn is_locked(&self) -> bool {
@@ -43,6 +70,12 @@ impl Opening {
     /// Whether the guard only notes who they are.
     pub fn is_observed(&self) -> bool {
         self.mechanism == Mechanism::Guard && self.guard == GuardMode::Observe
+    }
+
+    /// Whether it opens or forwards something for whoever comes from this address.
+    pub fn is_for(&self, address: IpAddr) -> bool {
+        let is_led = self.forwards.iter().any(|forward| forward.is_for(address));
+        is_led || self.forwards.is_empty() || !self.ports.is_empty()
     }
 
     /// The firewall commands, where it is opened by commands.
@@ -58,10 +91,10 @@ impl Opening {
         self.commands().is_some() || self.on_open.is_some() || self.on_close.is_some()
     }
 
-    /// The port that it opens, where it is just one: what fills `%PORT%` and `%PROTO%` in `on_open`
+    /// The ports that it opens, where it is one entry: what fills `%PORT%` and `%PROTO%` in `on_open`
     /// and `on_close`.
-    pub const fn single_port(&self) -> Option<Knock> {
-        if let [port] = self.ports.as_slice() { Some(*port) } else { None }
+    pub fn single_port(&self) -> Option<OpenPorts> {
+        if let [ports] = self.ports.as_slice() { Some(*ports) } else { None }
     }
 }
 

@@ -9,6 +9,7 @@ mod datagrams;
 mod date;
 mod door;
 mod files;
+mod forward;
 pub mod load;
 mod lockout;
 mod methods;
@@ -46,6 +47,7 @@ pub fn keys() -> Vec<String> {
         ("clients.NAME.fwknop.", &credentials::FWKNOP),
         ("doors.NAME.", &door::DOOR),
         ("doors.NAME.totp.", &rotation::TOTP),
+        ("doors.NAME.forward.", &forward::FORWARD),
         ("doors.NAME.lockout.", &lockout::LOCKOUT),
         ("doors.NAME.via.", &via::VIA),
         ("doors.NAME.via.nft_set.", &via::NFT_SET),

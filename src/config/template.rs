@@ -3,14 +3,14 @@
 //! What fills a hole is typed, so nothing that came off the wire as text reaches a command.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
-use crate::proto::knock::Knock;
 use crate::proto::name::Name;
+use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
 
 /// The commands of a door, for both families.
@@ -53,6 +53,14 @@ impl Commands {
 }
 
 impl Family {
+    /// The address of it that is nobody's.
+    pub const fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+
     pub const fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,
@@ -197,7 +205,7 @@ pub struct Holes<'a> {
     pub address: IpAddr,
     pub door: &'a Name,
     pub client: Option<&'a Name>,
-    pub port: Option<Knock>,
+    pub port: Option<OpenPorts>,
     /// How long the door will be open.
     pub seconds: u64,
 }
@@ -207,8 +215,8 @@ impl Holes<'_> {
         match hole {
             Hole::Ip => Some(self.address.to_string()),
             Hole::Family => Some(if self.address.is_ipv4() { "4" } else { "6" }.to_owned()),
-            Hole::Port => self.port.map(|knock| knock.port.to_string()),
-            Hole::Proto => self.port.map(|knock| knock.protocol.to_string()),
+            Hole::Port => self.port.map(|ports| ports.numbers(':')),
+            Hole::Proto => self.port.map(|ports| ports.protocol().to_string()),
             Hole::Door => Some(self.door.to_string()),
             Hole::Client => self.client.map(ToString::to_string),
             Hole::Seconds => Some(self.seconds.to_string()),

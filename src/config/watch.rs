@@ -25,10 +25,16 @@ use crate::proto::ports::PortSet;
 pub fn watch_sets<'a>(doors: impl IntoIterator<Item = &'a Recognition>) -> Vec<PortSet> {
     let doors: Vec<&Recognition> = doors.into_iter().collect();
     // In order, so that each is added at the end.
-    let knocks: BTreeSet<&Knock> =
-        doors.iter().flat_map(|door| door.sequence.iter().chain(&door.opens)).collect();
+    let forwarded = |door: &Recognition| door.forwards.iter().map(|it| it.on).collect::<Vec<_>>();
+    let single =
+        |door: &Recognition| door.opens.iter().filter_map(|it| it.single()).collect::<Vec<_>>();
+    let of = |door: &&Recognition| [door.sequence.clone(), single(door), forwarded(door)].concat();
+    let knocks: BTreeSet<Knock> = doors.iter().flat_map(of).collect();
     // The ports that are nobody's trip-wires.
-    let mut taken: PortSet = knocks.into_iter().copied().collect();
+    let mut taken: PortSet = knocks.into_iter().collect();
+    for ports in doors.iter().flat_map(|door| &door.opens).filter(|it| it.single().is_none()) {
+        taken.insert_range(ports.protocol(), ports.range());
+    }
     for scheme in doors.iter().filter_map(|door| door.totp) {
         taken.extend_from(&scheme.watched());
     }
@@ -53,9 +59,10 @@ mod tests {
 
     use super::*;
     use crate::proto::knock::Protocol;
+    use crate::proto::open_ports::OpenPorts;
     use crate::proto::totp::{Protocols, Scheme, TotpMode};
 
-    fn door(sequence: &[Knock], trip_wires: u16, opens: &[Knock]) -> Recognition {
+    fn door(sequence: &[Knock], trip_wires: u16, opens: &[OpenPorts]) -> Recognition {
         Recognition {
             sequence: sequence.to_vec(),
             trip_wires,
@@ -65,6 +72,10 @@ mod tests {
     }
 
     fn knock(text: &str) -> Knock {
+        text.parse().unwrap()
+    }
+
+    fn opens(text: &str) -> OpenPorts {
         text.parse().unwrap()
     }
 
@@ -97,7 +108,7 @@ mod tests {
     #[test]
     fn a_port_that_any_door_opens_is_no_trip_wire() {
         let sets = watch_sets(&[
-            door(&[knock("20")], 3, &[knock("22"), knock("18/udp")]),
+            door(&[knock("20")], 3, &[opens("22"), opens("18/udp")]),
             door(&[knock("25")], 3, &[]),
         ]);
         assert_eq!(tcp(&sets[0]), [(17, 21), (23, 23)]);
@@ -106,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_door_watches_its_own_knocks_even_where_a_door_opens_them() {
-        let sets = watch_sets(&[door(&[knock("22")], 0, &[knock("22")])]);
+        let sets = watch_sets(&[door(&[knock("22")], 0, &[opens("22")])]);
         assert_eq!(tcp(&sets[0]), [(22, 22)]);
     }
 
@@ -129,6 +140,13 @@ mod tests {
         })
     }
 
+    fn any_ports() -> impl Strategy<Value = OpenPorts> {
+        (any_knock(), 0u16..4).prop_map(|(Knock { protocol, port }, more)| {
+            let last = port.saturating_add(more);
+            format!("{port}-{last}/{protocol}").parse().unwrap()
+        })
+    }
+
     proptest! {
         #[test]
         fn each_set_is_what_its_definition_says_port_by_port(
@@ -136,7 +154,7 @@ mod tests {
                 (
                     prop::collection::vec(any_knock(), 1..5),
                     0u16..6,
-                    prop::collection::vec(any_knock(), 0..3),
+                    prop::collection::vec(any_ports(), 0..3),
                 ),
                 1..5,
             ),
@@ -155,7 +173,7 @@ mod tests {
                     });
                     let taken = doors
                         .iter()
-                        .any(|other| other.sequence.contains(&here) || other.opens.contains(&here));
+                        .any(|other| other.sequence.contains(&here) || other.opens.iter().any(|it| it.contains(here)));
                     let expected = door.sequence.contains(&here) || (near && !taken);
                     if set.contains(here) != expected {
                         prop_assert!(false, "{} of {:?}", here, door);

@@ -22,6 +22,7 @@ use crate::proto::fwknop::{
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::proto::network::{Network, may_ask_for};
+use crate::proto::open_ports::OpenPorts;
 use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};
@@ -47,7 +48,7 @@ struct FwknopHolder {
     expires: Option<Wall>,
     is: FwknopClient,
     /// With their ports. One that runs commands of its own has none: any request is for it.
-    doors: Vec<(DoorId, Vec<Knock>)>,
+    doors: Vec<(DoorId, Vec<OpenPorts>)>,
 }
 
 impl FwknopJudge {
@@ -218,12 +219,15 @@ impl FwknopHolder {
 
     /// The doors that list one of the ports asked for. Where no door lists a port, none opens.
     fn doors_for(&self, access: &Access) -> Result<impl Iterator<Item = DoorId>, Reason> {
-        let lists = |opens: &[Knock], port| opens.is_empty() || opens.contains(port);
+        let lists = |opens: &[OpenPorts], port: &Knock| {
+            opens.is_empty() || opens.iter().any(|ports| ports.contains(*port))
+        };
         let is_listed = |port| self.doors.iter().any(|(_, opens)| lists(opens, port));
         if !access.ports.iter().all(is_listed) {
             return Err(FwknopError::NoDoor.into());
         }
-        let opens_one = move |opens: &[Knock]| access.ports.iter().any(|port| lists(opens, port));
+        let opens_one =
+            move |opens: &[OpenPorts]| access.ports.iter().any(|port| lists(opens, port));
         Ok(self.doors.iter().filter(move |(_, opens)| opens_one(opens)).map(|(id, _)| *id))
     }
 }

@@ -98,15 +98,14 @@ impl Guard {
         self.replace(now, self.ruleset.clone(), keep)
     }
 
-    /// The elements that let an address in at a door: one for each of its ports.
+    /// The elements that let an address in at a door, or lead it on from there.
     pub fn elements(
         &self,
         door: &Name,
         address: IpAddr,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        let elements = self.ruleset.elements(door, address, source_port).into_iter();
-        elements.map(|element| (element.set.reference(), element.key)).collect()
+        self.ruleset.references(door, address, source_port)
     }
 
     /// Whether other doors open a port that this one opens.
@@ -182,7 +181,10 @@ fn connections(
     netlink: &mut Netlink,
     ports: &BTreeSet<GuardElement>,
 ) -> impl Iterator<Item = GuardElement> {
-    let is_wanted = |it: &InboundConnection| it.guarded().iter().any(|port| ports.contains(port));
+    let ranges: Vec<_> = ports.iter().filter(|port| port.set.is_of_ranges).collect();
+    let is_locked =
+        |one: &GuardElement| ports.contains(one) || ranges.iter().any(|range| range.covers(one));
+    let is_wanted = |it: &InboundConnection| it.guarded().iter().any(is_locked);
     let mut found = netlink.tracked(is_wanted).unwrap_or_default();
     found.extend(connections::established().into_iter().filter(is_wanted));
     found.into_iter().map(|connection| connection.older())

@@ -24,7 +24,7 @@ use attribute::{Attributes, find_text};
 use message::{ChangedObject, batch, replies};
 pub use message::{DELETE_ELEMENT, DELETE_TABLE, NEW_ELEMENT, NftChange};
 pub use monitor::{Monitor, NftEvent};
-pub use rule::{Hook, KeyPart, Load, NftRule, Noting};
+pub use rule::{ChainHook, ChainKind, Hook, KeyPart, Load, NftRule, Noting};
 pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement, SetRef};
 
 use super::connections::InboundConnection;
@@ -104,7 +104,7 @@ pub enum NetlinkError {
     #[error("the kernel refused to change the set '{set}': {errno}")]
     Refused { set: SetRef, errno: Errno },
     #[error(
-        "the kernel refused {what}: {errno}; its nf_tables may lack something (modules nft_ct with connection labels, nft_fib_inet)"
+        "the kernel refused {what}: {errno}; its nf_tables may lack something (modules nft_ct with connection labels, nft_fib_inet; for doors that forward, nft_chain_nat and nft_masq)"
     )]
     RefusedObject { what: String, errno: Errno },
     #[error("other programs keep changing the tables")]
@@ -155,15 +155,16 @@ impl Netlink {
     }
 
     /// Sees to it that an element is there for this long at least; one of ours that is there gets
-    /// the new timeout and comment, unless it lasts longer than that already.
+    /// the new timeout and comment, unless it lasts longer than that already. One that leads
+    /// elsewhere is replaced in any case.
     ///
     /// # Errors
     /// Whatever the kernel objects to.
     pub fn hold(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<Holding> {
         match self.element(it)? {
             Some(found) if !found.is_ours() => Ok(Holding::NotOurs(found.left)),
-            Some(found) if found.left >= Some(left) => Ok(Holding::Kept),
-            Some(_) => self.replace(it, left, comment).map(|()| Holding::Kept),
+            Some(found) if found.value == it.value && found.left >= Some(left) => Ok(Holding::Kept),
+            Some(found) => self.replace(found, it, left, comment).map(|()| Holding::Kept),
             None => self.apply(&[NftChange::add(it, left, comment, true)]).map(|()| Holding::Added),
         }
     }
@@ -176,15 +177,15 @@ impl Netlink {
     pub fn release(
         &mut self,
         it: &ElementRef,
-        other: impl FnOnce() -> Option<(Duration, Comment)>,
+        other: impl FnOnce() -> Option<(ElementRef, Duration, Comment)>,
     ) -> Result<Removal> {
         // A batch that fails makes the kernel wait for all processors, ten milliseconds and more;
         // a question does not.
         let result = match self.element(it)? {
-            None => Err(self.what_is_missing(it.0.clone())?),
+            None => Err(self.what_is_missing(it.set.clone())?),
             Some(found) if !found.is_ours() => return Ok(Removal::NotOurs),
-            Some(_) => match other() {
-                Some((left, comment)) => self.replace(it, left, &comment),
+            Some(found) => match other() {
+                Some((other, left, comment)) => self.replace(found, &other, left, &comment),
                 None => self.apply(&[NftChange::delete(it)]),
             },
         };
@@ -200,7 +201,7 @@ impl Netlink {
     /// Whatever the kernel objects to.
     pub fn element(&mut self, it: &ElementRef) -> Result<Option<SetElement>> {
         let body = message::element_name(it);
-        self.ask_one(message::GET_ELEMENT, Some(it.0.family), &body, message::elements)
+        self.ask_one(message::GET_ELEMENT, Some(it.set.family), &body, message::elements)
     }
 
     /// All elements of a set.
@@ -295,14 +296,24 @@ impl Netlink {
         Ok(self.ask(get, message::DUMP, None, &none, wanted)?.unwrap_or_default())
     }
 
-    /// Gives an element a new timeout and comment, whether it is there or not.
+    /// Gives an element that was `found` a new timeout, comment and value.
     ///
     /// Older kernels leave an element that is added again as it was, so it is deleted in between;
-    /// and since it may have expired, which deleting does not forgive, it is added first. Packets
-    /// see all of it at once.
-    fn replace(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<()> {
-        let add = NftChange::add(it, left, comment, false);
-        self.apply(&[add.clone(), NftChange::delete(it), add])
+    /// and since it may have expired, which deleting does not forgive, it is added first: as it
+    /// was, since no kernel lets one in that leads elsewhere. Packets see all of it at once.
+    fn replace(
+        &mut self,
+        found: SetElement,
+        it: &ElementRef,
+        left: Duration,
+        comment: &Comment,
+    ) -> Result<()> {
+        let before = ElementRef { value: found.value, ..it.clone() };
+        self.apply(&[
+            NftChange::add(&before, left, comment, false),
+            NftChange::delete(it),
+            NftChange::add(it, left, comment, false),
+        ])
     }
 
     /// What the first change is about that is refused, if it is not the batch as a whole, and why.

@@ -4,6 +4,7 @@
 //! may hold thousands of elements is a hash set, since a concatenation with intervals costs a
 //! packet the more the more it holds.
 
+mod forward;
 pub mod observe;
 mod trusted;
 
@@ -18,11 +19,13 @@ use serde::{Deserialize, Serialize};
 use self::trusted::trusted;
 use super::connections::InboundConnection;
 use super::netlink::{
-    Comment, ElementKey, Hook, KeyPart, Load, NftChange, NftRule, SetElement, SetRef,
+    ChainKind, Comment, ElementKey, ElementRef, Hook, KeyPart, Load, NftChange, NftRule,
+    SetElement, SetRef,
 };
-use crate::config::{Family, GuardMode, Name, NftFamily, NftName};
+use crate::config::{Family, Forward, GuardMode, Name, NftFamily, NftName};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
+use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
 use crate::time::Monotonic;
 
@@ -46,14 +49,23 @@ pub struct Ruleset {
 /// A door that the guard locks, or observes: its ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardedDoor {
-    pub ports: Vec<Knock>,
+    pub ports: Vec<OpenPorts>,
+    /// Where it leads whoever it lets in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
     /// Whose ports they are; `None`: every address of this host.
     pub target: Option<IpAddr>,
     #[serde(skip)]
     pub mode: GuardMode,
 }
 
-/// A grant as the guard keeps it: an element for each port of its door.
+impl GuardedDoor {
+    fn has_range(&self) -> bool {
+        self.ports.iter().any(|ports| ports.single().is_none())
+    }
+}
+
+/// A grant as the guard keeps it: an element for each entry of its door, and two for each forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardGrant {
     pub door: Name,
@@ -72,18 +84,19 @@ pub(super) struct GuardElement {
 }
 
 impl Ruleset {
-    /// The elements that let an address in at a door, one for each of its ports; none where there
-    /// is no such door, or its target has no address of that family.
+    /// The elements that let an address in at a door, each with what it leads to if it is one of a
+    /// map; none where there is no such door, or its target has no address of that family.
     pub(super) fn elements(
         &self,
         door: &Name,
         address: IpAddr,
         source_port: Option<NonZeroU16>,
-    ) -> Vec<GuardElement> {
+    ) -> Vec<(GuardElement, Option<ElementKey>)> {
         let family = Family::of(address.to_canonical());
         let meets = |target: IpAddr| Family::of(target.to_canonical()) == family;
         let door = self.doors.get(door).filter(|door| door.target.is_none_or(meets));
-        let Some(GuardedDoor { ports, target, .. }) = door else { return Vec::new() };
+        let Some(door) = door else { return Vec::new() };
+        let GuardedDoor { ports, target, .. } = door;
         let set = match (source_port, target) {
             (None, None) => SetKind::Open,
             (None, Some(_)) => SetKind::OpenTo,
@@ -93,7 +106,33 @@ impl Ruleset {
         let from = ElementKey::from(address);
         let from = source_port.iter().fold(from, |key, port| key.port(port.get()));
         let from = target.iter().fold(from, |key, target| key.address(*target));
-        ports.iter().map(|&port| set.of(family).at(to_port(from.clone(), port))).collect()
+        let ports = ports.iter().flat_map(|ports| self.parts(*ports));
+        let open = ports.map(|ports| (set.of(family).at_ports(from.clone(), ports), None));
+        open.chain(door.forwarding(address)).collect()
+    }
+
+    /// Such elements by their names.
+    pub(super) fn references(
+        &self,
+        door: &Name,
+        address: IpAddr,
+        source_port: Option<NonZeroU16>,
+    ) -> Vec<ElementRef> {
+        let found = self.elements(door, address, source_port).into_iter();
+        let named =
+            |(GuardElement { set, key }, value)| ElementRef { set: set.reference(), key, value };
+        found.map(named).collect()
+    }
+
+    /// A range, cut where one of another door begins or ends: what two grants of one address hold
+    /// is the same or does not meet, as the kernel wants it.
+    fn parts(&self, ports: OpenPorts) -> Vec<OpenPorts> {
+        if ports.single().is_some() {
+            return vec![ports];
+        }
+        let all = self.doors.values().flat_map(|door| &door.ports);
+        let wide = all.filter(|it| it.protocol() == ports.protocol() && it.single().is_none());
+        ports.cut_at(wide.map(|it| it.range()))
     }
 
     /// The elements that lock the guarded ports.
@@ -101,20 +140,28 @@ impl Ruleset {
         self.ports(GuardMode::Lock)
     }
 
-    /// The elements of the ports of the doors with this mode.
+    /// The elements of the ports of the doors with this mode. No two ranges meet.
     fn ports(&self, mode: GuardMode) -> BTreeSet<GuardElement> {
-        let of = move |door: &GuardedDoor, port: &Knock| port_element(mode, door.target, *port);
         let doors = self.doors.values().filter(|door| door.mode == mode);
-        doors.flat_map(|door| door.ports.iter().map(move |port| of(door, port))).collect()
+        doors
+            .flat_map(|door| {
+                let ports = door.ports.iter().flat_map(|ports| self.parts(*ports));
+                ports.map(move |ports| port_element(mode, door.target, ports))
+            })
+            .collect()
     }
 
-    /// The doors that open a port that another opens too.
+    /// The doors that open or forward a port that another opens or forwards too.
     pub(super) fn shared(&self) -> HashSet<Name> {
         let mut known: HashMap<GuardElement, &Name> = HashMap::new();
         let mut shared = HashSet::new();
         for (name, door) in &self.doors {
-            for &port in &door.ports {
-                if let Some(other) = known.insert(guarded(door.target, port), name) {
+            let ports = door.ports.iter().flat_map(|ports| self.parts(*ports));
+            let ports = ports.map(|ports| port_element(GuardMode::Lock, door.target, ports));
+            let anybody = FAMILIES.map(Family::unspecified);
+            let forwards = anybody.into_iter().flat_map(|address| door.forwarding(address));
+            for element in ports.chain(forwards.map(|(element, _)| element)) {
+                if let Some(other) = known.insert(element, name) {
                     shared.extend([other, name].map(Name::clone));
                 }
             }
@@ -142,28 +189,37 @@ impl Ruleset {
             let networks = contents.entry(SetKind::Trusted.of(family)).or_default();
             *networks = trusted(family, &self.trusted, networks);
         }
-        let mut add = |GuardElement { set, key }, left, comment| {
-            contents.entry(set).or_default().push(SetElement { left, comment, ..key.into() });
+        let mut add = |GuardElement { set, key }, value, left, comment| {
+            let element = SetElement { value, left, comment, ..key.into() };
+            contents.entry(set).or_default().push(element);
         };
         let left = self.locked_until.map(|until| until.since(now));
         if left != Some(Duration::ZERO) {
-            self.guarded().into_iter().for_each(|port| add(port, left, Comment::default()));
+            self.guarded().into_iter().for_each(|port| add(port, None, left, Comment::default()));
         }
         let observed = self.ports(GuardMode::Observe);
-        let observes = !observed.is_empty() || there.iter().any(|it| it.set.kind.is_note());
-        observed.into_iter().for_each(|port| add(port, None, Comment::default()));
-        older.iter().cloned().for_each(|element| add(element, None, Comment::default()));
+        let needs = TableNeeds {
+            observing: !observed.is_empty() || there.iter().any(|it| it.set.kind.is_note()),
+            ranges: self.doors.values().any(GuardedDoor::has_range)
+                || there.iter().any(|it| it.set.is_of_ranges),
+            forwards: self.forwards().next().is_some()
+                || there.iter().any(|it| it.set.kind.is_forward()),
+        };
+        let lasting: BTreeSet<_> = observed.into_iter().chain(self.masqueraded()).collect();
+        let lasting = lasting.into_iter().chain(older.iter().cloned());
+        lasting.for_each(|element| add(element, None, None, Comment::default()));
         // Of several grants that hold one element, the longest.
         let mut grants: Vec<_> = grants.iter().filter(|grant| !grant.left.is_zero()).collect();
         grants.sort_by_key(|grant| Reverse(grant.left));
         for grant in grants {
-            for element in self.elements(&grant.door, grant.address, grant.source_port) {
+            let elements = self.elements(&grant.door, grant.address, grant.source_port);
+            for (element, value) in elements {
                 if there.insert(element.clone()) {
-                    add(element, Some(grant.left), grant.comment.clone());
+                    add(element, value, Some(grant.left), grant.comment.clone());
                 }
             }
         }
-        let mut changes = empty_table(comment, observes);
+        let mut changes = empty_table(comment, needs);
         for (set, elements) in contents {
             changes.extend(NftChange::add_all(&set.reference(), &elements));
         }
@@ -173,17 +229,25 @@ impl Ruleset {
 
 /// The element that locks a port: that of the host, or that of an address.
 pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
-    port_element(GuardMode::Lock, target, port)
+    port_element(GuardMode::Lock, target, port.into())
 }
 
-fn port_element(mode: GuardMode, target: Option<IpAddr>, port: Knock) -> GuardElement {
+fn port_element(mode: GuardMode, target: Option<IpAddr>, ports: OpenPorts) -> GuardElement {
     let (hosts, others) = match mode {
         GuardMode::Lock => (GuardSet::GUARDED, SetKind::GuardedTo),
         GuardMode::Observe => (GuardSet::OBSERVED, SetKind::ObservedTo),
     };
     match target.map(|target| target.to_canonical()) {
-        None => hosts.at(to_port(ElementKey::default(), port)),
-        Some(it) => others.of(Family::of(it)).at(to_port(it.into(), port)),
+        None => hosts.at_ports(ElementKey::default(), ports),
+        Some(it) => others.of(Family::of(it)).at_ports(it.into(), ports),
+    }
+}
+
+impl GuardElement {
+    /// Whether it is a range that has this element of a single port.
+    pub(super) fn covers(&self, one: &Self) -> bool {
+        let GuardSet { kind, family, .. } = self.set;
+        (kind, family) == (one.set.kind, one.set.family) && self.key.covers(&one.key)
     }
 }
 
@@ -222,6 +286,14 @@ pub enum SetKind {
     /// Connections that are older than the lock of their port.
     Older = "older",
     Trusted = "trusted",
+    /// Who is led to another host by a port of this one, or by one of an address; and where to.
+    /// These are there only to forward.
+    Forwarded = "forwarded",
+    ForwardedTo = "forwarded_to",
+    Forward = "forward",
+    ForwardTo = "forward_to",
+    /// The hosts and ports for which who is led there comes from this host.
+    Masqueraded = "masqueraded",
     /// Ports of the host that everybody may reach, and who does is noted. From here on sets are
     /// there only to observe.
     Observed = "observed",
@@ -239,7 +311,22 @@ pub enum SetKind {
 
 impl SetKind {
     pub(super) const fn of(self, family: Family) -> GuardSet {
-        GuardSet { kind: self, family: Some(family) }
+        GuardSet { kind: self, family: Some(family), is_of_ranges: false }
+    }
+
+    /// Whether there is a set of ranges beside that of single ports.
+    const fn has_ranges(self) -> bool {
+        matches!(
+            self,
+            Self::Guarded
+                | Self::GuardedTo
+                | Self::Open
+                | Self::OpenTo
+                | Self::Bound
+                | Self::BoundTo
+                | Self::Observed
+                | Self::ObservedTo
+        )
     }
 }
 
@@ -248,18 +335,36 @@ impl SetKind {
 pub(super) struct GuardSet {
     pub(super) kind: SetKind,
     pub(super) family: Option<Family>,
+    /// Those are apart: each range in a set costs a packet something, a single port does not.
+    pub(super) is_of_ranges: bool,
 }
 
 impl GuardSet {
-    pub(super) const GUARDED: Self = Self { kind: SetKind::Guarded, family: None };
+    pub(super) const GUARDED: Self =
+        Self { kind: SetKind::Guarded, family: None, is_of_ranges: false };
 
-    const OBSERVED: Self = Self { kind: SetKind::Observed, family: None };
+    const OBSERVED: Self = Self { kind: SetKind::Observed, ..Self::GUARDED };
 
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        SetKind::ALL.into_iter().flat_map(|kind| match kind {
-            SetKind::Guarded | SetKind::Observed => vec![Self { kind, family: None }],
-            _ => FAMILIES.map(|family| kind.of(family)).to_vec(),
+        SetKind::ALL.into_iter().flat_map(|kind| {
+            let sets = match kind {
+                SetKind::Guarded | SetKind::Observed => vec![Self { kind, ..Self::GUARDED }],
+                _ => FAMILIES.map(|family| kind.of(family)).to_vec(),
+            };
+            let of_ranges = |set: &Self| Self { is_of_ranges: true, ..*set };
+            let ranges: Vec<_> = sets.iter().filter(|_| kind.has_ranges()).map(of_ranges).collect();
+            sets.into_iter().chain(ranges)
         })
+    }
+
+    /// The set for such ports beside this one.
+    const fn width(self, is_of_ranges: bool) -> Self {
+        Self { is_of_ranges, ..self }
+    }
+
+    fn at_ports(self, key: ElementKey, ports: OpenPorts) -> GuardElement {
+        let key = key.protocol(ports.protocol().number()).ports(&ports.range());
+        self.width(ports.single().is_none()).at(key)
     }
 
     pub(super) const fn at(self, key: ElementKey) -> GuardElement {
@@ -267,11 +372,13 @@ impl GuardSet {
     }
 
     pub(super) fn reference(self) -> SetRef {
-        let name = match self.family {
-            None => self.kind.as_str().to_owned(),
-            Some(Family::V4) => format!("{}_4", self.kind.as_str()),
-            Some(Family::V6) => format!("{}_6", self.kind.as_str()),
+        let ranges = if self.is_of_ranges { "_ranges" } else { "" };
+        let family = match self.family {
+            None => "",
+            Some(Family::V4) => "_4",
+            Some(Family::V6) => "_6",
         };
+        let name = format!("{}{ranges}{family}", self.kind.as_str());
         let (family, table) = (NftFamily::Inet, NftName::own(TABLE.to_owned()));
         SetRef { family, table, set: NftName::own(name) }
     }
@@ -287,9 +394,10 @@ impl GuardSet {
         let before: &[KeyPart] = match self.kind {
             SetKind::Trusted => return vec![source],
             SetKind::Guarded | SetKind::Observed => &[],
-            SetKind::GuardedTo | SetKind::ObservedTo => &[destination],
+            SetKind::GuardedTo | SetKind::ObservedTo | SetKind::Masqueraded => &[destination],
             SetKind::Open | SetKind::Tried | SetKind::Connected | SetKind::Stayed => &[source],
-            SetKind::OpenTo => &[source, destination],
+            SetKind::Forwarded | SetKind::Forward => &[source],
+            SetKind::OpenTo | SetKind::ForwardedTo | SetKind::ForwardTo => &[source, destination],
             SetKind::Bound | SetKind::Older | SetKind::Arrived | SetKind::Active => &[source, from],
             SetKind::BoundTo => &[source, from, destination],
         };
@@ -298,16 +406,21 @@ impl GuardSet {
 
     fn declaration(self, id: u32) -> NftChange {
         // `NFT_SET_INTERVAL`, `NFT_SET_TIMEOUT`, and `NFT_SET_EVAL` for what rules fill.
+        // And `NFT_SET_MAP`, and `NFT_SET_CONCAT` for ranges in a part of a key.
         let flags = match self.kind {
             SetKind::Trusted => 0x4,
-            SetKind::Older | SetKind::Observed | SetKind::ObservedTo => 0,
+            SetKind::Older | SetKind::Observed | SetKind::ObservedTo | SetKind::Masqueraded => 0,
+            kind if kind.is_map() => 0x18,
             _ if self.kind.bounds().is_some() => 0x30,
             _ => 0x10,
         };
+        let flags = if self.is_of_ranges { flags | 0x84 } else { flags };
         let set = NftChange::set(&self.reference(), id, flags, &self.key());
-        match self.kind.bounds() {
-            Some((size, timeout)) => set.bounded(size, timeout),
-            None => set,
+        match (self.kind.bounds(), self.value()) {
+            (Some((size, timeout)), _) => set.bounded(size, timeout),
+            (None, Some(value)) => set.to(&value),
+            (None, None) if self.is_of_ranges => set.of_ranges(&self.key()),
+            (None, None) => set,
         }
     }
 
@@ -335,6 +448,32 @@ const NOT_LET_IN: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0];
 /// Where others change packets (`mangle`): after connection tracking, before translation.
 const PRIORITY: i32 = -150;
 
+/// The parts of the table that not every configuration needs.
+#[derive(Clone, Copy, Debug)]
+struct TableNeeds {
+    /// What notes who comes to observed ports.
+    observing: bool,
+    ranges: bool,
+    forwards: bool,
+}
+
+impl TableNeeds {
+    fn has(self, set: GuardSet) -> bool {
+        if set.is_of_ranges && !self.ranges {
+            false
+        } else if set.kind.is_forward() {
+            self.forwards
+        } else {
+            self.observing || set.kind < SetKind::Observed
+        }
+    }
+
+    /// The sets beside each other for ports.
+    fn widths(self) -> impl Iterator<Item = bool> + Clone {
+        [false].into_iter().chain(self.ranges.then_some(true))
+    }
+}
+
 const CHAINS: [(&str, Option<Hook>); 13] = [
     ("let_in", None),
     ("begun", None),
@@ -352,23 +491,25 @@ const CHAINS: [(&str, Option<Hook>); 13] = [
 ];
 
 /// What makes the table, empty and with this comment, in the place of one that may be there.
-/// What notes who comes to observed ports is there only for a guard that `observes`.
-fn empty_table(comment: &str, observes: bool) -> Vec<NftChange> {
+fn empty_table(comment: &str, needs: TableNeeds) -> Vec<NftChange> {
     let new = || NftChange::table(TABLE, comment);
     // To add a table that is there already is no error; to delete one that is not would be.
     let mut changes = vec![new(), NftChange::delete_table(TABLE), new()];
-    let sets = GuardSet::all().filter(|set| observes || set.kind < SetKind::Observed);
+    let sets = GuardSet::all().filter(|set| needs.has(*set));
     changes.extend((1..).zip(sets).map(|(id, set)| set.declaration(id)));
-    let at = |hook: Option<Hook>| hook.map(|hook| (hook, PRIORITY));
+    let at = |hook: Option<Hook>| hook.map(|hook| (ChainKind::Filter, hook, PRIORITY));
     changes.extend(CHAINS.map(|(name, hook)| NftChange::chain(TABLE, name, at(hook))));
-    let observing: &[&str] = if observes { &observe::CHAINS } else { &[] };
-    changes.extend(observing.iter().map(|name| NftChange::chain(TABLE, name, None)));
-    let rules = rules().into_iter().chain(observes.then(observe::rules).into_iter().flatten());
+    let forwarding: &[_] = if needs.forwards { &forward::CHAINS } else { &[] };
+    let observing: &[&str] = if needs.observing { &observe::CHAINS } else { &[] };
+    let others = forwarding.iter().copied().chain(observing.iter().map(|&name| (name, None)));
+    changes.extend(others.map(|(name, hook)| NftChange::chain(TABLE, name, hook)));
+    let observing = needs.observing.then(|| observe::rules(needs));
+    let rules = rules(needs).into_iter().chain(observing.into_iter().flatten());
     changes.extend(rules.map(|(chain, rule)| NftChange::rule(TABLE, chain, &rule)));
     changes
 }
 
-fn rules() -> Vec<(&'static str, NftRule)> {
+fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
     let any = NftRule::default;
     let state = |bit: u32| any().has(Load::STATE, &bit.to_ne_bytes());
     let (new, established) = (|| state(8), || state(2));
@@ -384,7 +525,7 @@ fn rules() -> Vec<(&'static str, NftRule)> {
     let to = |rule: NftRule, kind: u32| rule.is(Load::DESTINATION_TYPE, &kind.to_ne_bytes());
     let loopback = || any().is(Load::INTERFACE, &1_u32.to_ne_bytes()).accept();
     let let_in_before = || established().has(Load::LABEL, &LABEL);
-    let guarded = || GuardSet::GUARDED.holds(any());
+    let guarded = |width| GuardSet::GUARDED.width(width).holds(any());
 
     let mut rules = vec![
         ("let_in", any().label(&LABEL).accept()),
@@ -401,26 +542,42 @@ fn rules() -> Vec<(&'static str, NftRule)> {
     // The kernel takes a SYN on the entry of a connection that died silently for a part of it.
     rules.push(("begun", tcp(any(), false).accept()));
     rules.push(("begun", udp(any()).accept()));
+    if needs.forwards {
+        rules.extend(forward::rules());
+    }
     let not_let_in = translated().has(Load::LABEL, &NOT_LET_IN);
     rules.push(("input", not_let_in.masked(Load::LABEL, &LABEL, true, &[0; 16]).drop()));
     for family in FAMILIES {
-        let lets_in = |chain, kind: SetKind| (chain, kind.of(family).holds(any()).goto("let_in"));
-        let target = |rule| SetKind::GuardedTo.of(family).holds(rule).goto("target");
+        let lets_in = |chain, kind: SetKind, width| {
+            (chain, kind.of(family).width(width).holds(any()).goto("let_in"))
+        };
+        for width in needs.widths() {
+            let target = |rule| SetKind::GuardedTo.of(family).width(width).holds(rule);
+            rules.extend([
+                lets_in("granted", SetKind::Open, width),
+                lets_in("granted", SetKind::Bound, width),
+                lets_in("target", SetKind::OpenTo, width),
+                lets_in("target", SetKind::BoundTo, width),
+                ("prerouting", target(any()).goto("target")),
+                ("input", target(any()).goto("target")),
+                ("forward", target(translated()).goto("target")),
+            ]);
+        }
         rules.extend([
-            lets_in("older", SetKind::Older),
-            lets_in("granted", SetKind::Open),
-            lets_in("granted", SetKind::Bound),
-            lets_in("granted", SetKind::Trusted),
-            lets_in("target", SetKind::OpenTo),
-            lets_in("target", SetKind::BoundTo),
-            lets_in("target", SetKind::Trusted),
-            ("prerouting", target(any())),
-            ("input", target(any())),
-            ("forward", target(translated())),
+            lets_in("older", SetKind::Older, false),
+            lets_in("granted", SetKind::Trusted, false),
+            lets_in("target", SetKind::Trusted, false),
+        ]);
+    }
+    for width in needs.widths() {
+        rules.extend([
+            ("prerouting", guarded(width).goto("untranslated")),
+            ("input", guarded(width).goto("host")),
+            // A port that is both an address's and the host's opens for the grants of either.
+            ("target", to(guarded(width), local).goto("host")),
         ]);
     }
     rules.extend([
-        ("prerouting", guarded().goto("untranslated")),
         // What is for another host passes, unless it is delivered here after all.
         ("untranslated", to(any(), local).goto("host")),
         ("untranslated", to(any(), anycast).goto("host")),
@@ -430,9 +587,6 @@ fn rules() -> Vec<(&'static str, NftRule)> {
         // is dropped.
         ("everybody", any().jump("granted")),
         ("everybody", any().label(&NOT_LET_IN)),
-        ("input", guarded().goto("host")),
-        // A port that is both an address's and the host's opens for the grants of either.
-        ("target", to(guarded(), local).goto("host")),
         ("target", any().goto("others")),
         ("host", any().jump("granted")),
         ("host", any().goto("others")),
@@ -452,7 +606,7 @@ mod tests {
     fn door(target: Option<&str>) -> GuardedDoor {
         let ports = vec!["22".parse().unwrap()];
         let target = target.map(|it| it.parse().unwrap());
-        GuardedDoor { ports, target, mode: GuardMode::Lock }
+        GuardedDoor { ports, forwards: vec![], target, mode: GuardMode::Lock }
     }
 
     fn element(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {
@@ -460,7 +614,7 @@ mod tests {
         let name: Name = "ssh".parse().unwrap();
         let doors = [(name.clone(), door(target))].into();
         let ruleset = Ruleset { doors, ..Ruleset::default() };
-        let element = ruleset.elements(&name, address, port).into_iter().next()?;
+        let (element, _) = ruleset.elements(&name, address, port).into_iter().next()?;
         Some((element.set.reference().set.to_string(), element.key.as_bytes().to_vec()))
     }
 

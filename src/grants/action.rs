@@ -54,6 +54,11 @@ impl Action {
         let open_for = open_for.unwrap_or(opening.open_for);
         let mut is_own = false;
         let backend = match &opening.mechanism {
+            // What is forwarded has no element for one source port.
+            Mechanism::Guard if source_port.is_some() && !opening.forwards.is_empty() => {
+                return Err(Reason::SourcePort);
+            }
+            Mechanism::Guard if !opening.is_for(address) => return Err(Reason::NoCommand),
             Mechanism::Guard => GrantBackend::Kernel(KernelElement::of_guard(key)),
             _ if source_port.is_some() => return Err(Reason::SourcePort),
             Mechanism::Set(set) => {

@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
     use crate::config::diagnostic::SourceText;
-    use crate::config::load;
+    use crate::config::{Forward, load};
     use crate::firewall::ruleset::GuardedDoor;
     use crate::proto::knock::{Knock, Protocol};
     use crate::proto::network::Network;
@@ -150,12 +150,24 @@ mod tests {
         let network = (address(), 0..=128u8)
             .prop_map(|(address, prefix)| Network::around(address.to_canonical(), prefix));
         let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
-        let port = (protocol, 1..=u16::MAX)
+        let port = (protocol.clone(), 1..=u16::MAX)
             .prop_map(|(protocol, port)| Knock::new(protocol, port.try_into().unwrap()));
-        let ports = prop::collection::vec(port, 1..4);
-        let door = ("[A-Za-z0-9_.-]{1,32}", ports, prop::option::of(address())).prop_map(
-            |(name, ports, target)| {
-                let door = GuardedDoor { ports, target, mode: GuardMode::Lock };
+        let open = (protocol, 1..u16::MAX)
+            .prop_map(|(protocol, low)| format!("{low}-65535/{protocol}").parse().unwrap());
+        let open = prop_oneof![port.clone().prop_map_into(), open];
+        let ports = prop::collection::vec(open, 1..4);
+        let forward = (port, address(), 1..=u16::MAX, any::<bool>()).prop_map(
+            |(on, to, port, masquerade)| Forward {
+                on,
+                to,
+                port: port.try_into().unwrap(),
+                masquerade,
+            },
+        );
+        let forwards = prop::collection::vec(forward, 0..3);
+        let door = ("[A-Za-z0-9_.-]{1,32}", ports, forwards, prop::option::of(address())).prop_map(
+            |(name, ports, forwards, target)| {
+                let door = GuardedDoor { ports, forwards, target, mode: GuardMode::Lock };
                 (name.parse().unwrap(), door)
             },
         );

@@ -63,8 +63,9 @@ const RESTORE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Option<Ruleset> {
     let guarded = config.doors.iter().filter(|door| door.opening.mechanism == Mechanism::Guard);
     let door = |door: &Door| {
-        let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
-        (door.name().clone(), GuardedDoor { ports, target, mode: door.opening.guard })
+        let (opening, target) = (&door.opening, door.recognition.target);
+        let (ports, forwards) = (opening.ports.clone(), opening.forwards.clone());
+        (door.name().clone(), GuardedDoor { ports, forwards, target, mode: opening.guard })
     };
     let doors: BTreeMap<Name, GuardedDoor> = guarded.map(door).collect();
     let trusted = config.settings.trusted.clone();
@@ -148,13 +149,14 @@ impl KernelSets {
         key: &GrantKey,
         element: &KernelElement,
     ) -> Result<(Vec<ElementRef>, &mut Netlink), KernelSetsError> {
-        let of_own = || Ok::<_, KernelSetsError>(vec![(set_ref(element)?, key.address.into())]);
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
                 let slots = guard.elements(&key.door, key.address, key.source_port);
                 Ok((slots, &mut guard.netlink))
             }
-            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, &mut own.netlink)),
+            (_, Some(own)) if !element.is_guards() => {
+                Ok((vec![own_element(key, element)?], &mut own.netlink))
+            }
             _ => Err(not_in_use(element)),
         }
     }
@@ -187,7 +189,7 @@ impl KernelSets {
                         None => "permanently".to_owned(),
                     };
                     info!(source = %key.address, door = %key.door,
-                        "in the set '{}' already, {until}: left as it is", slot.0);
+                        "in the set '{}' already, {until}: left as it is", slot.set);
                 }
             }
         }
@@ -219,17 +221,20 @@ impl KernelSets {
             Ok(found) => found,
             // The last door that used the table is no more.
             Err(_) if element.is_guards() => return Ok(()),
-            Err(_) => (vec![(set_ref(element)?, key.address.into())], &mut Netlink::open()?),
+            Err(_) => (vec![own_element(key, element)?], &mut Netlink::open()?),
         };
         let mut closed = Ok(());
         for slot in &slots {
-            let others = held.iter().filter(|(slots, _)| slots.contains(slot));
-            let longest = others.map(|(_, kept)| kept).max_by_key(|kept| kept.left);
-            let other = || longest.map(|it| (it.left, comment(&it.key.door, &it.origin)));
+            let holds = |(slots, kept): &&(Vec<ElementRef>, KernelGrant)| {
+                slots.iter().find(|it| it.is_at(slot)).map(|it| (it.clone(), kept.clone()))
+            };
+            let others = held.iter().filter_map(|held| holds(&held));
+            let longest = others.max_by_key(|(_, kept)| kept.left);
+            let other = || longest.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
                     info!(source = %key.address, door = %key.door,
-                        "stays in the set '{}', since it was not knockd that put it there", slot.0);
+                        "stays in the set '{}', since it was not knockd that put it there", slot.set);
                 }
                 Ok(Removal::Removed | Removal::WasNotThere) => {}
                 Err(error) => closed = Err(error.into()),
@@ -243,12 +248,12 @@ impl KernelSets {
     /// # Errors
     /// When the kernel does not tell.
     pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> Result<Vec<bool>, KernelSetsError> {
-        let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
+        let mut sets: HashMap<SetRef, HashSet<(ElementKey, Option<ElementKey>)>> = HashMap::new();
         let mut is_held = |kept: &KernelGrant| {
             let Ok((slots, netlink)) = self.find(&kept.key, &kept.element) else {
                 return Ok(false);
             };
-            for (set, key) in slots {
+            for ElementRef { set, key, value } in slots {
                 let keys = match sets.entry(set) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(unread) => {
@@ -256,10 +261,12 @@ impl KernelSets {
                             Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
                             entries => entries?,
                         };
-                        unread.insert(entries.into_iter().map(|entry| entry.key).collect())
+                        unread.insert(
+                            entries.into_iter().map(|entry| (entry.key, entry.value)).collect(),
+                        )
                     }
                 };
-                if !keys.contains(&key) {
+                if !keys.contains(&(key, value)) {
                     return Ok(false);
                 }
             }
@@ -350,6 +357,10 @@ impl KernelSets {
 
 fn not_in_use(element: &KernelElement) -> KernelSetsError {
     KernelSetsError::NotInUse(element.table.clone(), element.set.clone())
+}
+
+fn own_element(key: &GrantKey, element: &KernelElement) -> Result<ElementRef, KernelSetsError> {
+    Ok(ElementRef::new(set_ref(element)?, key.address.into()))
 }
 
 fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {

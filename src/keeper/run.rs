@@ -25,8 +25,8 @@ use crate::control::Reply;
 use crate::grants::OpenedBy;
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::log;
-use crate::proto::knock::Knock;
 use crate::proto::method::Method;
+use crate::proto::open_ports::OpenPorts;
 use crate::sys::signals::Pending;
 use crate::sys::{clock, files, memory};
 use crate::time::{Monotonic, Now};
@@ -251,7 +251,7 @@ impl Keeper {
 /// Whoever stops knockd to get at a port is told that this is not how.
 fn log_what_stays(config: &Config) {
     let guarded = config.doors.iter().map(|door| &door.opening).filter(|it| it.is_locked());
-    let ports: BTreeSet<&Knock> = guarded.flat_map(|opening| &opening.ports).collect();
+    let ports: BTreeSet<&OpenPorts> = guarded.flat_map(|opening| &opening.ports).collect();
     if let Some(ports) = some_of(ports.into_iter()) {
         info!("stays locked: {ports}; 'nft delete table inet knockd' unlocks");
     }

@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use super::knock::{KnockError, parse_port};
 
 /// Ports of which the first is not above the last.
-pub(crate) type PortRange = RangeInclusive<NonZeroU16>;
+pub type PortRange = RangeInclusive<NonZeroU16>;
 
 /// The reason why a text is not a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RangeError {
+pub enum RangeError {
     #[error(transparent)]
     Port(#[from] KnockError),
     #[error("'{0}' is not a range of ports: write the first and the last, as in 20000-29999")]

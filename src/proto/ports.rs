@@ -49,6 +49,13 @@ impl PortSet {
         ranges.get(at).is_some_and(|&(start, _)| start <= port)
     }
 
+    /// Whether a port of a range is in it.
+    pub fn meets(&self, protocol: Protocol, range: RangeInclusive<NonZeroU16>) -> bool {
+        let ranges = &self.ranges[protocol as usize];
+        let at = ranges.partition_point(|&(_, end)| end < range.start().get());
+        ranges.get(at).is_some_and(|&(start, _)| start <= range.end().get())
+    }
+
     /// The ranges of one protocol, ascending, both ends included.
     pub fn ranges(&self, protocol: Protocol) -> impl Iterator<Item = (u16, u16)> + '_ {
         self.ranges[protocol as usize].iter().copied()

@@ -15,7 +15,7 @@ use std::time::Duration;
 use libknock::config::{Family, NftFamily, NftSet};
 use libknock::firewall::guard::{Disturbance, standing};
 use libknock::firewall::netlink::{
-    Comment, ElementKey, Holding, Netlink, NetlinkError, NftChange, Removal, SetRef,
+    Comment, ElementKey, ElementRef, Holding, Netlink, NetlinkError, NftChange, Removal, SetRef,
 };
 use libknock::firewall::nft_set::OwnSets;
 use libknock::firewall::ruleset::{GuardGrant, Ruleset};
@@ -525,7 +525,12 @@ fn door_set(set: &SetRef) -> NftSet {
 }
 
 fn addition(set: &SetRef, key: &ElementKey, comment: &Comment) -> NftChange {
-    NftChange::add(&(set.clone(), key.clone()), Duration::from_secs(60), comment, true)
+    NftChange::add(
+        &ElementRef::new(set.clone(), key.clone()),
+        Duration::from_secs(60),
+        comment,
+        true,
+    )
 }
 
 #[test]
@@ -555,7 +560,9 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
             .unwrap_err();
         assert!(is_right(&error), "{error}");
         assert!(is_right(
-            &netlink.release(&(missing.clone(), key(1).clone()), || None).unwrap_err()
+            &netlink
+                .release(&ElementRef::new(missing.clone(), key(1).clone()), || None)
+                .unwrap_err()
         ));
         assert!(is_right(&netlink.dump(&missing).unwrap_err()));
     }
@@ -566,15 +573,16 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
         .apply(&[addition(&good, key(3), &comment), addition(&good, key(2), &comment)])
         .unwrap_err();
     assert!(matches!(error, NetlinkError::Exists(_)), "{error}");
-    let delete = NftChange::delete(&(good.clone(), key(3).clone()));
+    let delete = NftChange::delete(&ElementRef::new(good.clone(), key(3).clone()));
     assert!(matches!(netlink.apply(&[delete]).unwrap_err(), NetlinkError::NoElement(_)));
     let listed = net.server.must("nft", &["list", "set", "inet", "t", "s"]);
     assert!(
         listed.contains("192.0.2.1 timeout 1m expires") && listed.contains("comment \"x\""),
         "{listed}"
     );
-    let all: Vec<NftChange> =
-        (1..=200).flat_map(|_| [NftChange::delete(&(good.clone(), key(9).clone()))]).collect();
+    let all: Vec<NftChange> = (1..=200)
+        .flat_map(|_| [NftChange::delete(&ElementRef::new(good.clone(), key(9).clone()))])
+        .collect();
     assert!(matches!(netlink.apply(&all).unwrap_err(), NetlinkError::NoElement(_)));
     assert_eq!(
         netlink.dump(&good).unwrap().len(),
@@ -593,7 +601,7 @@ fn elements_in_bulk_are_one_batch() {
     let key = |n: u16| ElementKey::from(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n])).port(n);
     let expected: Vec<ElementKey> = (1..=10_000).map(key).collect();
     let timeout = Duration::from_secs(600);
-    let elements = expected.iter().map(|key| (set.clone(), key.clone()));
+    let elements = expected.iter().map(|key| ElementRef::new(set.clone(), key.clone()));
     let changes: Vec<NftChange> =
         elements.map(|element| NftChange::add(&element, timeout, &comment, true)).collect();
     netlink.apply(&changes).unwrap();
@@ -634,25 +642,27 @@ table inet filter {
         assert!(!net.client.can_connect(server, 22));
         for (left, holding) in [(Duration::from_secs(9), Holding::Added), (long, Holding::Kept)] {
             assert_eq!(
-                own.netlink.hold(&(set.clone(), address.into()), left, &comment).unwrap(),
+                own.netlink
+                    .hold(&ElementRef::new(set.clone(), address.into()), left, &comment)
+                    .unwrap(),
                 holding
             );
         }
         assert!(own.netlink.dump(set).unwrap()[0].left > Some(Duration::from_secs(50)));
         assert!(net.client.can_connect(server, 22));
         assert_eq!(
-            own.netlink.release(&(set.clone(), address.into()), || None).unwrap(),
+            own.netlink.release(&ElementRef::new(set.clone(), address.into()), || None).unwrap(),
             Removal::Removed
         );
         assert_eq!(
-            own.netlink.release(&(set.clone(), address.into()), || None).unwrap(),
+            own.netlink.release(&ElementRef::new(set.clone(), address.into()), || None).unwrap(),
             Removal::WasNotThere
         );
         assert!(!net.client.can_connect(server, 22));
     }
     let mut fill = |last: u16| {
         let address = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
-        own.netlink.hold(&(set("ssh6"), address.into()), long, &comment)
+        own.netlink.hold(&ElementRef::new(set("ssh6"), address.into()), long, &comment)
     };
     let full = (1..=10).find_map(|last| fill(last).err()).unwrap();
     assert!(matches!(full, NetlinkError::Full(_)), "{full}");
@@ -664,7 +674,11 @@ table inet filter {
     assert_eq!(own.made_anew().unwrap(), []);
     let error = own
         .netlink
-        .hold(&(set("ssh4"), CLIENT.parse::<IpAddr>().unwrap().into()), long, &comment)
+        .hold(
+            &ElementRef::new(set("ssh4"), CLIENT.parse::<IpAddr>().unwrap().into()),
+            long,
+            &comment,
+        )
         .unwrap_err();
     assert!(matches!(error, NetlinkError::NoTable(_)), "{error}");
     net.server.must("nft", &[table]);
@@ -689,28 +703,32 @@ fn what_others_have_put_into_a_set_is_neither_changed_nor_deleted() {
         (4, "timeout 900s comment \"office\"", Some(900)),
     ] {
         net.server.must("nft", &[&format!("add element ip t s {{ 192.0.2.{last} {element} }}")]);
-        let holding =
-            own.netlink.hold(&(set.clone(), address(last).into()), seconds(60), &ours).unwrap();
+        let holding = own
+            .netlink
+            .hold(&ElementRef::new(set.clone(), address(last).into()), seconds(60), &ours)
+            .unwrap();
         let Holding::NotOurs(found) = holding else { panic!("{element}: {holding:?}") };
         assert_eq!(found.map(|left| left.as_secs_f32().round() as u64), left, "{element}");
-        let other = || Some((seconds(60), ours.clone()));
+        let it = ElementRef::new(set.clone(), address(last).into());
+        let other = || Some((it.clone(), seconds(60), ours.clone()));
+        assert_eq!(own.netlink.release(&it, other).unwrap(), Removal::NotOurs, "{element}");
         assert_eq!(
-            own.netlink.release(&(set.clone(), address(last).into()), other).unwrap(),
-            Removal::NotOurs,
-            "{element}"
-        );
-        assert_eq!(
-            own.netlink.release(&(set.clone(), address(last).into()), || None).unwrap(),
+            own.netlink
+                .release(&ElementRef::new(set.clone(), address(last).into()), || None)
+                .unwrap(),
             Removal::NotOurs,
             "{element}"
         );
     }
     assert_eq!(own.netlink.dump(&set).unwrap().len(), 4);
     // Made permanent while a grant holds it: nft leaves the comment of the grant.
-    let _ours = own.netlink.hold(&(set.clone(), address(5).into()), seconds(60), &ours).unwrap();
+    let _ours = own
+        .netlink
+        .hold(&ElementRef::new(set.clone(), address(5).into()), seconds(60), &ours)
+        .unwrap();
     net.server.must("nft", &["add element ip t s { 192.0.2.5 }"]);
     assert_eq!(
-        own.netlink.release(&(set.clone(), address(5).into()), || None).unwrap(),
+        own.netlink.release(&ElementRef::new(set.clone(), address(5).into()), || None).unwrap(),
         Removal::NotOurs
     );
 }
@@ -727,20 +745,18 @@ fn an_element_that_another_grant_holds_too_stays_until_that_one_ends() {
     for (left, comment) in [(900, &ssh), (60, &web)] {
         let _ours = own
             .netlink
-            .hold(&(set.clone(), address.into()), Duration::from_secs(left), comment)
+            .hold(&ElementRef::new(set.clone(), address.into()), Duration::from_secs(left), comment)
             .unwrap();
     }
     let found = own.netlink.dump(&set).unwrap();
     assert!(found[0].left > Some(Duration::from_secs(800)) && found[0].comment == ssh);
-    let other = || Some((Duration::from_secs(60), web.clone()));
-    assert_eq!(
-        own.netlink.release(&(set.clone(), address.into()), other).unwrap(),
-        Removal::Removed
-    );
+    let it = ElementRef::new(set.clone(), address.into());
+    let other = || Some((it.clone(), Duration::from_secs(60), web.clone()));
+    assert_eq!(own.netlink.release(&it, other).unwrap(), Removal::Removed);
     let found = own.netlink.dump(&set).unwrap();
     assert!(found[0].left < Some(Duration::from_secs(61)) && found[0].comment == web);
     assert_eq!(
-        own.netlink.release(&(set.clone(), address.into()), || None).unwrap(),
+        own.netlink.release(&ElementRef::new(set.clone(), address.into()), || None).unwrap(),
         Removal::Removed
     );
     assert_eq!(own.netlink.dump(&set).unwrap(), []);

@@ -99,13 +99,13 @@ impl Guard {
         self.forget(door, address, source_port);
         let mut removal = Removal::WasNotThere;
         for slot in self.guard.elements(door, address, source_port) {
-            let holds = |(until, it): &&(Monotonic, GuardGrant)| {
+            let holds = |(until, it): &(Monotonic, GuardGrant)| {
                 let slots = self.guard.elements(&it.door, it.address, it.source_port);
-                *until > now && slots.contains(&slot)
+                let at = slots.into_iter().find(|it| it.is_at(&slot))?;
+                (*until > now).then(|| (at, until.since(now), it.comment.clone()))
             };
-            let others = self.grants.iter().filter(|it| it.1.address == address).filter(holds);
-            let other = others.max_by_key(|(until, _)| *until);
-            let other = other.map(|(until, it)| (until.since(now), it.comment.clone()));
+            let others = self.grants.iter().filter(|it| it.1.address == address);
+            let other = others.filter_map(holds).max_by_key(|(_, left, _)| *left);
             match self.guard.netlink.release(&slot, || other)? {
                 Removal::WasNotThere => {}
                 done => removal = done,
@@ -147,7 +147,8 @@ pub(crate) type Door = (Name, GuardedDoor);
 
 pub(crate) fn door(name: &str, ports: &[&str]) -> Door {
     let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
-    (name.parse().unwrap(), GuardedDoor { ports, target: None, mode: GuardMode::Lock })
+    let door = GuardedDoor { ports, forwards: vec![], target: None, mode: GuardMode::Lock };
+    (name.parse().unwrap(), door)
 }
 
 /// The same, for one address.

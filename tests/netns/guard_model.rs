@@ -63,7 +63,7 @@ impl Model {
         let server: IpAddr = server_of(client).parse().unwrap();
         let guards = |(_, door): &(_, &GuardedDoor)| {
             let is_here = door.target.is_none_or(|target| target == server);
-            is_here && door.ports.iter().any(|knock| knock.port.get() == port)
+            is_here && door.ports.iter().any(|ports| ports.first().port.get() == port)
         };
         let guarding: Vec<_> = self.ruleset.doors.iter().filter(guards).collect();
         let until = guarding.iter().filter_map(|(name, _)| {

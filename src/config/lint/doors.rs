@@ -6,6 +6,7 @@ use std::fmt;
 use crate::config::diagnostic::Place;
 use crate::config::{Door, DoorPlaces, Loaded};
 use crate::proto::knock::Knock;
+use crate::proto::open_ports::OpenPorts;
 use crate::proto::ports::PortSet;
 
 /// A door, where it is written and what it watches.
@@ -35,8 +36,11 @@ impl<'a> Linted<'a> {
 /// All doors, and what is asked of all of them at once.
 pub(super) struct LintedDoors<'a> {
     pub(super) all: Vec<Linted<'a>>,
-    /// Who opens a port.
-    pub(super) openers: HashMap<Knock, usize>,
+    /// Who opens a port, or forwards it; and who opens many.
+    openers: HashMap<Knock, usize>,
+    range_openers: Vec<(OpenPorts, usize)>,
+    /// All that is opened or forwarded.
+    pub(super) opened: PortSet,
     /// The doors whose sequence begins and ends with these knocks.
     pub(super) ends: HashMap<(Knock, Knock), Vec<usize>>,
 }
@@ -51,17 +55,31 @@ impl<'a> LintedDoors<'a> {
             .zip(watched)
             .map(|((door, places), watched)| Linted { door, places, watched })
             .collect();
-        let mut openers = HashMap::new();
+        let (mut openers, mut range_openers) = (HashMap::new(), Vec::new());
+        let mut opened = PortSet::default();
         let mut ends: HashMap<_, Vec<usize>> = HashMap::new();
         for (index, one) in all.iter().enumerate() {
-            for port in &one.door.opening.ports {
-                openers.entry(*port).or_insert(index);
+            let opening = &one.door.opening;
+            let forwarded = opening.forwards.iter().map(|forward| forward.on.into());
+            for ports in opening.ports.iter().copied().chain(forwarded) {
+                opened.insert_range(ports.protocol(), ports.range());
+                match ports.single() {
+                    Some(port) => drop(openers.entry(port).or_insert(index)),
+                    None => range_openers.push((ports, index)),
+                }
             }
             if let (Some(first), Some(last)) = (one.sequence().first(), one.sequence().last()) {
                 ends.entry((*first, *last)).or_default().push(index);
             }
         }
-        Self { all, openers, ends }
+        Self { all, openers, range_openers, opened, ends }
+    }
+
+    /// Who opens a port, or forwards it.
+    pub(super) fn opener(&self, knock: Knock) -> Option<&Linted<'a>> {
+        let of_range = || self.range_openers.iter().find(|(ports, _)| ports.contains(knock));
+        let opener = self.openers.get(&knock).or_else(|| of_range().map(|(_, index)| index));
+        self.all.get(*opener?)
     }
 }
 

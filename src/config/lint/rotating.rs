@@ -53,14 +53,13 @@ pub(super) fn doubts(
             })
         })
         .collect();
-    let opens: PortSet = doors.openers.keys().copied().collect();
     let locked_out = loaded.config.settings.lockout.is_some();
     let arrivals = datagrams::arrivals(loaded);
     let mut warnings = shared_ranges(&all);
     for one in &all {
         warnings.extend(refused_by_browsers(*one));
         warnings.extend(soon_guessed(*one, locked_out));
-        warnings.extend(used_ports(*one, listening, &opens));
+        warnings.extend(used_ports(*one, listening, &doors.opened));
         warnings.extend(datagrams::knocks(&one.scheme.watched(), &arrivals, one.at));
     }
     for (knock, at) in doors.all.iter().flat_map(Linted::knocks) {

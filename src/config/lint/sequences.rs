@@ -59,7 +59,7 @@ impl<'a> LintedDoors<'a> {
     pub(super) fn knocks_on_opened_ports(&self, one: Linted<'a>) -> Vec<Diagnostic> {
         one.knocks()
             .filter_map(|(knock, at)| {
-                let opener = self.all.get(*self.openers.get(&knock)?)?;
+                let opener = self.opener(knock)?;
                 let message = format!(
                     "{knock} is knocked on here, and opened by door '{}': using it knocks",
                     opener.door.name()

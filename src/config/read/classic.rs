@@ -141,6 +141,7 @@ fn read_door(
             mechanism,
             guard: GuardMode::Lock,
             ports: Vec::new(),
+            forwards: Vec::new(),
             open_for: open_for?,
             open_for_max: open_for?,
             cooldown: cooldown?,
@@ -156,6 +157,7 @@ fn read_door(
         name: section.name.place(),
         sequence: sequence_places,
         opens: Vec::new(),
+        forwards: Vec::new(),
         keys: section.value("Target").map(|value| ("target", value.place())).into_iter().collect(),
     };
     Ok((door, places))

@@ -16,6 +16,7 @@ use crate::config::lockout::CODE_LOCKOUT;
 use crate::config::{Door, DoorPlaces, Lockout, Mechanism, Options, Recognition, Settings};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
+use crate::proto::open_ports::OpenPorts;
 use crate::proto::totp::{Scheme, TotpMode};
 
 pub(super) const DOOR: KnownKeys = KnownKeys {
@@ -32,6 +33,7 @@ pub(super) const DOOR: KnownKeys = KnownKeys {
         "trip_wires",
         "lockout",
         "open",
+        "forward",
         "open_for",
         "open_for_max",
         "max_grants",
@@ -92,9 +94,11 @@ pub(super) fn read_door(
     }
     let effects = without_effect(reader.mapping, knocked, !knocks.is_empty(), spa || fwknop);
     reader.problems.extend(effects);
-    let (opening, opens_places) = opening?;
+    let (opening, [opens_places, forwards_places]) = opening?;
     if opening.mechanism == Mechanism::Guard {
         reader.problems.extend(guarded_knocks(&knocks, totp, &opening.ports, &opens_places));
+        let on: Vec<OpenPorts> = opening.forwards.iter().map(|it| it.on.into()).collect();
+        reader.problems.extend(guarded_knocks(&knocks, totp, &on, &forwards_places));
     }
     let door = Door {
         recognition: Recognition {
@@ -108,6 +112,7 @@ pub(super) fn read_door(
             target: target?,
             trip_wires: trip_wires?,
             opens: opening.ports.clone(),
+            forwards: opening.forwards.clone(),
             ..Recognition::new(name?)
         },
         opening,
@@ -117,6 +122,7 @@ pub(super) fn read_door(
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
+        forwards: forwards_places,
         keys: reader.places(["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard"]),
     };
     Ok((door, places))
@@ -179,14 +185,15 @@ fn read_own_lockout(reader: &mut Reader<'_>, totp: Option<Scheme>) -> Parsed<Opt
 fn guarded_knocks(
     sequence: &[Knock],
     totp: Option<Scheme>,
-    ports: &[Knock],
+    ports: &[OpenPorts],
     places: &[Place],
 ) -> Vec<Diagnostic> {
     let rotating = totp.map(|scheme| scheme.watched()).unwrap_or_default();
-    let both = ports
-        .iter()
-        .zip(places)
-        .filter(|(port, _)| sequence.contains(port) || rotating.contains(**port));
+    let is_knocked = |ports: &OpenPorts| {
+        sequence.iter().any(|knock| ports.contains(*knock))
+            || rotating.meets(ports.protocol(), ports.range())
+    };
+    let both = ports.iter().zip(places).filter(|(ports, _)| is_knocked(ports));
     both.map(|(port, at)| {
         at.error(format!("{port} is both knocked on and guarded by this door"))
             .help("knock on ports that nothing else uses")

@@ -361,7 +361,9 @@ mod tests {
                     prop_assert!(pair.open.is_some() || pair.close.is_none());
                 }
             }
-            Mechanism::Guard => prop_assert!(!opening.ports.is_empty()),
+            Mechanism::Guard => {
+                prop_assert!(!(opening.ports.is_empty() && opening.forwards.is_empty()));
+            }
             Mechanism::Set(set) => {
                 prop_assert!(set.set4.is_none() || set.family.sees(Family::V4));
                 prop_assert!(set.set6.is_none() || set.family.sees(Family::V6));

@@ -7,6 +7,7 @@ use super::commands::{
     AvailableHoles, PORT_HOLES, PairNames, Templates, check_holes, no_client, read_field,
     read_pairs,
 };
+use super::forward::read_forwards;
 use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
@@ -15,10 +16,10 @@ use crate::config::diagnostic::{Diagnostic, Parsed, Place};
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
 use crate::config::{
-    Command, Commands, GuardMode, Hole, Mechanism, NewPrivileges, Opening, Settings,
+    Command, Commands, Forward, GuardMode, Hole, Mechanism, NewPrivileges, Opening, Settings,
 };
 use crate::proto::duration;
-use crate::proto::knock::Knock;
+use crate::proto::open_ports::OpenPorts;
 
 const DOOR_COMMANDS: PairNames = [
     "start_command",
@@ -29,14 +30,15 @@ const DOOR_COMMANDS: PairNames = [
     "verify_command_6",
 ];
 
-/// Reads what a door opens and how, and where its ports are written.
+/// Reads what a door opens and how, and where its ports and its forwards are written.
 pub(super) fn read_opening(
     reader: &mut Reader<'_>,
     entry: &MappingEntry,
     templates: &Templates,
     settings: &Settings,
-) -> Parsed<(Opening, Vec<Place>)> {
+) -> Parsed<(Opening, [Vec<Place>; 2])> {
     let ports = read_opens(reader);
+    let forwards = read_forwards(reader);
     let mechanism = read_mechanism(reader, entry, templates);
     let open_for = read_open_for(reader, mechanism.as_ref().ok());
     let open_for_max = read_open_for_max(reader, open_for);
@@ -49,12 +51,14 @@ pub(super) fn read_opening(
     let new_privileges = reader.read("no_new_privs", read_new_privileges);
     let guard = reader.read("guard", read_guard_mode);
     let (ports, places) = ports?.into_iter().unzip();
+    let (forwards, forwards_places): (Vec<Forward>, _) = forwards?.into_iter().unzip();
     let mechanism = mechanism?;
     let opening = Opening {
         max_grants: max_grants?.unwrap_or(default_max_grants(&mechanism)),
         mechanism,
         guard: guard?.unwrap_or(settings.guard),
         ports,
+        forwards,
         open_for: open_for?,
         open_for_max: open_for_max?,
         cooldown: cooldown?.unwrap_or_default(),
@@ -74,7 +78,7 @@ pub(super) fn read_opening(
             }
         }
     }
-    Ok((opening, places))
+    Ok((opening, [places, forwards_places]))
 }
 
 /// How long a command may run; `none`: without end.
@@ -130,7 +134,7 @@ fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
     all.chain(hooks).filter_map(warn).collect()
 }
 
-fn read_opens(reader: &mut Reader<'_>) -> Parsed<Vec<(Knock, Place)>> {
+fn read_opens(reader: &mut Reader<'_>) -> Parsed<Vec<(OpenPorts, Place)>> {
     let Some(given) = reader.get("open") else { return Ok(Vec::new()) };
     let items = match &given.node.value {
         Value::List(items) => items.as_slice(),
@@ -141,8 +145,8 @@ fn read_opens(reader: &mut Reader<'_>) -> Parsed<Vec<(Knock, Place)>> {
         return reader
             .fail(given.node.at.error("'open' names no port: write for example [22/tcp]"));
     }
-    let ports = read_ports(items, reader.problems)?;
-    let mut seen: HashMap<Knock, &Place> = HashMap::new();
+    let ports = read_ports::<OpenPorts>(items, reader.problems)?;
+    let mut seen: HashMap<OpenPorts, &Place> = HashMap::new();
     for (port, at) in &ports {
         if let Some(first) = seen.insert(*port, at) {
             reader.problems.push(given_twice(at, &port.to_string(), first));
@@ -159,11 +163,12 @@ fn read_mechanism(
 ) -> Parsed<Mechanism> {
     let own = DOOR_COMMANDS.into_iter().find_map(|key| reader.get(key));
     let (open, via) = (reader.get("open"), reader.get("via"));
+    let forward = reader.get("forward");
     let client = has_clients(reader.mapping);
-    match (own, open.or(via)) {
+    match (own, open.or(forward).or(via)) {
         (Some(own), Some(open)) => {
             let message = format!("'{}' and '{}' exclude each other", own.key, open.key);
-            let help = "write 'open', or commands of the door's own, but not both";
+            let help = format!("write '{}', or commands of the door's own, not both", open.key);
             reader.fail(own.at.error(message).help(help))
         }
         (Some(_), None) => {
@@ -172,18 +177,25 @@ fn read_mechanism(
             check_holes(&commands, AvailableHoles { port: false, client }, at, reader.problems);
             Ok(Mechanism::Commands { template: None, commands })
         }
-        (None, _) => match reader.value("via") {
-            Some(via) => read_via(
+        (None, _) => match (reader.value("via"), forward) {
+            (Some(via), Some(forward)) if via.text("").map_or(true, |via| via != "guard") => {
+                let error = forward.at.error("only the guard forwards");
+                reader.fail(error.help("write via: guard, or make this a door of its own"))
+            }
+            (Some(_), Some(_)) => Ok(Mechanism::Guard),
+            (Some(via), None) => read_via(
                 via,
                 AvailableHoles { port: open.is_some(), client },
                 templates,
                 reader.problems,
             ),
-            None if open.is_some() && !reader.misspelt.contains(&"via") => Ok(Mechanism::Guard),
-            None => {
+            (None, forward) if open.or(forward).is_some() && !reader.misspelt.contains(&"via") => {
+                Ok(Mechanism::Guard)
+            }
+            (None, _) => {
                 let message = format!("door '{}' does nothing when it opens", entry.key);
                 let help = "write the ports to open, open: [22/tcp], or a 'start_command'";
-                let keys = [["open", "via"].as_slice(), &DOOR_COMMANDS].concat();
+                let keys = [["open", "forward", "via"].as_slice(), &DOOR_COMMANDS].concat();
                 reader.missing(&keys, entry.at.error(message).help(help))
             }
         },

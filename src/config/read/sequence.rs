@@ -1,6 +1,8 @@
 //! Reader of the sequences that open a door: one that stays, or a file of those that open once.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::files::read_list;
 use super::tree::{Node, Reader, Value};
@@ -33,7 +35,7 @@ pub(super) fn read_sequence(
         }
         (Some(given), None) => {
             let items = reader.problems.report(sequence_items(&given.node))?;
-            let (knocks, places) = read_ports(items, reader.problems)?.into_iter().unzip();
+            let (knocks, places) = read_ports::<Knock>(items, reader.problems)?.into_iter().unzip();
             Ok(Sequence { knocks, places, one_time: None })
         }
         (None, Some(node)) => {
@@ -124,11 +126,14 @@ fn doubts(file: &Path, lines: &[OneTimeLine], at: &Place, trip_wires: u16) -> Ve
 }
 
 /// Reads a list of ports, with their places.
-pub(super) fn read_ports(items: &[Node], problems: &mut Problems) -> Parsed<Vec<(Knock, Place)>> {
+pub(super) fn read_ports<T: FromStr<Err: Display>>(
+    items: &[Node],
+    problems: &mut Problems,
+) -> Parsed<Vec<(T, Place)>> {
     problems.report_all(items.iter().map(read_port))
 }
 
-fn read_port(item: &Node) -> Result<(Knock, Place), Diagnostic> {
+fn read_port<T: FromStr<Err: Display>>(item: &Node) -> Result<(T, Place), Diagnostic> {
     let port = item.parsed(A_PORT).map_err(|error| match &item.value {
         Value::Mapping(_) => error.help("write 7000:udp without a blank after the colon"),
         Value::Scalar(scalar) if scalar.text.contains(char::is_whitespace) => {

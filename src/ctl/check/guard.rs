@@ -8,6 +8,7 @@ use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
 use crate::config::{Door, Mechanism};
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::open_ports::OpenPorts;
 use crate::proto::ports::PortSet;
 
 /// Facts about the host, beyond its interfaces.
@@ -54,7 +55,7 @@ impl SshConnection {
 #[derive(Clone, Copy)]
 struct Guarded<'a> {
     door: &'a Door,
-    port: Knock,
+    port: OpenPorts,
     at: &'a Place,
 }
 
@@ -67,7 +68,7 @@ impl Guarded<'_> {
 /// Warnings about guarded ports, each once.
 pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
-    let mut guarded: HashMap<Knock, Guarded<'_>> = HashMap::new();
+    let mut guarded: HashMap<OpenPorts, Guarded<'_>> = HashMap::new();
     for one in ports(loaded).filter(|one| one.door.opening.mechanism == Mechanism::Guard) {
         // Several doors may open one port.
         if guarded.contains_key(&one.port) {
@@ -98,7 +99,7 @@ fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &HostContext) -> Option<
     let SshConnection { client, server, port } = around.ssh?;
     let trusted = loaded.config.settings.trusted.iter().any(|network| network.contains(client));
     // Whoever is here although it is locked knows how to get in.
-    let is_elsewhere = port != one.port || !one.concerns(server);
+    let is_elsewhere = !one.port.contains(port) || !one.concerns(server);
     let is_open = one.door.opening.is_observed();
     if is_open || is_elsewhere || trusted || client.is_loopback() || around.is_locked {
         return None;
@@ -112,7 +113,7 @@ fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &HostContext) -> Option<
 }
 
 fn dropped_anyway(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
-    let chains = around.ruleset.as_ref()?.dropping(one.port);
+    let chains = around.ruleset.as_ref()?.dropping(one.port.first());
     if chains.is_empty() {
         return None;
     }
@@ -124,8 +125,10 @@ fn dropped_anyway(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> 
 }
 
 fn unused(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
-    let is_published = around.ruleset.as_ref().is_some_and(|rules| rules.publishes(one.port));
-    if is_published || around.listening.contains(one.port) {
+    // What has a range takes a port of it when it needs one.
+    let port = one.port.single()?;
+    let is_published = around.ruleset.as_ref().is_some_and(|rules| rules.publishes(port));
+    if is_published || around.listening.contains(port) {
         return None;
     }
     let warning = one.at.warning(format!("nothing listens on {} now", one.port));

@@ -267,7 +267,8 @@ impl IssuedCredentials {
         let mut entries = Vec::new();
         for door in doors {
             // The first TCP port that it opens: the client can wait for it.
-            let mut ports = door.opening.ports.iter();
+            let single = door.opening.ports.iter().filter_map(|ports| ports.single());
+            let mut ports = single.chain(door.opening.forwards.iter().map(|forward| forward.on));
             let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
             let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
             if let Some(scheme) = door.recognition.totp.filter(|_| totp) {

@@ -256,7 +256,7 @@ fn any_door() -> impl Strategy<Value = Recognition> {
             flags,
             target: target.map(|target| target.parse().unwrap()),
             trip_wires,
-            opens,
+            opens: opens.into_iter().map(Into::into).collect(),
             ..Recognition::new("door".parse().unwrap())
         })
 }

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use nix::errno::Errno;
 
 use crate::config::{Family, Name, NftFamily, NftName};
-use crate::firewall::netlink::{Netlink, NetlinkError, NftChange, SetElement, SetRef};
+use crate::firewall::netlink::{ElementRef, Netlink, NetlinkError, NftChange, SetElement, SetRef};
 use crate::firewall::ruleset::observe::ObservedSource;
 use crate::firewall::ruleset::{
     GuardElement, GuardGrant, GuardSet, Ruleset, SetKind, TABLE, VERSION, guarded,
@@ -52,8 +52,10 @@ pub fn observed() -> Result<(Vec<ObservedSource>, bool), NetlinkError> {
 /// Whether a table stands that locks this port of the host.
 pub fn guards(port: Knock) -> bool {
     let GuardElement { set, key } = guarded(None, port);
-    let found = Netlink::open().and_then(|mut it| it.element(&(set.reference(), key)));
-    found.is_ok_and(|found| found.is_some())
+    let Ok(mut netlink) = Netlink::open() else { return false };
+    let sets = [set, GuardSet { is_of_ranges: true, ..set }];
+    let mut at = sets.map(|set| ElementRef::new(set.reference(), key.clone()));
+    at.iter_mut().any(|it| netlink.element(it).is_ok_and(|found| found.is_some()))
 }
 
 /// Whether the table could be put in place; nothing is changed.
@@ -126,7 +128,17 @@ impl StandingTable {
             (SetKind::Older, _) => self.older.extend(keys),
             (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
             (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
-            (SetKind::Open | SetKind::OpenTo | SetKind::Bound | SetKind::BoundTo, Some(family)) => {
+            (
+                SetKind::Open
+                | SetKind::OpenTo
+                | SetKind::Bound
+                | SetKind::BoundTo
+                | SetKind::Forwarded
+                | SetKind::ForwardedTo
+                | SetKind::Forward
+                | SetKind::ForwardTo,
+                Some(family),
+            ) => {
                 let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
                 let (ours, others): (Vec<_>, _) =
                     elements.into_iter().partition(SetElement::is_ours);
@@ -151,7 +163,7 @@ impl StandingTable {
                 if element.is_ours() {
                     self.grants.extend(grant(&element, family, is_bound));
                 } else if let Some((from, port)) = source(&element, family, is_bound) {
-                    for GuardElement { set, key } in ruleset.elements(&door, from, port) {
+                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from, port) {
                         let here = self.added.entry(set).or_default();
                         here.push(SetElement { key, ..element.clone() });
                     }

@@ -48,11 +48,13 @@ pub(super) const SET: u16 = 2;
 const ELEMENTS: u16 = 3;
 pub(super) const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
+const ELEMENT_VALUE: u16 = 2;
 const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_TIMEOUT: u16 = 4;
 const ELEMENT_EXPIRATION: u16 = 5;
 const ELEMENT_COMMENT: u16 = 6;
 const ELEMENT_EXPRESSION: u16 = 7;
+const ELEMENT_KEY_END: u16 = 10;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 const COUNTER_BYTES: u16 = 1;
@@ -95,19 +97,19 @@ impl NftChange {
     /// Adds an element with a timeout rounded up to milliseconds, never zero: an element without
     /// one stays. `exclusive`: fails if it is there already.
     pub fn add(
-        (set, key): &ElementRef,
+        ElementRef { set, key, value }: &ElementRef,
         left: Duration,
         comment: &Comment,
         exclusive: bool,
     ) -> Self {
-        let element =
-            SetElement { left: Some(left), comment: comment.clone(), ..key.clone().into() };
+        let (left, comment, value) = (Some(left), comment.clone(), value.clone());
+        let element = SetElement { left, comment, value, ..key.clone().into() };
         let flags = if exclusive { CREATE | EXCLUSIVE } else { CREATE };
         Self::elements(NEW_ELEMENT, flags, set, &[element])
     }
 
     /// Deletes an element.
-    pub fn delete((set, key): &ElementRef) -> Self {
+    pub fn delete(ElementRef { set, key, .. }: &ElementRef) -> Self {
         Self::elements(DELETE_ELEMENT, 0, set, &[key.clone().into()])
     }
 
@@ -143,18 +145,21 @@ pub fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<
 }
 
 /// The attributes that name an element of a set.
-pub(super) fn element_name((set, key): &ElementRef) -> Attributes {
+pub(super) fn element_name(ElementRef { set, key, .. }: &ElementRef) -> Attributes {
     in_set(set, &[key.clone().into()])
 }
 
 fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
     let list = elements.iter().fold(Attributes::default(), |list, element| {
-        let SetElement { key, is_end, left, comment: says, counter } = element;
-        let key = Attributes::default().bytes(DATA_VALUE, key.as_bytes());
+        let SetElement { key, value, is_end, left, comment: says, counter } = element;
+        let data = |bytes: &[u8]| Attributes::default().bytes(DATA_VALUE, bytes);
+        let value = value.as_ref().map(|value| data(value.as_bytes()));
         let element = Attributes::default()
             .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
             .optional(*left, |it, left| it.u64(ELEMENT_TIMEOUT, millis(left)))
-            .nest(ELEMENT_KEY, &key)
+            .nest(ELEMENT_KEY, &data(key.as_bytes()))
+            .optional(key.last(), |it, last| it.nest(ELEMENT_KEY_END, &data(last)))
+            .optional(value, |it, value| it.nest(ELEMENT_VALUE, &value))
             .optional(comment(says.as_str()), |it, says| it.bytes(ELEMENT_COMMENT, &says))
             .optional(*counter, |it, counter| it.nest(ELEMENT_EXPRESSION, &counting(counter)));
         list.nest(LIST_ELEMENT, &element)
@@ -296,6 +301,8 @@ pub fn elements(body: &[u8]) -> Vec<SetElement> {
 
 fn element(element: &[u8]) -> Option<SetElement> {
     let key = ElementKey::from_bytes(find(element, &[ELEMENT_KEY, DATA_VALUE])?);
+    let key = key.up_to(find(element, &[ELEMENT_KEY_END, DATA_VALUE]));
+    let value = find(element, &[ELEMENT_VALUE, DATA_VALUE]).map(ElementKey::from_bytes);
     let comment = find(element, &[ELEMENT_COMMENT]).and_then(read_comment).unwrap_or_default();
     let is_end = find_u32(element, ELEMENT_FLAGS).is_some_and(|flags| flags & INTERVAL_END != 0);
     let left = find_u64(element, ELEMENT_EXPIRATION).map(Duration::from_millis);
@@ -303,7 +310,7 @@ fn element(element: &[u8]) -> Option<SetElement> {
         let (packets, bytes) = (find_u64(data, COUNTER_PACKETS)?, find_u64(data, COUNTER_BYTES)?);
         Some(Counter { packets, bytes })
     });
-    Some(SetElement { key, is_end, left, comment: Comment::new(comment), counter })
+    Some(SetElement { key, value, is_end, left, comment: Comment::new(comment), counter })
 }
 
 #[cfg(test)]
@@ -332,7 +339,8 @@ mod tests {
         let set = SetRef::new(NftFamily::Inet, "k", "s").unwrap();
         let comment = Comment::new("hi");
         let key = key("192.0.2.9").port(443);
-        let change = NftChange::add(&(set, key), Duration::from_secs(30), &comment, false);
+        let change =
+            NftChange::add(&ElementRef::new(set, key), Duration::from_secs(30), &comment, false);
         let bytes = batch(7, None, &[change]);
         let begin = [20, 0, 0, 0, 0x10, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
         let end = [20, 0, 0, 0, 0x11, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
@@ -361,8 +369,8 @@ mod tests {
     #[test]
     fn only_the_last_change_asks_for_an_answer() {
         let set = set();
-        let deletes =
-            ["192.0.2.1", "192.0.2.2"].map(|it| NftChange::delete(&(set.clone(), key(it))));
+        let at = |it| ElementRef::new(set.clone(), key(it));
+        let deletes = ["192.0.2.1", "192.0.2.2"].map(|it| NftChange::delete(&at(it)));
         let bytes = batch(u32::MAX, None, &deletes);
         let flags: Vec<u16> = (0..4)
             .scan(0, |at, _| {
@@ -380,20 +388,23 @@ mod tests {
         fn any_key()(v4: bool, bytes: [u8; 16], port: u16, protocol: u8) -> ElementKey {
             let short = [bytes[0], bytes[1], bytes[2], bytes[3]];
             let address: IpAddr = if v4 { short.into() } else { bytes.into() };
-            ElementKey::from(address).port(port).protocol(protocol)
+            let key = ElementKey::from(address).protocol(protocol);
+            let (low, high) = (port.max(1), if port % 3 == 0 { u16::MAX } else { port.max(1) });
+            key.ports(&(low.try_into().unwrap()..=high.try_into().unwrap()))
         }
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read_again(
-            key in any_key(), timeout in 1u64..1 << 40, comment in "[ -~]{0,200}",
+            key in any_key(), value in proptest::option::of(any_key()), timeout in 1u64..1 << 40, comment in "[ -~]{0,200}",
             counted: Option<(u64, u64)>,
         ) {
             let (set, comment) = (set(), Comment::new(&comment));
             let timeout = Some(Duration::from_millis(timeout));
             let counter = counted.map(|(packets, bytes)| Counter { packets, bytes });
-            let element = SetElement { key, is_end: false, left: timeout, comment, counter };
+            let value = value.map(|key| ElementKey::from_bytes(key.as_bytes()));
+            let element = SetElement { key, value, is_end: false, left: timeout, comment, counter };
             let changes: Vec<_> = NftChange::add_all(&set, std::slice::from_ref(&element)).collect();
             let bytes = batch(1, None, &changes);
             let found: Vec<SetElement> = replies(&bytes)

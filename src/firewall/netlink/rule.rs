@@ -22,6 +22,8 @@ const CHAIN_TYPE: u16 = 7;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const SET_KEY_LENGTH: u16 = 5;
+const SET_VALUE_TYPE: u16 = 6;
+const SET_VALUE_LENGTH: u16 = 7;
 const SET_DESCRIPTION: u16 = 9;
 const SET_ID: u16 = 10;
 const SET_TIMEOUT: u16 = 11;
@@ -42,7 +44,18 @@ pub enum Hook {
     Input = 1,
     Forward = 2,
     Output = 3,
+    Postrouting = 4,
 }
+
+/// The kind of a chain with a hook: one that judges packets, or one that translates connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainKind {
+    Filter,
+    Nat,
+}
+
+/// The kind of a chain, its hook, and its priority among the chains there.
+pub type ChainHook = (ChainKind, Hook, i32);
 
 /// A value of a packet or of its connection: the expression that loads it, and that one's
 /// attributes but for the first, the register (linux/netfilter/nf_tables.h).
@@ -81,6 +94,15 @@ impl KeyPart {
 
     pub(in crate::firewall) const fn bytes(self) -> usize {
         self.2 as usize
+    }
+
+    /// How many of the bytes that it fills it has.
+    const fn length(self) -> u32 {
+        match self.1 {
+            12 => 1,
+            13 => 2,
+            _ => self.2,
+        }
     }
 
     /// The addresses of a packet: its source and its destination.
@@ -170,6 +192,22 @@ impl NftRule {
         self.with(("immediate", load)).with(("ct", set))
     }
 
+    /// Leads the connection to where a map leads its packet; goes on where the map does not.
+    pub fn forward(self, map: &SetRef, key: &[KeyPart], family: Family) -> Self {
+        let set = Attributes::default().text(1, map.set.as_str());
+        let set = set.u32(2, REGISTER).u32(3, REGISTER);
+        let (family, registers) = if family == Family::V4 { (2, 1) } else { (10, 4) };
+        // `NFT_NAT_DNAT`; the address, and the port after it.
+        let to = Attributes::default().u32(1, 1).u32(2, family).u32(3, REGISTER);
+        let to = to.u32(5, REGISTER + registers);
+        self.loading(key).with(("lookup", set)).with(("nat", to))
+    }
+
+    /// Lets the connection come from this host.
+    pub fn masquerade(self) -> Self {
+        self.with(("masq", Attributes::default()))
+    }
+
     pub fn accept(self) -> Self {
         self.verdict(ACCEPT, None)
     }
@@ -196,6 +234,11 @@ impl NftRule {
     }
 }
 
+/// nft's number for the type of such a row of values, and how many bytes it fills.
+fn concatenated(parts: &[KeyPart]) -> (u32, u32) {
+    parts.iter().fold((0, 0), |(kind, length), part| (kind << 6 | part.1, length + part.2))
+}
+
 fn value(bytes: &[u8]) -> Attributes {
     Attributes::default().bytes(DATA_VALUE, bytes)
 }
@@ -219,23 +262,38 @@ impl NftChange {
 
     /// A chain that other chains go to, or, with a hook, one that the kernel asks: at this
     /// priority, and what it does not drop passes.
-    pub fn chain(table: &str, chain: &str, hook: Option<(Hook, i32)>) -> Self {
-        let body =
-            table_name(table).text(CHAIN_NAME, chain).optional(hook, |it, (hook, priority)| {
-                let at =
-                    Attributes::default().u32(1, hook as u32).bytes(2, &priority.to_be_bytes());
-                it.nest(CHAIN_HOOK, &at).u32(CHAIN_POLICY, 1).text(CHAIN_TYPE, "filter")
-            });
+    pub fn chain(table: &str, chain: &str, hook: Option<ChainHook>) -> Self {
+        let body = table_name(table).text(CHAIN_NAME, chain);
+        let body = body.optional(hook, |it, (kind, hook, priority)| {
+            let at = Attributes::default().u32(1, hook as u32).bytes(2, &priority.to_be_bytes());
+            let kind = if kind == ChainKind::Nat { "nat" } else { "filter" };
+            it.nest(CHAIN_HOOK, &at).u32(CHAIN_POLICY, 1).text(CHAIN_TYPE, kind)
+        });
         Self::object(NEW_CHAIN, CREATE, body, format!("the chain {chain}"))
     }
 
     /// A set with this kind of keys. `id` is not that of another set in the same batch.
     pub fn set(set: &SetRef, id: u32, flags: u32, key: &[KeyPart]) -> Self {
-        let of = |all: (u32, u32), part: &KeyPart| (all.0 << 6 | part.1, all.1 + part.2);
-        let (kind, length) = key.iter().fold((0, 0), of);
+        let (kind, length) = concatenated(key);
         let body = set_name(set).u32(SET_FLAGS, flags).u32(SET_KEY_TYPE, kind);
         let body = body.u32(SET_KEY_LENGTH, length).u32(SET_ID, id);
         Self::object(NEW_SET, CREATE, body, format!("the set {}", set.set))
+    }
+
+    /// Makes the set a map to these values.
+    pub fn to(mut self, value: &[KeyPart]) -> Self {
+        let (kind, length) = concatenated(value);
+        self.body = self.body.u32(SET_VALUE_TYPE, kind).u32(SET_VALUE_LENGTH, length);
+        self
+    }
+
+    /// Says how long each part of the key is, which a set of ranges has to know.
+    pub fn of_ranges(mut self, key: &[KeyPart]) -> Self {
+        let parts = key.iter().fold(Attributes::default(), |parts, part| {
+            parts.nest(LIST_ELEMENT, &Attributes::default().u32(1, part.length()))
+        });
+        self.body = self.body.nest(SET_DESCRIPTION, &Attributes::default().nest(2, &parts));
+        self
     }
 
     /// Bounds the set that this makes: so many elements, which go after this time.

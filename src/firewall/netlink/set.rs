@@ -8,6 +8,7 @@ use derive_more::Display;
 
 use super::attribute::array;
 use crate::config::{Family, NftFamily, NftName, NftNameError};
+use crate::proto::port_range::PortRange;
 
 /// The name of a set with that of its table: `inet knockd open_4`.
 #[derive(Clone, Debug, Display, PartialEq, Eq, Hash)]
@@ -28,13 +29,34 @@ impl SetRef {
     }
 }
 
-/// A set and a key in it, which name an element.
-pub type ElementRef = (SetRef, ElementKey);
+/// A set and a key in it, which name an element; and what that is to lead to, in a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElementRef {
+    pub set: SetRef,
+    pub key: ElementKey,
+    pub value: Option<ElementKey>,
+}
+
+impl ElementRef {
+    /// An element of a set that is no map.
+    pub const fn new(set: SetRef, key: ElementKey) -> Self {
+        Self { set, key, value: None }
+    }
+
+    /// Whether both name the same element.
+    pub fn is_at(&self, other: &Self) -> bool {
+        (&self.set, &self.key) == (&other.set, &other.key)
+    }
+}
 
 /// The key of an element in its set: an address, or a concatenation such as address, protocol and
 /// port. Each part fills whole registers of four bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ElementKey(Vec<u8>);
+pub struct ElementKey {
+    bytes: Vec<u8>,
+    /// Of a key that stands for a range, its last.
+    last: Option<Vec<u8>>,
+}
 
 impl From<IpAddr> for ElementKey {
     fn from(address: IpAddr) -> Self {
@@ -44,11 +66,26 @@ impl From<IpAddr> for ElementKey {
 
 impl ElementKey {
     pub(in crate::firewall) fn from_bytes(bytes: &[u8]) -> Self {
-        Self(bytes.to_vec())
+        Self { bytes: bytes.to_vec(), last: None }
+    }
+
+    /// Up to the key of these bytes, that one included.
+    pub(super) fn up_to(self, last: Option<&[u8]>) -> Self {
+        Self { last: last.map(<[u8]>::to_vec), ..self }
     }
 
     pub(in crate::firewall) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    pub(super) fn last(&self) -> Option<&[u8]> {
+        self.last.as_deref()
+    }
+
+    /// Whether a key of one port is in this range, where it differs from it in the port alone, which
+    /// comes last.
+    pub(in crate::firewall) fn covers(&self, one: &Self) -> bool {
+        self.bytes <= one.bytes && self.last.as_ref().is_some_and(|last| one.bytes <= *last)
     }
 
     /// With an address after what is there; an IPv4 one in IPv6 clothes is IPv4.
@@ -64,28 +101,35 @@ impl ElementKey {
         self.part(&port.to_be_bytes())
     }
 
+    /// With ports after what is there; several make it a range.
+    pub fn ports(self, range: &PortRange) -> Self {
+        let (low, high) = (range.start().get(), range.end().get());
+        let last = (low < high).then(|| self.clone().port(high).bytes);
+        Self { last, ..self.port(low) }
+    }
+
     /// With the number of a protocol after what is there.
     pub fn protocol(self, protocol: u8) -> Self {
         self.part(&[protocol])
     }
 
     fn part(mut self, bytes: &[u8]) -> Self {
-        self.0.extend(bytes);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.bytes.extend(bytes);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
         self
     }
 
     /// The address at its beginning, in a set that has such.
     pub fn first_address(&self, family: Family) -> Option<IpAddr> {
         Some(match family {
-            Family::V4 => array::<4>(&self.0, 0)?.into(),
-            Family::V6 => array::<16>(&self.0, 0)?.into(),
+            Family::V4 => array::<4>(&self.bytes, 0)?.into(),
+            Family::V6 => array::<16>(&self.bytes, 0)?.into(),
         })
     }
 
     /// The address that it is, of a set that has nothing else.
     pub fn as_address(&self) -> Option<IpAddr> {
-        match self.0.len() {
+        match self.bytes.len() {
             4 => self.first_address(Family::V4),
             16 => self.first_address(Family::V6),
             _ => None,
@@ -95,7 +139,7 @@ impl ElementKey {
     /// The port right after the address at its beginning.
     pub fn second_port(&self, family: Family) -> Option<NonZeroU16> {
         let at = if family == Family::V4 { 4 } else { 16 };
-        NonZeroU16::new(u16::from_be_bytes(array(&self.0, at)?))
+        NonZeroU16::new(u16::from_be_bytes(array(&self.bytes, at)?))
     }
 }
 
@@ -127,6 +171,8 @@ impl Comment {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetElement {
     pub key: ElementKey,
+    /// What its key leads to, in a map.
+    pub value: Option<ElementKey>,
     /// Whether it ends an interval, in a set of such: the first key that is no more in it.
     pub is_end: bool,
     /// Until it goes away; `None`: never.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::{FAMILIES, GuardSet, SetKind};
+use super::{FAMILIES, GuardSet, SetKind, TableNeeds};
 use crate::firewall::netlink::{Counter, Load, NftRule, Noting, SetElement};
 use crate::proto::knock::{Knock, Protocol};
 
@@ -75,15 +75,16 @@ impl GuardSet {
 pub(super) const CHAINS: [&str; 2] = ["observed", "noted"];
 
 /// The rules that note packets to observed ports; none drops any.
-pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
+pub(super) fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
     let any = NftRule::default;
     let has = |load, bit: u32| any().has(load, &bit.to_ne_bytes());
     let translated = || has(Load::STATUS, 32);
-    let observed = |rule| GuardSet::OBSERVED.holds(rule);
-    let mut rules = vec![
-        ("prerouting", observed(any()).goto("observed")),
-        ("input", observed(translated()).goto("noted")),
-    ];
+    let mut rules = Vec::new();
+    for width in needs.widths() {
+        let observed = |rule| GuardSet::OBSERVED.width(width).holds(rule);
+        rules.push(("prerouting", observed(any()).goto("observed")));
+        rules.push(("input", observed(translated()).goto("noted")));
+    }
     // To this host, to all on a network, to one of several hosts, to a group (`RTN_…` of
     // linux/rtnetlink.h).
     let kinds = (2_u32..=5).map(|kind| any().is(Load::DESTINATION_TYPE, &kind.to_ne_bytes()));
@@ -92,8 +93,6 @@ pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
     for family in FAMILIES {
         let set = |kind: SetKind| kind.of(family);
         let [arrived, active] = [SetKind::Arrived, SetKind::Active].map(set);
-        let observed = |rule| set(SetKind::ObservedTo).holds(rule).goto("noted");
-        let lets_in = |kind| set(kind).holds(any()).goto("let_in");
         // Not what an earlier connection from the same port was.
         let new = arrived.noting(has(Load::STATE, 8), Noting::REMOVE);
         let new = active.noting(new, Noting::REMOVE);
@@ -101,17 +100,21 @@ pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
         let connected = || has(Load::STATE, 2).has(Load::STATUS, &4_u32.to_ne_bytes());
         let begins = active.noting(arrived.holds(connected()), Noting::RENEW);
         let stays = active.noting(active.holds(connected()), Noting::RENEW);
+        for width in needs.widths() {
+            let set = |kind| set(kind).width(width);
+            let observed = |rule| set(SetKind::ObservedTo).holds(rule).goto("noted");
+            rules.push(("prerouting", observed(any())));
+            rules.extend(["input", "forward"].map(|chain| (chain, observed(translated()))));
+            let lets_in = [SetKind::OpenTo, SetKind::BoundTo].map(set);
+            rules.extend(lets_in.map(|set| ("noted", set.holds(any()).goto("let_in"))));
+        }
         let noted = [
-            lets_in(SetKind::OpenTo),
-            lets_in(SetKind::BoundTo),
             set(SetKind::Tried).noting(new, Noting::COUNT),
             set(SetKind::Connected).noting(connected(), Noting::COUNT),
             begins.accept(),
             set(SetKind::Stayed).noting(stays, Noting::COUNT).accept(),
             arrived.noting(connected(), Noting::ONCE),
         ];
-        rules.push(("prerouting", observed(any())));
-        rules.extend(["input", "forward"].map(|chain| (chain, observed(translated()))));
         rules.extend(noted.map(|rule| ("noted", rule)));
     }
     rules
