@@ -171,7 +171,16 @@ fn kind(path: &Path, bytes: &[u8]) -> ImportFormat {
         let words = text.lines().filter_map(|line| line.split_whitespace().next());
         words.map(|word| word.trim_end_matches(':')).any(|word| names.contains(&word))
     };
-    if has(&["SPA_SERVER", "USE_HMAC", "ALLOW_IP"]) {
+    let is_uci = text.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(*words, ["config", "access" | "config" | "global" | "network", ..])
+    });
+    if is_uci {
+        ImportFormat::Other(
+            "name what OpenWrt makes of it: /var/etc/access.conf, once fwknopd has started; with \
+             uci_enabled off, /etc/fwknop/access.conf",
+        )
+    } else if has(&["SPA_SERVER", "USE_HMAC", "ALLOW_IP"]) {
         ImportFormat::Other("a client's .fwknoprc is read by knock itself: knock --fwknoprc NAME")
     } else if is_classic(&text) {
         ImportFormat::Knockd

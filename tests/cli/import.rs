@@ -233,6 +233,7 @@ fn what_is_neither_is_refused_and_told_what_to_do() {
         ("[default]\nSPA_SERVER 192.0.2.1\nUSE_HMAC Y\n", "knock --fwknoprc NAME"),
         ("PCAP_INTF eth0;\n", "name the access.conf"),
         ("doors:\n  ssh: {sequence: [1]}\n", "put it into /etc/knock.d"),
+        ("config global\n\toption uci_enabled '1'\n\nconfig access\n", "/var/etc/access.conf"),
         ("", "begins with a [section]"),
     ] {
         fs::write(directory.path().join("file"), text).unwrap();
