@@ -108,7 +108,9 @@ cases! {
         a_client_of_old_without_hmac: "legacy" => 0;
         commands_that_open_and_close: "commands" => 1;
         gnupg_is_named: "gnupg" => 1;
-        address_translation_and_commands_in_requests_are_named: "nat" => 1;
+        a_host_that_connections_are_led_to_is_forwarded_to: "nat" => 1;
+        translation_that_fwknopd_conf_does_not_allow_is_told: "nat-unsaid" => 1;
+        what_openwrt_makes_of_its_own_file: "openwrt" => 0;
         dates_of_expiry: "expiry" => 1;
         networks_with_prefix_and_mask: "networks" => 1;
         hashes_and_modes: "modes" => 1;

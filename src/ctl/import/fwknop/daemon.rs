@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
-use super::variables::{DAEMON, Fate, find, is_yes};
+use super::nat::Translation;
+use super::variables::{Fate, Switch, find};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
+use crate::proto::port_range;
 
 /// `fwknopd.conf`, as far as it matters here.
 #[derive(Default)]
@@ -22,6 +23,7 @@ pub(super) struct FwknopdConf {
     pub(super) page: YamlWriter,
     /// The folder that is read instead of the file, and where it is named.
     pub(super) folder: Option<(Place, PathBuf)>,
+    pub(super) translation: Translation,
 }
 
 /// Reads the `fwknopd.conf` beside an `access.conf`, where there is one.
@@ -44,7 +46,7 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
         let Some((at, line)) = settings.notes.ok_or_report(line) else { continue };
         let value = String::from_utf8_lossy(line.value).into_owned();
         settings.note(line.name, &value, &at);
-        settings.given.insert(line.name.to_owned(), (at, value));
+        settings.given.insert(line.name.replace("FIREWD", "IPT"), (at, value));
     }
     settings.write(access)
 }
@@ -56,25 +58,22 @@ struct FwknopdVariables<'a> {
 
 impl FwknopdVariables<'_> {
     fn note(&mut self, name: &str, value: &str, at: &Place) {
-        match find(DAEMON, name) {
-            Some((Fate::Carried, _)) => {}
-            Some((Fate::LeftOut(why), _)) => {
-                self.notes.push(at.warning(format!("{name} {why}: left out")));
+        let known = find("fwknopd", &name.replace("FIREWD", "IPT"), value.as_bytes());
+        let Some((_, fate)) = known else {
+            let error = at.error(format!("left out: '{name}' is not a variable of fwknopd's"));
+            return self.notes.push(error.help(if name.ends_with("_TIMEOUT") {
+                "in access.conf, below a SOURCE, it would have an effect"
+            } else {
+                "fwknopd says that it ignores it, so it had no effect until now"
+            }));
+        };
+        self.notes.extend(match fate {
+            Some(Fate::LeftOut(why)) => Some(at.warning(format!("{name} {why}: left out"))),
+            Some(Fate::Refused(_, help)) => {
+                Some(at.error(format!("{name} is not carried over")).help(help))
             }
-            Some((fate, _)) => {
-                let help = fate.refuses(value.as_bytes());
-                let refuse = |help| at.error(format!("{name} is not carried over")).help(help);
-                self.notes.extend(help.map(refuse));
-            }
-            None => {
-                let error = at.error(format!("left out: '{name}' is not a variable of fwknopd's"));
-                self.notes.push(if name.ends_with("_TIMEOUT") {
-                    error.help("in access.conf, below a SOURCE, it would have an effect")
-                } else {
-                    error.help("fwknopd says that it ignores it, so it had no effect until now")
-                });
-            }
-        }
+            Some(Fate::Carried) | None => None,
+        });
     }
 
     /// The value of a variable; it may begin with another one.
@@ -93,7 +92,17 @@ impl FwknopdVariables<'_> {
     }
 
     fn is_yes(&self, name: &str) -> bool {
-        self.given.get(name).is_some_and(|(_, value)| is_yes(value.as_bytes()))
+        self.given.get(name).is_some_and(|(_, value)| Switch::read(value.as_bytes()) == Switch::On)
+    }
+
+    fn translation(&mut self) -> Translation {
+        let asked = ["ENABLE_IPT_FORWARDING", "ENABLE_IPT_LOCAL_NAT"].into_iter();
+        let asked = asked.filter(|name| self.is_yes(name)).map(|name| self.given[name].0.clone());
+        Translation {
+            asked: asked.collect(),
+            snat: self.is_yes("ENABLE_IPT_SNAT"),
+            from: self.text("SNAT_TRANSLATE_IP").map(|(_, from)| from),
+        }
     }
 
     fn write(mut self, access: &Path) -> FwknopdConf {
@@ -125,11 +134,11 @@ impl FwknopdVariables<'_> {
         knockd.section(1, "log", &log);
         knockd.section(1, "fwknop", &fwknop);
         page.section(0, "knockd", &knockd);
-        FwknopdConf { page, folder }
+        FwknopdConf { page, folder, translation: self.translation() }
     }
 
-    /// Where requests are listened for, if it is said.
-    fn port(&mut self) -> Option<NonZeroU16> {
+    /// Where requests are listened for, if it is said: a port, or some that follow each other.
+    fn port(&mut self) -> Option<String> {
         let name = if self.is_yes("ENABLE_UDP_SERVER") {
             "UDPSERV_PORT"
         } else if self.is_yes("ENABLE_NFQ_CAPTURE") {
@@ -146,18 +155,27 @@ impl FwknopdVariables<'_> {
         }
         let (at, text) = self.text(name)?;
         let words: Vec<&str> = text.split_whitespace().collect();
-        let port = match (name, words.as_slice()) {
-            ("PCAP_FILTER", ["udp", "port", port] | ["udp", "dst", "port", port]) => port,
-            ("PCAP_FILTER", _) => "",
-            (_, [port]) => port,
-            _ => "",
+        let filter = match words.as_slice() {
+            ["udp", "and", "dst", filter @ ..]
+            | ["udp", "and" | "dst", filter @ ..]
+            | ["udp", filter @ ..] => filter,
+            _ => &[],
         };
-        let read = parse_port(port).ok();
-        if read.is_none() {
-            let help = "requests come to one UDP port here: write knockd: {fwknop: {port: 62201}}";
+        let ports = match (name, filter, words.as_slice()) {
+            ("PCAP_FILTER", ["portrange", ports], _) => port_range::parse(ports).ok(),
+            ("PCAP_FILTER", ["port", port], _) | ("UDPSERV_PORT" | "NFQ_PORT", _, [port]) => {
+                parse_port(port).ok().map(|port| port..=port)
+            }
+            _ => None,
+        };
+        if ports.is_none() {
+            let help = "requests come to one UDP port here, or to a range of them: write knockd: \
+                        {fwknop: {port: 62201}}";
             self.notes.push(at.error(format!("{name} is not carried over")).help(help));
         }
-        read
+        let ports = ports?;
+        let (low, high) = (ports.start(), ports.end());
+        Some(if low == high { low.to_string() } else { format!("{low}-{high}") })
     }
 
     fn max_age(&mut self) -> Option<Duration> {

@@ -9,7 +9,7 @@ use super::super::{Files, unreadable};
 use super::cycle::read_cycle;
 use super::keys::{is_key, read_keys};
 use super::lines::read_lines;
-use super::variables::{ACCESS, Fate, find, is_yes, names};
+use super::variables::{Fate, Switch, find, variables};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
 
 /// How many files may include one another, the first one counted.
@@ -41,7 +41,7 @@ impl StanzaVariable {
 
     /// A boolean as fwknopd reads it.
     pub(super) fn is_yes(&self) -> bool {
-        is_yes(&self.value)
+        Switch::read(&self.value) == Switch::On
     }
 }
 
@@ -200,8 +200,8 @@ impl StanzaReader<'_> {
     }
 
     fn homeless(&mut self, at: &Place, name: &str) {
-        let message = match find(ACCESS, name) {
-            Some((_, name)) => format!("{name} stands before the first SOURCE: left out"),
+        let message = match find("access", name, b"") {
+            Some((name, _)) => format!("{name} stands before the first SOURCE: left out"),
             None => "left out: it stands before the first SOURCE".to_owned(),
         };
         self.notes.push(at.error(message));
@@ -209,22 +209,22 @@ impl StanzaReader<'_> {
 
     fn give(&mut self, stanza: usize, name: &str, value: &[u8], at: Place) {
         let Some(stanza) = self.stanzas.get_mut(stanza) else { return };
-        let Some((fate, name)) = find(ACCESS, name) else {
+        let Some((name, fate)) = find("access", name, value) else {
             return self.notes.push(unknown(name, &at));
         };
         let given = StanzaVariable { at, name, value: value.to_vec() };
         match fate {
-            Fate::Carried => {}
-            Fate::LeftOut(why) => {
+            Some(Fate::Carried) => {}
+            Some(Fate::LeftOut(why)) => {
                 return self.notes.push(given.at.warning(format!("{name} {why}: left out")));
             }
-            Fate::Refused(..) => {
-                let Some(help) = fate.refuses(value) else { return };
+            Some(Fate::Refused(_, help)) => {
                 let error = given.at.error(format!("{name} is not carried over"));
                 // Once said is enough.
                 let first = self.helped.insert(help);
                 self.notes.push(if first { error.help(help) } else { error });
             }
+            None => return,
         }
         let place = match name {
             "KEY_BASE64" => "KEY",
@@ -250,7 +250,7 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
     let message = format!("left out: {this} is not a variable of fwknopd's");
-    let error = match closest_match(word, names(ACCESS).map(|(_, name)| name)) {
+    let error = match closest_match(word, variables("access").map(|(name, _)| name)) {
         Some(meant) => at.error(format!("{message}: did you mean {meant}?")),
         None => at.error(message),
     };
