@@ -95,7 +95,7 @@ impl Case {
             config: None,
         };
         match import(&access, &Disk, &TimeZone::UTC, &open) {
-            Ok(Imported { yaml, notes, complete }) => {
+            Ok(Imported { yaml, notes, complete, .. }) => {
                 let source = SourceText::new("imported.yaml", yaml.as_str());
                 let loaded = load::parse(&source)
                     .unwrap_or_else(|report| panic!("{}\n{report}\n{yaml}", self.name));

@@ -20,6 +20,7 @@ use keys::ImportedKey;
 use nat::ForcedNat;
 
 use super::Files;
+use super::side_by_side::ImportedPart;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Place, Problems};
 use crate::config::names::TakenNames;
@@ -35,7 +36,7 @@ pub(super) fn import(
     zone: &TimeZone,
     open: &[Knock],
     notes: &mut Problems,
-) -> YamlWriter {
+) -> (YamlWriter, Vec<ImportedPart>) {
     let mut page = YamlWriter::default();
     page.comment(0, "It holds keys: let only root read it (mode 0600).");
     let daemon = daemon::import(path, files, notes);
@@ -47,10 +48,13 @@ pub(super) fn import(
         notes.ok_or_report(read)
     };
     let clients: Vec<Option<ImportedClient>> = stanzas.iter().map(read).collect();
-    for (number, client) in (1..).zip(&clients) {
-        if let Some(client) = client {
-            made.client(client, number, ports(path, client, open), notes);
-        }
+    let mut parts = Vec::new();
+    let asked = daemon.translation.asked.first();
+    for ((number, client), stanza) in (1..).zip(&clients).zip(&stanzas) {
+        let made = |client| made.client(client, number, ports(path, client, open), notes);
+        let name = client.as_ref().and_then(made);
+        let says = stanza.says(asked);
+        parts.push(ImportedPart { origin: stanza.origin.clone(), name, says });
     }
     if clients.iter().flatten().any(|client| client.nat.is_none() && client.cycle.is_none()) {
         let note = |at: &Place| {
@@ -84,7 +88,7 @@ pub(super) fn import(
              via: guard; then see whether you get in: knockd --try 2m",
         ));
     }
-    page
+    (page, parts)
 }
 
 /// The reason why a client has no ports: the note, and the comment beside it.
@@ -124,13 +128,14 @@ struct Importer<'a> {
 }
 
 impl<'a> Importer<'a> {
+    /// Writes a client; its name, unless it is only a comment.
     fn client(
         &mut self,
         client: &'a ImportedClient,
         number: usize,
         ports: Result<Vec<Knock>, NoPorts>,
         notes: &mut Problems,
-    ) {
+    ) -> Option<Name> {
         let called = client.called.clone().unwrap_or_else(|| format!("client-{number}"));
         let key = ("KEY", client.key.bytes.clone());
         let hmac = client.hmac.as_ref().map(|hmac| ("HMAC_KEY", hmac.bytes.clone()));
@@ -138,14 +143,16 @@ impl<'a> Importer<'a> {
         let same = keys.iter().find_map(|key| Some((key.0, *self.keys.get(key)?)));
         if same.is_some_and(|(_, first)| first.origin == client.origin) {
             let message = "this stanza is included more than once: once is enough";
-            return notes.push(client.at.warning(message));
+            notes.push(client.at.warning(message));
+            return None;
         }
         let name = self.names.take(&called);
         if let Some((key, first)) = same {
             let message = format!("commented out: it has the same {key} as {}", first.origin);
             let help = "a key stands for one client here: give each its own";
             notes.push(client.at.error(message).help(help));
-            return self.commented(client, &name, "It has the same key as another client.");
+            self.commented(client, &name, "It has the same key as another client.");
+            return None;
         }
         let doors = match &client.cycle {
             Some(cycle) if !cycle.depends_on_port() => vec![self.command_door(client, cycle)],
@@ -153,12 +160,14 @@ impl<'a> Importer<'a> {
                 Ok(ports) => ports.into_iter().map(|port| self.port_door(client, port)).collect(),
                 Err((problem, comment)) => {
                     notes.push(problem);
-                    return self.commented(client, &name, comment);
+                    self.commented(client, &name, comment);
+                    return None;
                 }
             },
         };
         self.keys.extend(keys.into_iter().map(|key| (key, client)));
         write_client(&mut self.clients, client, &name, &doors);
+        Some(name)
     }
 
     /// The door for one port, so that a request opens what it asks for and no more.
@@ -317,7 +326,7 @@ mod tests {
     fn run(files: &[(&str, &[u8])], open: &[Knock]) -> Outcome {
         let mut notes = Problems::default();
         let path = Path::new("access.conf");
-        let page = import(path, &Memory(files), &TimeZone::UTC, open, &mut notes);
+        let (page, _) = import(path, &Memory(files), &TimeZone::UTC, open, &mut notes);
         let complete = !notes.has_errors();
         let notes = notes.into_sorted().iter().map(|note| format!("{note}\n")).collect();
         Outcome { yaml: page.into_text(), notes, complete }

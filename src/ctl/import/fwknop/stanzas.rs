@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::super::side_by_side::Saying;
 use super::super::{Files, unreadable};
 use super::cycle::read_cycle;
 use super::keys::{is_key, read_keys};
@@ -59,6 +60,30 @@ pub(super) struct AccessStanza {
 impl AccessStanza {
     pub(super) fn get(&self, name: &str) -> Option<&StanzaVariable> {
         self.variables.get(name)
+    }
+
+    /// What it says, and what goes without saying; `asked`: where it may be asked to be led to.
+    pub(super) fn says(&self, asked: Option<&Place>) -> Vec<Saying> {
+        let text = |it: &StanzaVariable| {
+            let is_secret = it.name.contains("KEY") || it.name == "GPG_DECRYPT_PW";
+            let text = if is_secret { "a key".to_owned() } else { it.text() };
+            (it.name, text, Some(it.at.clone()))
+        };
+        let mut says: Vec<Saying> = self.variables.values().map(text).collect();
+        if self.get("CMD_CYCLE_OPEN").is_none() {
+            let at = Some(self.at.clone());
+            let asked = asked.map(|at| ("FORCE_NAT", "wherever a request says", Some(at.clone())));
+            let silent = [
+                ("OPEN_PORTS", "any port", None),
+                ("FW_ACCESS_TIMEOUT", "30", at.clone()),
+                ("MAX_FW_TIMEOUT", "300", at),
+            ];
+            let silent = silent.into_iter().chain(asked);
+            let silent = silent.filter(|(name, ..)| self.get(name).is_none());
+            says.extend(silent.map(|(name, text, at)| (name, text.to_owned(), at)));
+        }
+        says.sort_by_key(|(name, ..)| variables("access").position(|(known, _)| known == *name));
+        says
     }
 }
 
