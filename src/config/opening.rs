@@ -79,7 +79,8 @@ impl Opening {
     /// Whether it opens or forwards something for whoever comes from this address.
     pub fn is_for(&self, address: IpAddr) -> bool {
         let is_led = self.forwards.iter().any(|forward| forward.is_for(address));
-        is_led || self.forwards.is_empty() || !self.ports.is_empty()
+        let is_let_in = self.forwards.is_empty() || !self.ports.is_empty();
+        self.mechanism.opens(Family::of(address.to_canonical())) && (is_led || is_let_in)
     }
 
     /// The firewall commands, where it is opened by commands.

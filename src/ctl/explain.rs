@@ -11,7 +11,7 @@ use super::events::{self, EventPrinter, known};
 use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
-use crate::config::{Config, Door, Family, read_server_key};
+use crate::config::{Config, Door, read_server_key};
 use crate::control::{EventLine, RefusalFacts, What, client_of, door_of};
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{Credential, DatagramRequest, Engine, Event, Reason, Setup, Verdict};
@@ -230,7 +230,7 @@ impl Explainer<'_> {
         if let What::Open { knock } = &mut line.what {
             *knock = packet.map(Packet::knock);
             let door = event.door.and_then(|id| door_of(self.config, id));
-            if door.is_some_and(|door| !door.opening.mechanism.opens(Family::of(event.source))) {
+            if door.is_some_and(|door| !door.opening.is_for(event.source)) {
                 let (knock, reason) = (*knock, Some(Reason::NoCommand));
                 line.what = What::Refused(RefusalFacts { reason, knock, ..Default::default() });
                 line.message = format!("not opened: {}", Reason::NoCommand);

@@ -169,25 +169,28 @@ impl Netlink {
         }
     }
 
-    /// Deletes an element of ours, or gives it the timeout and comment of another that it is for,
-    /// which is asked for only where it is there.
+    /// Deletes an element of ours, or makes it the one of another that it is for as well, if there
+    /// is such a one.
     ///
     /// # Errors
     /// Whatever the kernel objects to; that the set is gone, too.
     pub fn release(
         &mut self,
         it: &ElementRef,
-        other: impl FnOnce() -> Option<(ElementRef, Duration, Comment)>,
+        other: Option<(ElementRef, Duration, Comment)>,
     ) -> Result<Removal> {
         // A batch that fails makes the kernel wait for all processors, ten milliseconds and more;
         // a question does not.
-        let result = match self.element(it)? {
-            None => Err(self.what_is_missing(it.set.clone())?),
-            Some(found) if !found.is_ours() => return Ok(Removal::NotOurs),
-            Some(found) => match other() {
-                Some((other, left, comment)) => self.replace(found, &other, left, &comment),
-                None => self.apply(&[NftChange::delete(it)]),
-            },
+        let result = match (self.element(it)?, other) {
+            (None, None) => Err(self.what_is_missing(it.set.clone())?),
+            (None, Some((other, left, comment))) => {
+                self.apply(&[NftChange::add(&other, left, &comment, true)])
+            }
+            (Some(found), _) if !found.is_ours() => return Ok(Removal::NotOurs),
+            (Some(found), Some((other, left, comment))) => {
+                self.replace(found, &other, left, &comment)
+            }
+            (Some(_), None) => self.apply(&[NftChange::delete(it)]),
         };
         match result {
             Err(NetlinkError::NoElement(_)) => Ok(Removal::WasNotThere),

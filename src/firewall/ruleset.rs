@@ -315,18 +315,14 @@ impl SetKind {
     }
 
     /// Whether there is a set of ranges beside that of single ports.
-    const fn has_ranges(self) -> bool {
-        matches!(
-            self,
-            Self::Guarded
-                | Self::GuardedTo
-                | Self::Open
-                | Self::OpenTo
-                | Self::Bound
-                | Self::BoundTo
-                | Self::Observed
-                | Self::ObservedTo
-        )
+    fn has_ranges(self) -> bool {
+        self <= Self::BoundTo || matches!(self, Self::Observed | Self::ObservedTo)
+    }
+
+    /// Whether its elements are grants.
+    pub(super) fn is_of_grants(self) -> bool {
+        (Self::Open..=Self::BoundTo).contains(&self)
+            || (Self::Forwarded..=Self::ForwardTo).contains(&self)
     }
 }
 
@@ -635,5 +631,53 @@ mod tests {
         assert_eq!(element(target, "192.0.2.2", 4000), key("bound_to_4", &bound));
         assert_eq!(element(target, "2001:db8::2", 0), None, "the target has no such address");
         assert_eq!(element(None, "2001:db8::2", 0).unwrap().1.len(), 24);
+    }
+
+    fn ruleset(doors: &[(&str, &[&str], &[Forward])]) -> Ruleset {
+        let door = |(name, ports, forwards): &(&str, &[&str], &[Forward])| {
+            let ports = ports.iter().map(|ports| ports.parse().unwrap()).collect();
+            let (forwards, target, mode) = (forwards.to_vec(), None, GuardMode::Lock);
+            (name.parse().unwrap(), GuardedDoor { ports, forwards, target, mode })
+        };
+        Ruleset { doors: doors.iter().map(door).collect(), ..Ruleset::default() }
+    }
+
+    fn elements_of(ruleset: &Ruleset, door: &str) -> Vec<String> {
+        let (door, client) = (door.parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let found = ruleset.references(&door, client, None).into_iter();
+        found.map(|element| element.set.set.to_string()).collect()
+    }
+
+    #[test]
+    fn a_range_is_one_element_unless_another_begins_within_it() {
+        let alone: &[(&str, &[&str], &[Forward])] = &[("mosh", &["60000-61000/udp", "22"], &[])];
+        assert_eq!(elements_of(&ruleset(alone), "mosh"), ["open_ranges_4", "open_4"]);
+        assert_eq!(ruleset(alone).guarded().len(), 2);
+        let within: (&str, &[&str], &[Forward]) = ("rtp", &["60500-60600/udp"], &[]);
+        let both = ruleset(&[alone[0], within]);
+        assert_eq!(elements_of(&both, "mosh").len(), 4);
+        assert_eq!(elements_of(&both, "rtp"), ["open_ranges_4"]);
+        assert_eq!(both.guarded().len(), 4, "none of them meets another");
+        assert_eq!(both.shared().len(), 2);
+    }
+
+    #[test]
+    fn a_forward_locks_nothing_and_a_grant_holds_where_it_leads() {
+        let to = |host: &str| Forward {
+            on: "2222".parse().unwrap(),
+            to: host.parse().unwrap(),
+            port: NonZeroU16::new(22).unwrap(),
+            masquerade: false,
+        };
+        let here =
+            ruleset(&[("a", &[], &[to("10.0.0.2"), to("2001:db8::2")]), ("b", &["22"], &[])]);
+        assert_eq!(here.guarded().len(), 1);
+        assert_eq!(elements_of(&here, "a"), ["forwarded_4", "forward_4"]);
+        let client = "192.0.2.2".parse().unwrap();
+        let map = here.references(&"a".parse().unwrap(), client, None).pop().unwrap();
+        assert_eq!(map.value.unwrap().as_bytes(), [10, 0, 0, 2, 0, 22, 0, 0]);
+        assert!(here.shared().is_empty());
+        let both = ruleset(&[("a", &[], &[to("10.0.0.2")]), ("c", &[], &[to("10.0.0.3")])]);
+        assert_eq!(both.shared().len(), 2, "one element can lead to one host only");
     }
 }

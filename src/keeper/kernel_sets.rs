@@ -230,7 +230,7 @@ impl KernelSets {
             };
             let others = held.iter().filter_map(|held| holds(&held));
             let longest = others.max_by_key(|(_, kept)| kept.left);
-            let other = || longest.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
+            let other = longest.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
                     info!(source = %key.address, door = %key.door,

@@ -150,6 +150,29 @@ mod tests {
         }
 
         #[test]
+        fn ranges_that_are_cut_at_each_other_do_not_meet_unless_they_are_the_same(
+            ends in prop::collection::vec((1u16..40, 1u16..40), 1..5),
+        ) {
+            let ranges: Vec<OpenPorts> = ends
+                .iter()
+                .map(|(a, b)| format!("{}-{}", a.min(b), a.max(b)).parse().unwrap())
+                .collect();
+            let cut = |it: &OpenPorts| it.cut_at(ranges.iter().map(|other| other.range()));
+            for one in &ranges {
+                let pieces = cut(one);
+                let ports = |it: OpenPorts| it.range().start().get()..=it.range().end().get();
+                let all: Vec<u16> = pieces.iter().flat_map(|piece| ports(*piece)).collect();
+                prop_assert_eq!(all, ports(*one).collect::<Vec<_>>());
+                for (piece, other) in pieces.iter().zip(&ranges).flat_map(|(piece, other)| {
+                    cut(other).into_iter().map(move |other| (*piece, other))
+                }) {
+                    let meet = ports(piece).any(|port| ports(other).contains(&port));
+                    prop_assert!(!meet || piece == other, "{} and {}", piece, other);
+                }
+            }
+        }
+
+        #[test]
         fn no_text_makes_it_panic(text in "[0-9/:-]{0,14}|.{0,20}") {
             let _ = text.parse::<OpenPorts>();
         }

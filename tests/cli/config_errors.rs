@@ -125,7 +125,7 @@ doors.yaml:2:22: error: 's0, lo' is not the name of an interface: it is several,
 doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, forward, open_for, open_for_max, max_grants, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence
@@ -304,7 +304,7 @@ doors.yaml:5:19: warning: there is no program '/no/such/program' on this machine
 doors.yaml:6:5: error: 'start_command' and 'open' exclude each other
         start_command: 'true'
         ^^^^^^^^^^^^^
-    write 'open', or commands of the door's own, but not both
+    write 'open', or commands of the door's own, not both
 "#]];
     open_is_by_the_guard_unless_via_says_otherwise: said_of_door("sequence: [7000]\nopen: [22]") => str![];
     open_by_the_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: guard\non_open: echo %IP% %PORT%\non_close: [echo, '%DOOR%']") => str![];
@@ -319,6 +319,88 @@ doors.yaml:4:16: error: 22/tcp is both knocked on and guarded by this door
         open: [80, 22]
                    ^^
     knock on ports that nothing else uses
+"#]];
+    a_range_of_ports: said_of_door("sequence: [7000, 9000, 8000]\nopen: [60000-61000/udp, 22]") => str![];
+    a_range_that_is_upside_down: said_of_door("sequence: [7000, 9000, 8000]\nopen: [61000-60000/udp]") => str![[r#"
+doors.yaml:4:12: error: the range 61000-60000 holds no port: write the lower port first
+        open: [61000-60000/udp]
+               ^^^^^^^^^^^^^^^
+"#]];
+    a_range_in_a_sequence: said_of_door("sequence: [7000-7002, 9000, 8000]\nopen: [22]") => str![[r#"
+doors.yaml:3:16: error: '7000-7002' is not a port: write a number from 1 to 65535
+        sequence: [7000-7002, 9000, 8000]
+                   ^^^^^^^^^
+"#]];
+    a_range_that_is_knocked_on: said_of_door("sequence: [7000, 9000, 8000]\nopen: [7900-8100]") => str![[r#"
+doors.yaml:4:12: error: 7900-8100/tcp is both knocked on and guarded by this door
+        open: [7900-8100]
+               ^^^^^^^^^
+    knock on ports that nothing else uses
+"#]];
+    a_forward: said_of_door("sequence: [7000, 9000, 8000]\nforward: [{on: 2222/tcp, to: 192.168.1.10, port: 22, masquerade: false}]") => str![];
+    a_forward_that_is_no_list: said_of_door("sequence: [7000, 9000, 8000]\nforward: {on: 2222/tcp, to: 192.168.1.10}") => str![];
+    a_forward_to_nowhere: said_of_door("sequence: [7000, 9000, 8000]\nforward: []") => str![[r#"
+doors.yaml:4:14: error: 'forward' leads nowhere
+        forward: []
+                 ^
+    write for example forward: [{on: 2222/tcp, to: 192.168.1.10, port: 22}]
+"#]];
+    a_forward_that_is_not_whole: said_of_door("sequence: [7000, 9000, 8000]\nforward: [{on: 2222}, {to: 192.168.1.10}, {in: 2222, to: 192.168.1.10}]") => str![[r#"
+doors.yaml:4:15: error: a forward without 'to'
+        forward: [{on: 2222}, {to: 192.168.1.10}, {in: 2222, to: 192.168.1.10}]
+                  ^
+    write for example {on: 2222/tcp, to: 192.168.1.10, port: 22}
+doors.yaml:4:27: error: a forward without 'on'
+        forward: [{on: 2222}, {to: 192.168.1.10}, {in: 2222, to: 192.168.1.10}]
+                              ^
+    write for example {on: 2222/tcp, to: 192.168.1.10, port: 22}
+doors.yaml:4:48: error: 'in' is not a key of forward: did you mean 'on'?
+        forward: [{on: 2222}, {to: 192.168.1.10}, {in: 2222, to: 192.168.1.10}]
+                                                   ^^
+"#]];
+    a_forward_to_what_is_no_host: said_of_door("sequence: [7000, 9000, 8000]\nforward:\n  - {on: 2222, to: 127.0.0.1}\n  - {on: 2223, to: fe80::1}\n  - {on: 2224, to: 0.0.0.0}\n  - {on: 2225, to: inner}\n  - {on: 2226, to: 192.168.1.10, port: 0}") => str![[r#"
+doors.yaml:5:24: error: nothing can be forwarded to 127.0.0.1: the kernel leads nothing from outside there
+          - {on: 2222, to: 127.0.0.1}
+                           ^^^^^^^^^
+    write the address of the host in its network
+doors.yaml:6:24: error: nothing can be forwarded to fe80::1: it is good on one link only
+          - {on: 2223, to: fe80::1}
+                           ^^^^^^^
+    write the address of the host in its network
+doors.yaml:7:24: error: nothing can be forwarded to 0.0.0.0: it is not the address of one host
+          - {on: 2224, to: 0.0.0.0}
+                           ^^^^^^^
+    write the address of the host in its network
+doors.yaml:8:24: error: 'inner' is not an IP address
+          - {on: 2225, to: inner}
+                           ^^^^^
+    write an address such as 192.168.1.10; names are not looked up
+doors.yaml:9:44: error: '0' is not valid here: write a number from 1 to 65535
+          - {on: 2226, to: 192.168.1.10, port: 0}
+                                               ^
+"#]];
+    a_port_that_is_forwarded_twice: said_of_door("sequence: [7000, 9000, 8000]\nforward:\n  - {on: 2222, to: 192.168.1.10}\n  - {on: 2222, to: 2001:db8::10}\n  - {on: 2222, to: 192.168.1.11}") => str![[r#"
+doors.yaml:7:9: error: a forward of 2222/tcp is given twice: first at doors.yaml:5:9
+          - {on: 2222, to: 192.168.1.11}
+            ^
+"#]];
+    a_forward_that_is_knocked_on: said_of_door("sequence: [7000, 9000, 8000]\nforward: [{on: 9000, to: 192.168.1.10}]") => str![[r#"
+doors.yaml:4:15: error: 9000/tcp is both knocked on and guarded by this door
+        forward: [{on: 9000, to: 192.168.1.10}]
+                  ^
+    knock on ports that nothing else uses
+"#]];
+    a_forward_by_another_firewall: said_of_door("sequence: [7000, 9000, 8000]\nopen: [22]\nvia: iptables\nforward: [{on: 2222, to: 192.168.1.10}]") => str![[r#"
+doors.yaml:6:5: error: only the guard forwards
+        forward: [{on: 2222, to: 192.168.1.10}]
+        ^^^^^^^
+    write via: guard, or make this a door of its own
+"#]];
+    a_forward_beside_commands: said_of_door("sequence: [7000, 9000, 8000]\nstart_command: a\nforward: [{on: 2222, to: 192.168.1.10}]") => str![[r#"
+doors.yaml:4:5: error: 'start_command' and 'forward' exclude each other
+        start_command: a
+        ^^^^^^^^^^^^^
+    write 'forward', or commands of the door's own, not both
 "#]];
     a_set_of_nftables: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}") => str![];
     a_set_of_one_family: said_of_door("sequence: [7000]\nvia: {nft_set: {table: ip6 filter, set6: ssh6}}") => str![];

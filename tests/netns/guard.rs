@@ -560,9 +560,7 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
             .unwrap_err();
         assert!(is_right(&error), "{error}");
         assert!(is_right(
-            &netlink
-                .release(&ElementRef::new(missing.clone(), key(1).clone()), || None)
-                .unwrap_err()
+            &netlink.release(&ElementRef::new(missing.clone(), key(1).clone()), None).unwrap_err()
         ));
         assert!(is_right(&netlink.dump(&missing).unwrap_err()));
     }
@@ -651,11 +649,11 @@ table inet filter {
         assert!(own.netlink.dump(set).unwrap()[0].left > Some(Duration::from_secs(50)));
         assert!(net.client.can_connect(server, 22));
         assert_eq!(
-            own.netlink.release(&ElementRef::new(set.clone(), address.into()), || None).unwrap(),
+            own.netlink.release(&ElementRef::new(set.clone(), address.into()), None).unwrap(),
             Removal::Removed
         );
         assert_eq!(
-            own.netlink.release(&ElementRef::new(set.clone(), address.into()), || None).unwrap(),
+            own.netlink.release(&ElementRef::new(set.clone(), address.into()), None).unwrap(),
             Removal::WasNotThere
         );
         assert!(!net.client.can_connect(server, 22));
@@ -711,11 +709,9 @@ fn what_others_have_put_into_a_set_is_neither_changed_nor_deleted() {
         assert_eq!(found.map(|left| left.as_secs_f32().round() as u64), left, "{element}");
         let it = ElementRef::new(set.clone(), address(last).into());
         let other = || Some((it.clone(), seconds(60), ours.clone()));
-        assert_eq!(own.netlink.release(&it, other).unwrap(), Removal::NotOurs, "{element}");
+        assert_eq!(own.netlink.release(&it, other()).unwrap(), Removal::NotOurs, "{element}");
         assert_eq!(
-            own.netlink
-                .release(&ElementRef::new(set.clone(), address(last).into()), || None)
-                .unwrap(),
+            own.netlink.release(&ElementRef::new(set.clone(), address(last).into()), None).unwrap(),
             Removal::NotOurs,
             "{element}"
         );
@@ -728,7 +724,7 @@ fn what_others_have_put_into_a_set_is_neither_changed_nor_deleted() {
         .unwrap();
     net.server.must("nft", &["add element ip t s { 192.0.2.5 }"]);
     assert_eq!(
-        own.netlink.release(&ElementRef::new(set.clone(), address(5).into()), || None).unwrap(),
+        own.netlink.release(&ElementRef::new(set.clone(), address(5).into()), None).unwrap(),
         Removal::NotOurs
     );
 }
@@ -752,11 +748,11 @@ fn an_element_that_another_grant_holds_too_stays_until_that_one_ends() {
     assert!(found[0].left > Some(Duration::from_secs(800)) && found[0].comment == ssh);
     let it = ElementRef::new(set.clone(), address.into());
     let other = || Some((it.clone(), Duration::from_secs(60), web.clone()));
-    assert_eq!(own.netlink.release(&it, other).unwrap(), Removal::Removed);
+    assert_eq!(own.netlink.release(&it, other()).unwrap(), Removal::Removed);
     let found = own.netlink.dump(&set).unwrap();
     assert!(found[0].left < Some(Duration::from_secs(61)) && found[0].comment == web);
     assert_eq!(
-        own.netlink.release(&ElementRef::new(set.clone(), address.into()), || None).unwrap(),
+        own.netlink.release(&ElementRef::new(set.clone(), address.into()), None).unwrap(),
         Removal::Removed
     );
     assert_eq!(own.netlink.dump(&set).unwrap(), []);

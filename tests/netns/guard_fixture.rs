@@ -106,7 +106,7 @@ impl Guard {
             };
             let others = self.grants.iter().filter(|it| it.1.address == address);
             let other = others.filter_map(holds).max_by_key(|(_, left, _)| *left);
-            match self.guard.netlink.release(&slot, || other)? {
+            match self.guard.netlink.release(&slot, other)? {
                 Removal::WasNotThere => {}
                 done => removal = done,
             }

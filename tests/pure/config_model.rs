@@ -9,8 +9,8 @@ use std::time::Duration;
 use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{Loaded, Options, load, parse};
 use libknock::config::{
-    Command, Config, Door, Family, GuardMode, Holes, LogFormat, LogLevel, Mechanism, OnExit,
-    Recognition, Settings,
+    Command, Config, Door, Family, Forward, GuardMode, Holes, LogFormat, LogLevel, Mechanism,
+    OnExit, Recognition, Settings,
 };
 use libknock::proto::flags::{FlagTest, TcpFlags};
 
@@ -79,6 +79,43 @@ fn a_door_has_the_documented_defaults() {
     assert_eq!(recognition, expected);
     assert_eq!(opening.ports, expected.opens);
     assert_eq!(opening.open_for, Duration::from_secs(30));
+}
+
+#[test]
+fn a_range_is_one_entry_of_what_a_door_opens() {
+    let Door { recognition, opening, .. } = door_of("open: [60000-61000/udp, 22]");
+    let ports: Vec<_> = opening.ports.iter().map(ToString::to_string).collect();
+    assert_eq!(ports, ["60000-61000/udp", "22/tcp"]);
+    assert_eq!(recognition.opens, opening.ports);
+}
+
+#[test]
+fn a_forward_leads_to_the_same_port_unless_it_says_another() {
+    let Door { recognition, opening, .. } = door_of(
+        "forward: [{on: 2222, to: 192.168.1.10, port: 22, masquerade: true}, {on: 53/udp, to: '2001:db8::53'}]",
+    );
+    let forward = |on: &str, to: &str, port: u16, masquerade| Forward {
+        on: on.parse().unwrap(),
+        to: to.parse().unwrap(),
+        port: port.try_into().unwrap(),
+        masquerade,
+    };
+    let expected =
+        [forward("2222", "192.168.1.10", 22, true), forward("53/udp", "2001:db8::53", 53, false)];
+    assert_eq!(opening.forwards, expected);
+    assert_eq!(recognition.forwards, expected);
+    assert_eq!(opening.mechanism, Mechanism::Guard);
+    assert!(opening.ports.is_empty() && recognition.opens.is_empty());
+}
+
+#[test]
+fn a_door_that_only_forwards_is_for_the_families_of_its_hosts() {
+    let v4 = "192.0.2.2".parse().unwrap();
+    let v6 = "2001:db8::2".parse().unwrap();
+    let only = door_of("forward: [{on: 2222, to: 192.168.1.10}]").opening;
+    assert!(only.is_for(v4) && !only.is_for(v6));
+    let both = door_of("forward: [{on: 2222, to: 192.168.1.10}]\nopen: [22]").opening;
+    assert!(both.is_for(v4) && both.is_for(v6));
 }
 
 #[test]

@@ -128,17 +128,7 @@ impl StandingTable {
             (SetKind::Older, _) => self.older.extend(keys),
             (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
             (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
-            (
-                SetKind::Open
-                | SetKind::OpenTo
-                | SetKind::Bound
-                | SetKind::BoundTo
-                | SetKind::Forwarded
-                | SetKind::ForwardedTo
-                | SetKind::Forward
-                | SetKind::ForwardTo,
-                Some(family),
-            ) => {
+            (kind, Some(family)) if kind.is_of_grants() => {
                 let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
                 let (ours, others): (Vec<_>, _) =
                     elements.into_iter().partition(SetElement::is_ours);

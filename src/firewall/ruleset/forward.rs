@@ -18,21 +18,14 @@ const FORWARDED: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0];
 pub(super) const CHAINS: [(&str, Option<ChainHook>); 4] = [
     ("forwards", None),
     ("forwarded", None),
-    ("dnat", Some((ChainKind::Nat, Hook::Prerouting, -110))),
-    ("masquerade", Some((ChainKind::Nat, Hook::Postrouting, 90))),
+    ("nat_prerouting", Some((ChainKind::Nat, Hook::Prerouting, -110))),
+    ("nat_postrouting", Some((ChainKind::Nat, Hook::Postrouting, 90))),
 ];
 
 impl SetKind {
     /// Whether it is there only to forward.
-    pub(in crate::firewall) const fn is_forward(self) -> bool {
-        matches!(
-            self,
-            Self::Forwarded
-                | Self::ForwardedTo
-                | Self::Forward
-                | Self::ForwardTo
-                | Self::Masqueraded
-        )
+    pub(in crate::firewall) fn is_forward(self) -> bool {
+        (Self::Forwarded..=Self::Masqueraded).contains(&self)
     }
 
     /// Whether its keys lead to an address and a port.
@@ -95,7 +88,8 @@ pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
     let translated = || any().has(Load::STATUS, &32_u32.to_ne_bytes());
     // New, or one whose first packet comes again: an answer of ICMP is neither.
     let begins = || state(8 | 2);
-    let local = || any().is(Load::DESTINATION_TYPE, &2_u32.to_ne_bytes());
+    // Asked last, since it looks at the routes.
+    let local = |rule: NftRule| rule.is(Load::DESTINATION_TYPE, &2_u32.to_ne_bytes());
     let mut rules = vec![
         ("prerouting", state(8).jump("forwards")),
         ("prerouting", labelled(state(2)).jump("forwards")),
@@ -114,11 +108,11 @@ pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
         };
         let masqueraded = SetKind::Masqueraded.of(family);
         rules.extend([
-            ("forwards", SetKind::Forwarded.of(family).holds(local()).goto("forwarded")),
+            ("forwards", local(SetKind::Forwarded.of(family).holds(any())).goto("forwarded")),
             ("forwards", SetKind::ForwardedTo.of(family).holds(any()).goto("forwarded")),
-            ("dnat", leads(SetKind::ForwardTo)),
-            ("dnat", leads(SetKind::Forward)),
-            ("masquerade", masqueraded.holds(labelled(any())).masquerade()),
+            ("nat_prerouting", leads(SetKind::ForwardTo)),
+            ("nat_prerouting", leads(SetKind::Forward)),
+            ("nat_postrouting", masqueraded.holds(labelled(any())).masquerade()),
         ]);
     }
     rules
