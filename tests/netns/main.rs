@@ -13,6 +13,7 @@ mod exhaustion;
 mod faults;
 mod flooded_socket;
 mod floods;
+mod forward;
 mod fwknop;
 mod fwknop_client;
 mod fwknop_nat;
