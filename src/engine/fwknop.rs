@@ -53,7 +53,7 @@ struct FwknopHolder {
 
 /// A door of a client's, and what it does. One that runs commands of its own opens and forwards
 /// nothing: any request for access is for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct FwknopDoor {
     id: DoorId,
     opens: Vec<OpenPorts>,
