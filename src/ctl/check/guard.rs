@@ -169,6 +169,7 @@ mod tests {
             is_locked: false,
             listening: ["22/tcp", "80/tcp"].into_iter().map(|port| port.parse().unwrap()).collect(),
             addresses: vec!["192.0.2.1".parse().unwrap()],
+            ..HostContext::default()
         }
     }
 
