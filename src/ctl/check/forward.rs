@@ -54,7 +54,7 @@ impl Forwarding<'_> {
         };
         let warning = self.at.warning(format!("this host leads no {name} on: {key} is 0"));
         warning.help(format!(
-            "write '{key} = 1' into /etc/sysctl.d/50-gateway.conf, and run 'sysctl --system'"
+            "write '{key} = 1' into /etc/sysctl.d/50-gateway.conf, and run 'sysctl -p' with that file"
         ))
     }
 
