@@ -16,6 +16,7 @@ mod floods;
 mod forward;
 mod fwknop;
 mod fwknop_client;
+mod fwknop_nat;
 mod guard;
 mod guard_daemon;
 mod guard_fixture;
