@@ -54,7 +54,7 @@ impl Forwarding<'_> {
         };
         let warning = self.at.warning(format!("this host leads no {name} on: {key} is 0"));
         warning.help(format!(
-            "write '{key} = 1' into /etc/sysctl.d/50-gateway.conf, and run 'sysctl --system'"
+            "write '{key} = 1' into /etc/sysctl.d/50-gateway.conf, and run 'sysctl -p' with that file"
         ))
     }
 
@@ -202,11 +202,11 @@ mod tests {
         let ruleset = HostRuleset::parse(include_bytes!("captured/iptables.json"));
         let addresses = vec!["198.51.100.7".parse().unwrap()];
         let around = HostContext { ruleset, addresses, ..router() };
-        let text = SSH.replace("port: 22", "port: 9");
+        let text = SSH.replace("on: 2222", "on: 2222/udp").replace("port: 22}", "port: 9}");
         assert_eq!(
             said(&text, &around),
             [
-                "2222/tcp may lead nowhere: 198.51.100.7:9 is dropped by chain 'INPUT' of the table 'ip filter'"
+                "2222/udp may lead nowhere: 198.51.100.7:9 is dropped by chain 'INPUT' of the table 'ip filter'"
             ]
         );
     }
