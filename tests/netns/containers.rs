@@ -158,8 +158,8 @@ impl Question<'_> {
     fn ask(&self) {
         let Self { net, family, .. } = self;
         assert!(eventually(PATIENCE, || self.opens() == [true; 2]), "not published: {family:?}");
+        assert!(eventually(PATIENCE, || self.others()[0]), "the other is not: {family:?}");
         let others = self.others();
-        assert!(others[0], "not published: {family:?}");
         let mut guard = Guard::set_up(now(), published(), &[]).unwrap();
         assert_eq!(self.opens(), [false; 2], "it is not locked: {family:?}");
         assert_eq!(self.others(), others, "what is not its concern: {family:?}");
@@ -193,7 +193,11 @@ impl Question<'_> {
 /// Puts the questions of both families to published ports, and what `check` says of them.
 fn ask(net: &Net, container: &Host, families: &[Family]) {
     net.client.enter(|| echo_tcp(APP.0));
-    assert_eq!(unused(net), ["9999/tcp"]);
+    let unused = unused(net);
+    let listed = net.server.must("nft", &["-t", "list", "ruleset"]);
+    // What is in a map is not looked at, so that any port may be.
+    let may_be_any = listed.contains("th dport vmap @service-nodeports");
+    assert_eq!(unused, if may_be_any { vec![] } else { vec!["9999/tcp"] });
     families.iter().for_each(|family| Question { net, container, family }.ask());
 }
 
@@ -354,5 +358,5 @@ doors: {app: {sequence: [7000, 8000/udp, 9000], open: [8443, 5353/udp], open_for
         assert!(eventually(PATIENCE, || speaks(&net.client, server, APP.0)));
         assert!(eventually(PATIENCE, || opens() == [false; 2]), "the kernel does not close it");
     }
-    assert_eq!(knockd.count("app: opened"), 2, "{:?}", knockd.log());
+    assert_eq!(knockd.count("app: OPEN SESAME"), 2);
 }

@@ -93,17 +93,16 @@ trait Engine {
         let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
         let run = ["run", "-d", "--name", "one"];
         self.must(&[&run[..], &ports, options, &["hold", "/hold"]].concat());
-        self.namespace("one")
+        namespace(&self.must(&["inspect", "-f", "{{.State.Pid}}", "one"]))
     }
+}
 
-    fn namespace(&self, container: &str) -> Host {
-        let pid = self.must(&["inspect", "-f", "{{.State.Pid}}", container]);
-        let name = format!("knock-{}-{pid}", std::process::id());
-        must("ip", &["netns", "attach", &name, &pid]);
-        let host = Host { name };
-        serve(&host);
-        host
-    }
+/// The namespace of a process, with the services of a container.
+fn namespace(process: &str) -> Host {
+    let host = Host { name: format!("knock-{}-{process}", std::process::id()) };
+    must("ip", &["netns", "attach", &host.name, process]);
+    serve(&host);
+    host
 }
 
 /// A daemon of Docker.
@@ -261,28 +260,52 @@ fn podman_itself_without_root() {
 
 #[test]
 fn pasta_itself() {
-    needs!("pasta", "pasta", "nft");
+    needs!("pasta", "pasta", "nft", "setpriv", "tar");
     let net = net();
     for family in &FAMILIES {
         let flag = if family.is_v6() { "-6" } else { "-4" };
         net.server.must("ip", &[flag, "route", "add", "default", "via", family.client]);
     }
     let sandbox = Sandbox::new(&net.server);
-    let mut pasta = sandbox.command("pasta");
-    pasta.args(["--foreground", "--config-net"]);
-    for ((outer, inner), flag) in [(APP, "-t"), (WEB, "-t"), (DNS, "-u")] {
-        pasta.args([flag, &format!("{outer}:{inner}")]);
+    let pasta = Pasta::start(&sandbox);
+    ask(&net, &pasta.container, &FAMILIES);
+}
+
+/// Pasta, which takes the ports of a host to a program in a namespace of its own.
+struct Pasta {
+    process: Child,
+    program: Pid,
+    container: Host,
+}
+
+impl Pasta {
+    fn start(sandbox: &Sandbox) -> Self {
+        let mut pasta = sandbox.command("setpriv");
+        pasta.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "pasta"]);
+        // The client is its gateway too, which otherwise stands for this host.
+        pasta.args(["--foreground", "--config-net", "--no-map-gw"]);
+        pasta.args(["-t", &format!("{}:{},{}:{}", APP.0, APP.1, WEB.0, WEB.1)]);
+        pasta.args(["-u", &format!("{}:{}", DNS.0, DNS.1)]);
+        let process = pasta.args(["--", &sandbox.path("hold")]).spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", process.id());
+        let mut program = String::new();
+        let runs = || {
+            program = fs::read_to_string(&children).unwrap().trim().to_owned();
+            let comm = fs::read_to_string(format!("/proc/{program}/comm"));
+            comm.is_ok_and(|comm| comm == "hold\n")
+        };
+        assert!(eventually(PATIENCE, runs), "pasta does not run it");
+        let container = namespace(&program);
+        Self { process, program: Pid::from_raw(program.parse().unwrap()), container }
     }
-    let mut pasta = pasta.args(["--", &sandbox.path("hold")]).spawn().unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", pasta.id());
-    let child = || fs::read_to_string(&children).unwrap().trim().to_owned();
-    assert!(eventually(PATIENCE, || !child().is_empty()));
-    let container = Host { name: format!("knock-{}-{}", std::process::id(), child()) };
-    must("ip", &["netns", "attach", &container.name, &child()]);
-    serve(&container);
-    ask(&net, &container, &FAMILIES);
-    pasta.kill().unwrap();
-    pasta.wait().unwrap();
+}
+
+impl Drop for Pasta {
+    fn drop(&mut self) {
+        // It ends with what it runs.
+        let _ = kill(self.program, Signal::SIGKILL);
+        let _ = self.process.wait();
+    }
 }
 
 const CNI: &str = "/usr/lib/cni";
