@@ -130,6 +130,7 @@ fn client(number: usize) -> Client {
             destination: Vec::new(),
             username: None,
             address: AddressPolicy::Any,
+            old: None,
         }),
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
-use crate::config::Name;
+use crate::config::{Forward, Name};
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
 use crate::proto::words::words;
@@ -275,6 +275,9 @@ pub struct DoorStatus {
     pub door: Name,
     /// What it opens: ports, or nothing where commands of its own do it.
     pub opens: Vec<String>,
+    /// Where it leads whom it is open for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
     /// How it is opened, in a few words: for people.
     pub via: String,
     /// Whether it keeps nobody out, and only notes who comes.

@@ -216,8 +216,7 @@ impl Engine {
             self.spa.as_ref().is_some_and(|spa| spa.datagram(packet, payload).is_some());
         let mut noise = Reason::BadTag;
         if let Some(fwknop) = self.fwknop.as_mut().filter(|fwknop| fwknop.takes(packet, payload)) {
-            let is_local = self.local.contains(packet.destination);
-            match fwknop.judge(now, packet, is_local, payload) {
+            match fwknop.judge(now, packet, &self.local, payload) {
                 // A native datagram is hardly ever text: whoever sent it did not mean fwknop's.
                 Err(Denial::Ignored(Reason::Fwknop(FwknopError::NotBase64))) if may_be_native => {}
                 Err(Denial::Ignored(reason @ Reason::Fwknop(_))) => noise = reason,

@@ -9,7 +9,7 @@ use knock_fuzz::take;
 use libfuzzer_sys::fuzz_target;
 use libknock::proto::fwknop::{
     CipherMode, END_LEN, FwknopDatagram, FwknopKey, FwknopKeys, FwknopRequest, Hash, HmacKey,
-    MAX_TIMEOUT, MIN_LEN, seal,
+    MAX_TIMEOUT, MIN_LEN, NatAccess, seal,
 };
 use sha2::{Digest, Sha256};
 
@@ -37,6 +37,9 @@ fuzz_target!(|input: &[u8]| {
     let Ok(request) = FwknopRequest::from_text(&format!("{text}:{digest}")) else { return };
     let access = &request.access;
     assert!(!access.ports.is_empty() && access.timeout.is_none_or(|it| it <= MAX_TIMEOUT));
+    if let Some(nat) = &access.nat {
+        assert_eq!(NatAccess::new(nat.host(), nat.port, nat.is_local).as_ref(), Ok(nat));
+    }
     let Ok(datagram) = seal(&request, hash, keys, [at; 8]) else { return };
     let sealed = open(datagram.as_bytes()).expect("what was sealed is opened");
     assert_eq!(sealed.request, request);

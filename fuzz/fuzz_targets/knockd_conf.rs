@@ -33,7 +33,7 @@ fuzz_target!(|text: &str| {
         assert!(is_clean(&report.to_string()));
     }
     let imported = import(Path::new("knockd.conf"), &file, &TimeZone::UTC, &[]);
-    let Imported { yaml, notes, complete } = match imported {
+    let Imported { yaml, notes, complete, .. } = match imported {
         Ok(imported) => imported,
         // With one of their words it is taken for a file of fwknop's client's.
         Err(error) => return assert!(error.to_string().contains("--fwknoprc"), "{error}"),

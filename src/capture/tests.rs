@@ -26,10 +26,11 @@ fn the_kernel_takes_the_filter_whatever_datagrams_it_passes() {
     let port = |port: u16| NonZeroU16::new(port).unwrap();
     let native = Datagrams { ports: port(62_000)..=port(62_999), lengths: 192..=192 };
     let fwknops = Datagrams { ports: port(62_201)..=port(62_201), lengths: 140..=1_499 };
+    let wide = Datagrams { ports: port(10_000)..=port(65_535), lengths: 140..=1_499 };
     let both = Datagrams { ports: port(62_000)..=port(62_999), lengths: 140..=1_499 };
     for knocks in [&[][..], &["7000"], &["7000", "8000/udp", "9000"]] {
-        for datagrams in 1..8 {
-            let of = [&native, &fwknops, &both].into_iter().enumerate();
+        for datagrams in 1..16 {
+            let of = [&native, &fwknops, &both, &wide].into_iter().enumerate();
             let filter = of
                 .filter(|(place, _)| datagrams & (1 << place) != 0)
                 .fold(watching(knocks), |filter, (_, it)| filter.and(it.clone()));

@@ -17,7 +17,7 @@ use super::spa::RequestError;
 use super::values::{self, Address};
 use crate::proto::fwknop::{
     self, Access, CipherMode, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest, Hash, HmacKey,
-    MAX_TIMEOUT, Random, User,
+    MAX_TIMEOUT, NatAccess, Random, User,
 };
 use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
@@ -35,6 +35,8 @@ pub(super) struct FwknopKnocker {
     pub from: Option<NonZeroU16>,
     /// Never empty.
     pub ports: Vec<Knock>,
+    /// Where they shall lead, if not to themselves.
+    pub nat: Option<NatAccess>,
     /// Of the given ones only that of IPv4 is asked for.
     pub address: Address,
     /// Seconds; `None`: as the server says.
@@ -66,6 +68,7 @@ impl FwknopKnocker {
             access: Access {
                 address: whom.named().and_then(|named| named.v4()),
                 ports: self.ports.clone(),
+                nat: self.nat.clone(),
                 timeout: self.open_for.map(NonZeroU32::get),
             },
         };
@@ -228,6 +231,7 @@ mod tests {
             port: crate::proto::spa::PORTS,
             from: None,
             ports: vec!["22".parse().unwrap(), "53/udp".parse().unwrap()],
+            nat: None,
             address: Address::Observed,
             open_for: NonZeroU32::new(60),
             user: "alice".parse().unwrap(),
@@ -253,7 +257,14 @@ mod tests {
         assert_eq!(request.user.as_str(), "alice");
         assert_eq!(request.timestamp, 1_700_000_000);
         let ports = fwknop().ports;
-        assert_eq!(request.access, Access { address: None, ports, timeout: Some(60) });
+        assert_eq!(request.access, Access { address: None, ports, nat: None, timeout: Some(60) });
+    }
+
+    #[test]
+    fn the_server_reads_where_the_ports_shall_lead() {
+        let nat = NatAccess::new("192.168.1.10", NonZeroU16::new(22).unwrap(), false).ok();
+        let request = sent(&FwknopKnocker { nat: nat.clone(), ..fwknop() }, 1_700_000_000);
+        assert_eq!(request.access.nat, nat);
     }
 
     #[test]

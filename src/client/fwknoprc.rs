@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use super::settings::ClientSettings;
-use super::values::Address;
+use super::values::{Address, nat_target};
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, read_ports};
 use crate::proto::knock::parse_port;
 use crate::proto::port_range::PortRange;
@@ -186,9 +186,20 @@ impl RcStanza {
                 fwknop.user = Some(sent.parse().map_err(|_| wrong(A_USER))?);
             }
             "SPOOF_SOURCE_IP" => return lacks("knock sends from its own address only"),
-            "NAT_ACCESS" | "NAT_PORT" => return lacks("knock asks for no NAT"),
-            "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => {
-                return lacks("knock asks for no NAT");
+            "NAT_ACCESS" => {
+                let target = nat_target(value).map_err(|error| format!("{name}: {error}"))?;
+                fwknop.nat_access = Some(target);
+            }
+            "NAT_LOCAL" => fwknop.nat_local = is_yes(value),
+            "NAT_PORT" => {
+                let port = parse_port(value).map_err(|_| wrong(A_PORT))?;
+                fwknop.nat_port.get_or_insert(port..=port);
+            }
+            // It wins too.
+            "NAT_RAND_PORT" => {
+                if is_yes(value) {
+                    fwknop.nat_port = Some(RANDOM);
+                }
             }
             "USE_GPG" if is_yes(value) => return lacks("knock does not encrypt with GnuPG"),
             "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => return lacks(NO_RESOLVER),
@@ -218,7 +229,7 @@ const NO_RESOLVER: &str =
 
 /// Variables that say how to do what is not done here, or how much to print.
 const WITHOUT_EFFECT: &str = "\
-    SPA_SERVER_PROTO NAT_LOCAL NAT_RAND_PORT USE_GPG USE_GPG_AGENT GPG_RECIPIENT GPG_SIGNER \
+    SPA_SERVER_PROTO USE_GPG USE_GPG_AGENT GPG_RECIPIENT GPG_SIGNER \
     GPG_SIGNING_PW GPG_SIGNING_PW_BASE64 GPG_NO_SIGNING_PW GPG_HOMEDIR GPG_EXE RESOLVE_IP_HTTP \
     RESOLVE_IP_HTTPS RESOLVE_HTTP_ONLY RESOLVE_URL SERVER_RESOLVE_IPV4 WGET_CMD HTTP_USER_AGENT \
     USE_WGET_USER_AGENT VERBOSE NO_SAVE_ARGS";
@@ -272,6 +283,7 @@ mod tests {
 
     use super::*;
     use crate::client::settings::{FwknopOptions, RequestOptions};
+    use crate::client::values::NatTarget;
     use crate::proto::fwknop::Hash;
     use crate::proto::knock::Knock;
 
@@ -340,6 +352,7 @@ FW_TIMEOUT          60
         let own = "[a]\nALLOW_IP source\nKEY k\nUSE_GPG N\nNAT_LOCAL N\n";
         let stanza = read(&(default.clone() + own), "a", &[]).unwrap();
         assert_eq!(stanza.settings.request.address, Some(Address::Observed));
+        assert!(!stanza.settings.fwknop.nat_local);
         assert_eq!(stanza.keys.key, Some(FwknopKey::new(b"k".to_vec()).unwrap()));
         let error = read(&(default + "[a]\nKEY k\n"), "a", &[]).unwrap_err().to_string();
         assert!(error.starts_with("2: ALLOW_IP: knock asks no web server"), "{error}");
@@ -396,6 +409,29 @@ FW_TIMEOUT          60
             ("RAND_PORT Y\nRAND_PORT N", None),
         ] {
             assert_eq!(stanza(lines).unwrap().settings.request.spa_port, port);
+        }
+    }
+
+    #[test]
+    fn a_stanza_says_where_the_port_shall_lead() {
+        let nat = |lines: &str| stanza(lines).unwrap().settings.fwknop;
+        let target = |host: &str, port| NatTarget { host: host.to_owned(), port };
+        for (text, expected) in [
+            ("192.168.1.10:22", target("192.168.1.10", NonZeroU16::new(22))),
+            ("192.168.1.10,22", target("192.168.1.10", NonZeroU16::new(22))),
+            ("inner.example.com", target("inner.example.com", None)),
+        ] {
+            assert_eq!(nat(&format!("NAT_ACCESS {text}")).nat_access, Some(expected));
+        }
+        assert!(nat("NAT_LOCAL y").nat_local);
+        let port = NonZeroU16::new(4000).unwrap();
+        for (lines, port) in [
+            ("NAT_PORT 4000", Some(port..=port)),
+            ("NAT_RAND_PORT Y\nNAT_PORT 4000", Some(RANDOM)),
+            ("NAT_PORT 4000\nNAT_RAND_PORT Y", Some(RANDOM)),
+            ("NAT_RAND_PORT N", None),
+        ] {
+            assert_eq!(nat(lines).nat_port, port, "{lines}");
         }
     }
 
@@ -471,7 +507,11 @@ FW_TIMEOUT          60
             ("ACCESS 22", "2: ACCESS: 22: write tcp/22,udp/53"),
             ("FW_TIMEOUT 1m", "2: FW_TIMEOUT: 1m: write a number of seconds"),
             ("USE_GPG Y", "2: USE_GPG: knock does not encrypt with GnuPG"),
-            ("NAT_ACCESS 192.0.2.9:22", "2: NAT_ACCESS: knock asks for no NAT"),
+            (
+                "NAT_ACCESS 192.0.2.9:0",
+                "2: NAT_ACCESS: '192.0.2.9:0' is not a host and a port such as 192.168.1.10:22",
+            ),
+            ("NAT_PORT 0", "2: NAT_PORT: 0: write a port from 1 to 65535"),
             ("SPA_SERVER_PROTO http", "2: SPA_SERVER_PROTO: knock sends over UDP only"),
         ] {
             assert_eq!(wrong(line), text);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::fwknop::time_offset;
-use super::values::{self, Address, SourcePort};
+use super::values::{self, Address, NatTarget, SourcePort};
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
 use crate::proto::name::Name;
@@ -57,7 +57,7 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub(super) const FIELDS: [SettingsField; 27] = [
+pub(super) const FIELDS: [SettingsField; 30] = [
     field("host", &Mode::ALL, &[]),
     field("mode", &Mode::ALL, &[]),
     field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
@@ -85,6 +85,9 @@ pub(super) const FIELDS: [SettingsField; 27] = [
     field("encryption_mode", FWKNOP, &["ENCRYPTION_MODE"]),
     field("user", FWKNOP, &["SPOOF_USER"]),
     field("time_offset", FWKNOP, &["TIME_OFFSET"]),
+    field("nat_access", FWKNOP, &["NAT_ACCESS"]),
+    field("nat_local", FWKNOP, &["NAT_LOCAL"]),
+    field("nat_port", FWKNOP, &["NAT_PORT", "NAT_RAND_PORT"]),
 ];
 
 /// The modes that have a use for what an option says; `None`: all have.
@@ -293,6 +296,19 @@ pub struct FwknopOptions {
     // In seconds.
     #[arg(long, value_name = "TIME", value_parser = time_offset, allow_hyphen_values = true)]
     pub time_offset: Option<i64>,
+
+    /// Ask that the port leads to this host behind the server, for fwknop
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = values::nat_target)]
+    pub nat_access: Option<NatTarget>,
+
+    /// Ask that the port leads to one of the server's own, for fwknop
+    #[arg(long)]
+    pub nat_local: bool,
+
+    /// The server's port that leads there [default: the same as there]
+    // Or a range to pick one from.
+    #[arg(long, value_name = "PORT", value_parser = port_range)]
+    pub nat_port: Option<PortRange>,
 }
 }
 

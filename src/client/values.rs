@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
 
 use crate::proto::duration;
-use crate::proto::fwknop::User;
+use crate::proto::fwknop::{NatAccess, User};
 use crate::proto::knock::{KnockError, parse_port};
 use crate::proto::spa::{AddressError, NamedAddresses};
 use crate::proto::totp::{Digits, LENGTHS, STEPS};
@@ -25,6 +25,13 @@ impl FromStr for SourcePort {
     fn from_str(text: &str) -> Result<Self, KnockError> {
         if text == "auto" { Ok(Self::Auto) } else { parse_port(text).map(Self::Fixed) }
     }
+}
+
+/// The host that ports shall lead to, and its port where that is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatTarget {
+    pub host: String,
+    pub port: Option<NonZeroU16>,
 }
 
 /// The address that a request asks for, as users write it.
@@ -134,6 +141,25 @@ pub(super) fn user(text: &str) -> Result<User, String> {
     text.parse().map_err(|_| "write 1 to 48 letters and digits".to_owned())
 }
 
+/// Reads `192.0.2.1:22`, or without the port; fwknop itself has a comma before it.
+///
+/// # Errors
+/// Says how to write it.
+pub(super) fn nat_target(text: &str) -> Result<NatTarget, String> {
+    let (host, port) = match text.split_once([':', ',']) {
+        Some((host, port)) => (host, parse_port(port).map(Some)),
+        None => (text, Ok(None)),
+    };
+    match port {
+        Ok(port) if NatAccess::new(host, NonZeroU16::MIN, false).is_ok() => {
+            Ok(NatTarget { host: host.to_owned(), port })
+        }
+        _ => Err(format!("'{text}' is not {A_NAT_TARGET}")),
+    }
+}
+
+pub(super) const A_NAT_TARGET: &str = "a host and a port such as 192.168.1.10:22";
+
 /// Reads the time that a door shall stay open, in seconds.
 ///
 /// # Errors
@@ -191,9 +217,23 @@ mod tests {
         assert_eq!((step("1m"), length("8"), base("65436")), (Ok(60), Ok(8), Ok(65436)));
     }
 
+    #[test]
+    fn where_a_port_leads_is_a_host_with_or_without_a_port() {
+        let read = |text| nat_target(text).map(|target| (target.host, target.port));
+        let port = NonZeroU16::new(22);
+        assert_eq!(read("192.0.2.1:22"), Ok(("192.0.2.1".to_owned(), port)));
+        assert_eq!(read("gw.example.com,22"), Ok(("gw.example.com".to_owned(), port)));
+        assert_eq!(read("192.0.2.1"), Ok(("192.0.2.1".to_owned(), None)));
+        for text in ["", ":22", "a b:22", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:1:2", "::1"] {
+            let why = format!("'{text}' is not a host and a port such as 192.168.1.10:22");
+            assert_eq!(read(text), Err(why));
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_a_reader_panic(text in ".{0,20}") {
+            let _ = nat_target(&text);
             let _ = Address::of(&[&text]);
             let _ = (length(&text), base(&text), digits(&text), step(&text), open_for(&text));
         }

@@ -66,6 +66,8 @@ pub struct FwknopClient {
     pub destination: Vec<Network>,
     pub username: Option<String>,
     pub address: AddressPolicy,
+    /// The keys before these, which are used in the same way, and until when they hold too.
+    pub old: Option<((fwknop::FwknopKey, fwknop::HmacKey), Wall)>,
 }
 
 impl FwknopClient {

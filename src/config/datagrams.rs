@@ -1,6 +1,5 @@
 //! Settings for the datagrams that open doors: native SPA's and fwknop's.
 
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,15 +35,16 @@ impl Default for SpaSettings {
 }
 
 /// The settings for fwknop's datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FwknopSettings {
-    pub port: NonZeroU16,
+    /// Where they are sent to; the stock client can pick one of many at random.
+    pub ports: PortRange,
     /// How far a request's clock may be from ours, in both directions.
     pub max_age: Duration,
 }
 
 impl Default for FwknopSettings {
     fn default() -> Self {
-        Self { port: *PORTS.start(), max_age: Duration::from_secs(120) }
+        Self { ports: PORTS, max_age: Duration::from_secs(120) }
     }
 }

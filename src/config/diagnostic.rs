@@ -277,6 +277,12 @@ impl Diagnostic {
         (self.severity, self.at.path(), self.at.line, self.at.column)
     }
 
+    /// How grave it is, if it is about something in the line of this place.
+    pub(crate) fn severity_on_line_of(&self, place: &Place) -> Option<Severity> {
+        let is_there = self.at.line == place.line && self.at.path() == place.path();
+        is_there.then_some(self.severity)
+    }
+
     /// What is wrong, without the place and the help.
     pub fn message(&self) -> &str {
         &self.message

@@ -18,6 +18,7 @@ pub use scan::{Odds, rotating_odds, scan_odds};
 use self::doors::{Linted, LintedDoors, common_ports};
 use super::diagnostic::{Diagnostic, Place};
 use super::loaded::Loaded;
+use super::template::Family;
 use super::watch::watch_sets;
 use crate::proto::name::Name;
 use crate::proto::ports::PortSet;
@@ -39,8 +40,8 @@ pub struct HostFacts {
 pub struct HostNetwork {
     pub interfaces: Vec<String>,
     pub addresses: Vec<IpAddr>,
-    /// Whether packets for other hosts come through.
-    pub forwards: bool,
+    /// The families of which packets for other hosts come through.
+    pub forwards: Vec<Family>,
 }
 
 /// Warnings about the interfaces and the doors.
@@ -93,7 +94,7 @@ fn missing_interfaces(loaded: &Loaded, network: &HostNetwork) -> Vec<Diagnostic>
 /// A knock at an address that this host neither has nor leads to.
 fn foreign_target(one: Linted<'_>, network: &HostNetwork) -> Option<Diagnostic> {
     let target = one.door.recognition.target?;
-    if network.forwards || network.addresses.contains(&target) {
+    if network.forwards.contains(&Family::of(target)) || network.addresses.contains(&target) {
         return None;
     }
     let message = format!("{target} is not an address of this host, and it forwards nothing");

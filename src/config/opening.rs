@@ -1,9 +1,10 @@
 //! The keeper's half of a door: what opening it does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::mechanism::Mechanism;
@@ -42,7 +43,10 @@ pub struct Opening {
 }
 
 /// A port of this host that leads whoever a door is open for to another host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+///
+/// Shown as `2222/tcp->192.168.1.10:22`.
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[display("{on}->{}", SocketAddr::new(*to, port.get()))]
 #[serde(deny_unknown_fields)]
 pub struct Forward {
     pub on: Knock,

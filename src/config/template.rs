@@ -95,7 +95,12 @@ words! {
 pub enum Hole {
     Ip = "IP",
     Family = "FAMILY",
+    /// The ports as iptables and ufw write them: `22`, `60000:61000`.
     Port = "PORT",
+    PortLow = "PORT_LOW",
+    PortHigh = "PORT_HIGH",
+    /// The ports as nft, ipset and firewalld write them: `22`, `60000-61000`.
+    PortRange = "PORT_RANGE",
     Proto = "PROTO",
     Door = "DOOR",
     Client = "CLIENT",
@@ -216,6 +221,9 @@ impl Holes<'_> {
             Hole::Ip => Some(self.address.to_string()),
             Hole::Family => Some(if self.address.is_ipv4() { "4" } else { "6" }.to_owned()),
             Hole::Port => self.port.map(|ports| ports.numbers(':')),
+            Hole::PortLow => self.port.map(|ports| ports.range().start().to_string()),
+            Hole::PortHigh => self.port.map(|ports| ports.range().end().to_string()),
+            Hole::PortRange => self.port.map(|ports| ports.numbers('-')),
             Hole::Proto => self.port.map(|ports| ports.protocol().to_string()),
             Hole::Door => Some(self.door.to_string()),
             Hole::Client => self.client.map(ToString::to_string),
@@ -317,12 +325,29 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_written_as_each_firewall_does() {
+        let address = "2001:db8::2".parse().unwrap();
+        let (door, port) = ("mosh".parse().unwrap(), "60000-61000/udp".parse().ok());
+        let holes = Holes { address, door: &door, client: None, port, seconds: 30 };
+        let command = shell("%PORT% %PORT_RANGE% %PORT_LOW% %PORT_HIGH% %PROTO%");
+        let filled = command.render(&holes);
+        assert_eq!(filled.to_string(), "60000:61000 60000-61000 60000 61000 udp");
+        let high = ("KNOCK_PORT_HIGH".to_owned(), "61000".to_owned());
+        assert!(filled.environment.contains(&high));
+        let command = shell("%PORT% %PORT_RANGE% %PORT_LOW% %PORT_HIGH%");
+        assert_eq!(rendered(&command).to_string(), "22 22 22 22");
+    }
+
+    #[test]
     fn the_environment_holds_the_values_that_there_are() {
         let environment = rendered(&shell("true")).environment;
         let expected = [
             ("KNOCK_IP", "192.0.2.2"),
             ("KNOCK_FAMILY", "4"),
             ("KNOCK_PORT", "22"),
+            ("KNOCK_PORT_LOW", "22"),
+            ("KNOCK_PORT_HIGH", "22"),
+            ("KNOCK_PORT_RANGE", "22"),
             ("KNOCK_PROTO", "tcp"),
             ("KNOCK_DOOR", "ssh"),
             ("KNOCK_SECONDS", "30"),

@@ -1,5 +1,6 @@
 //! `knockctl check`: what is wrong with a configuration, and what it amounts to.
 
+mod forward;
 pub(super) mod guard;
 mod methods;
 mod ruleset;
@@ -25,10 +26,13 @@ use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{HostFacts, lint, some_of};
 use crate::config::load::{Loaded, Options, Report, load};
-use crate::config::{Command, Commands, Door, Family, Mechanism, Name, NftSet, Pair, Settings};
+use crate::config::{
+    Command, Commands, Door, Family, Forward, Mechanism, Name, NftSet, Pair, Settings,
+};
 use crate::firewall;
 use crate::keeper::rights;
 use crate::proto::duration;
+use crate::proto::knock::Knock;
 use crate::sys::{clock, privileges};
 
 /// Prints errors and warnings on standard error and each door on standard output.
@@ -65,21 +69,28 @@ pub(super) fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Set
     }
     warnings.extend(lint(&loaded, &host));
     if loaded.config.doors.iter().any(|door| door.opening.mechanism == Mechanism::Guard) {
-        warnings.extend(doubts(&loaded, &around(host)));
+        let around = around(host, &loaded);
+        warnings.extend(doubts(&loaded, &around));
+        warnings.extend(forward::doubts(&loaded, &around));
     }
     let is_refused = warnings.has_errors();
     let found = warnings.into_sorted();
     if is_refused { Err(Report(found)) } else { Ok((loaded, found)) }
 }
 
-fn around(host: HostFacts) -> HostContext {
+fn around(host: HostFacts, loaded: &Loaded) -> HostContext {
+    let doors = loaded.config.doors.iter();
+    let led_to = doors.flat_map(|door| &door.opening.forwards).map(|forward| forward.to);
+    let network = host.network.unwrap_or_default();
     let ssh = host::ssh_connection().and_then(|text| SshConnection::parse(&text));
     HostContext {
         ssh,
         is_locked: ssh.is_some_and(|ssh| firewall::guard::guards(ssh.port)),
         ruleset: host::ruleset().and_then(|json| HostRuleset::parse(&json)),
         listening: host.listening,
-        addresses: host.network.map(|network| network.addresses).unwrap_or_default(),
+        addresses: network.addresses,
+        forwards: network.forwards,
+        unreachable: led_to.filter(|to| !host::has_route(*to)).collect(),
     }
 }
 
@@ -94,6 +105,8 @@ pub enum CheckLine<'a> {
         opened_by: Vec<String>,
         /// What opening it does.
         effects: Vec<String>,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        forwards: &'a [Forward],
     },
     /// The last one of a configuration without errors.
     Summary {
@@ -115,8 +128,8 @@ fn print_json(path: &Path, found: Checked) -> Result<(), Error> {
     }
     if let Ok((Loaded { config, .. }, warnings)) = &found {
         for (door, opened_by) in config.doors.iter().zip(methods(config)) {
-            let (door, effects) = (door.name(), effects(door));
-            object(&mut out, &CheckLine::Door { door, opened_by, effects })?;
+            let (door, effects, forwards) = (door.name(), effects(door), &door.opening.forwards);
+            object(&mut out, &CheckLine::Door { door, opened_by, effects, forwards })?;
         }
         let (doors, clients) = (config.doors.len(), config.clients.len());
         let (configuration, warnings) = (path, warnings.len());
@@ -158,6 +171,7 @@ fn effects(door: &Door) -> Vec<String> {
             let each = (!ports.is_empty()).then(|| format!("for each of {ports}:"));
             each.into_iter().chain(effects_of_commands(commands, &after)).collect()
         }
+        Mechanism::Guard if ports.is_empty() => Vec::new(),
         Mechanism::Guard if opening.is_observed() => {
             vec![format!("the guard only observes {ports}: everybody gets in, who knocks or not")]
         }
@@ -166,6 +180,11 @@ fn effects(door: &Door) -> Vec<String> {
         }
         Mechanism::Set(set) => effects_of_set(set, &ports, &after).into(),
     };
+    effects.extend(opening.forwards.iter().map(|&Forward { on, to, port, masquerade }| {
+        let (port, seen) =
+            (Knock { port, ..on }, if masquerade { ", as if from here" } else { "" });
+        format!("connections to {on} go to {to} {port}{seen} for {after} for who knocks")
+    }));
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {
         let runs = |command| format!("when it has been {when} runs {}", one_line(command));
         effects.extend(command.as_ref().map(runs));

@@ -5,6 +5,7 @@ pub(super) mod client_file;
 pub(super) mod enroll;
 pub(super) mod revoke;
 mod site;
+mod stanza;
 
 use std::io::{self, BufWriter, Write};
 

@@ -1,13 +1,14 @@
 //! Facts about the host for `knockctl check`: sockets, interfaces, addresses, rules.
 
 use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 
-use crate::config::PATH;
 use crate::config::lint::{HostFacts, HostNetwork};
+use crate::config::{Family, PATH};
 use crate::firewall::connections::socket;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::{Knock, Protocol};
@@ -84,11 +85,18 @@ fn network(names: &[InterfaceName]) -> Option<HostNetwork> {
     Some(HostNetwork { interfaces, addresses, forwards: forwards() })
 }
 
-/// Whether it is a router, of either family.
-fn forwards() -> bool {
-    ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"]
-        .into_iter()
-        .any(|path| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0"))
+/// The families for which it is a router.
+fn forwards() -> Vec<Family> {
+    let is_on = |path| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0");
+    let v4 = is_on("/proc/sys/net/ipv4/ip_forward").then_some(Family::V4);
+    let v6 = is_on("/proc/sys/net/ipv6/conf/all/forwarding").then_some(Family::V6);
+    v4.into_iter().chain(v6).collect()
+}
+
+/// Whether there is a route to an address: of a datagram socket, to connect it sends nothing.
+pub(super) fn has_route(to: IpAddr) -> bool {
+    let socket = UdpSocket::bind((Family::of(to).unspecified(), 0));
+    socket.is_ok_and(|socket| socket.connect((to, 9)).is_ok())
 }
 
 /// The ports on which something on this host listens for others; none where that can't be known.

@@ -2,6 +2,7 @@
 
 mod fwknop;
 mod knockd_conf;
+mod side_by_side;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str;
 
 use jiff::tz::TimeZone;
+use side_by_side::ImportedPart;
 
 use super::error::Error;
 use super::yaml_writer::YamlWriter;
@@ -27,6 +29,10 @@ pub(super) struct ImportArgs {
     /// The ports that a client may open whose stanza in access.conf does not name any
     #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = port_to_open)]
     open: Vec<Knock>,
+
+    /// Say what each part of the file allowed and what it allows now, instead of the YAML
+    #[arg(long)]
+    explain: bool,
 }
 
 /// Takes `22`, `22/tcp` and fwknop's `tcp/22`.
@@ -43,11 +49,16 @@ fn port_to_open(text: &str) -> Result<Knock, KnockError> {
 ///
 /// Fails if something was not carried over as it stands.
 pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
-    let Imported { yaml, notes, complete } =
+    let Imported { yaml, parts, notes, complete } =
         import(&args.file, &Disk, &TimeZone::system(), &args.open)?;
     // Who reads only the notes is told them nevertheless.
     let mut output = io::stdout().lock();
-    let written = output.write_all(yaml.as_bytes()).and_then(|()| output.flush());
+    let written = if args.explain {
+        side_by_side::write(&mut output, &parts, yaml, &notes)
+    } else {
+        output.write_all(yaml.as_bytes())
+    };
+    let written = written.and_then(|()| output.flush());
     notes.iter().for_each(|note| complain(&note.to_string()));
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -101,6 +112,8 @@ impl Files for Disk {
 pub struct Imported {
     /// A configuration that loads. It holds keys where the file does.
     pub yaml: String,
+    /// What its parts say.
+    pub parts: Vec<ImportedPart>,
     /// First what is not carried over as it stands, then what is worth knowing. They hold no key.
     pub notes: Vec<Diagnostic>,
     /// Whether everything is carried over as it stands.
@@ -120,7 +133,7 @@ pub fn import(
 ) -> Result<Imported, Diagnostic> {
     let bytes = files.read(path).map_err(|error| unreadable(path, &error))?;
     let mut notes = Problems::default();
-    let page = match kind(path, &bytes) {
+    let (page, parts) = match kind(path, &bytes) {
         ImportFormat::Knockd => {
             knockd_conf::import(&SourceText::new(path, text(path, &bytes, &mut notes)), &mut notes)
         }
@@ -134,7 +147,7 @@ pub fn import(
     whole.comment(0, &format!("Made of {} by knockctl import.", path.display()));
     whole.append(&page);
     let complete = !notes.has_errors();
-    Ok(Imported { yaml: whole.into_text(), notes: notes.into_sorted(), complete })
+    Ok(Imported { yaml: whole.into_text(), parts, notes: notes.into_sorted(), complete })
 }
 
 /// The number at the beginning of a text as C reads it, 0 where there is none.
@@ -171,7 +184,16 @@ fn kind(path: &Path, bytes: &[u8]) -> ImportFormat {
         let words = text.lines().filter_map(|line| line.split_whitespace().next());
         words.map(|word| word.trim_end_matches(':')).any(|word| names.contains(&word))
     };
-    if has(&["SPA_SERVER", "USE_HMAC", "ALLOW_IP"]) {
+    let is_uci = text.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(*words, ["config", "access" | "config" | "global" | "network", ..])
+    });
+    if is_uci {
+        ImportFormat::Other(
+            "name what OpenWrt makes of it: /var/etc/access.conf, once fwknopd has started; with \
+             uci_enabled off, /etc/fwknop/access.conf",
+        )
+    } else if has(&["SPA_SERVER", "USE_HMAC", "ALLOW_IP"]) {
         ImportFormat::Other("a client's .fwknoprc is read by knock itself: knock --fwknoprc NAME")
     } else if is_classic(&text) {
         ImportFormat::Knockd

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::output::{heading, local, object, table, wall};
 use super::socket::Timeout;
 use super::target::Target;
-use crate::config::Name;
+use crate::config::{Forward, Name};
 use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
 use crate::proto::duration;
@@ -109,7 +109,9 @@ fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
     }
     let mut rows = vec![heading(&["DOOR", "OPENS", "VIA", "OPEN FOR"])];
     rows.extend(doors.iter().map(|door| {
-        let opens = if door.opens.is_empty() { "-".to_owned() } else { door.opens.join(" ") };
+        let forwards = door.forwards.iter().map(Forward::to_string);
+        let opens: Vec<_> = door.opens.iter().cloned().chain(forwards).collect();
+        let opens = if opens.is_empty() { "-".to_owned() } else { opens.join(" ") };
         let open = match door.open {
             0 => "nobody".to_owned(),
             1 => "1 address".to_owned(),

@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 
 use super::replay::{Arrival, REMEMBERED};
 use super::{
-    ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, Reason, Refusal,
-    Setup, UncleanStart, is_over,
+    ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, Local, Reason,
+    Refusal, Setup, UncleanStart, is_over,
 };
-use crate::config::{AddressPolicy, Client, FwknopClient, FwknopSettings, Recognition};
+use crate::config::{AddressPolicy, Client, Forward, FwknopClient, FwknopSettings, Recognition};
 use crate::proto::fwknop::{
     Access, END_LEN, FwknopDatagram, FwknopError, FwknopKeys, FwknopReceiver, MIN_LEN,
     OpenedRequest,
@@ -41,14 +41,34 @@ pub(crate) struct FwknopJudge {
     seen: LruCache<[u8; 32], Arrival>,
 }
 
+/// A pair of keys, and the client that it is of.
 #[derive(Debug)]
 struct FwknopHolder {
     client: ClientId,
     receiver: FwknopReceiver,
     expires: Option<Wall>,
     is: FwknopClient,
-    /// With their ports. One that runs commands of its own has none: any request is for it.
-    doors: Vec<(DoorId, Vec<OpenPorts>)>,
+    doors: Vec<FwknopDoor>,
+}
+
+/// A door of a client's, and what it does. One that runs commands of its own opens and forwards
+/// nothing: any request for access is for it.
+#[derive(Clone, Debug)]
+struct FwknopDoor {
+    id: DoorId,
+    opens: Vec<OpenPorts>,
+    forwards: Vec<Forward>,
+}
+
+/// What a request wants done with its ports.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Open,
+    /// That they lead to this host and port.
+    Forward(IpAddr, NonZeroU16),
+    /// That they lead to this port of this host. By which address is no matter: the client knows
+    /// one that may be translated on the way.
+    Local(NonZeroU16),
 }
 
 impl FwknopJudge {
@@ -57,15 +77,14 @@ impl FwknopJudge {
         let holders: Vec<FwknopHolder> = (0..)
             .map(ClientId)
             .zip(&setup.clients)
-            .filter_map(|(id, client)| FwknopHolder::new(id, client, &setup.doors))
+            .flat_map(|(id, client)| FwknopHolder::all(id, client, &setup.doors))
             .collect();
-        let ports = setup.fwknop.port..=setup.fwknop.port;
         let mut lengths = Box::new([false; END_LEN]);
         for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
             lengths[length] = true;
         }
         Self {
-            ports: [ports].into_iter().chain(setup.spa_ports.clone()).collect(),
+            ports: [&setup.fwknop.ports].into_iter().chain(&setup.spa_ports).cloned().collect(),
             index: Index::new(&holders),
             holders,
             lengths,
@@ -108,8 +127,8 @@ impl FwknopJudge {
     }
 
     /// What a datagram comes to. Only the keys of those clients are tried whose networks it comes
-    /// from. `is_local`: it was sent to an address of this host; to another it has to be sent by
-    /// a client that is said to do so.
+    /// from. What is not sent to one of the `local` addresses has to be sent by a client that is
+    /// said to do so.
     ///
     /// # Errors
     /// [`Denial`].
@@ -117,7 +136,7 @@ impl FwknopJudge {
         &mut self,
         now: Now,
         packet: &Packet,
-        is_local: bool,
+        local: &Local,
         payload: &[u8],
     ) -> Judgement {
         let source = packet.source;
@@ -126,7 +145,7 @@ impl FwknopJudge {
         let mut noise = FwknopError::Source;
         for place in self.index.holders_at(source) {
             let Some(holder) = self.holders.get(place) else { continue };
-            if !holder.is_sent_to(packet.destination, is_local) {
+            if !holder.is_sent_to(packet.destination, local) {
                 continue;
             }
             let client = Some(holder.client);
@@ -143,7 +162,7 @@ impl FwknopJudge {
             };
             let stamp = Some(Wall::ZERO + Duration::from_secs(opened.request.timestamp));
             let requests = holder
-                .ask(now, self.lifetime, source, &opened)
+                .ask(now, self.lifetime, source, &opened, local)
                 .map_err(|reason| Denial::Refused(Refusal { stamp, ..refusal(reason) }))?;
             let arrival = Arrival::new(now, packet);
             return match self.seen.put(opened.replay, arrival) {
@@ -159,22 +178,36 @@ impl FwknopJudge {
 }
 
 impl FwknopHolder {
-    fn new(id: ClientId, client: &Client, doors: &[Recognition]) -> Option<Self> {
-        let doors = (0..)
+    /// With the keys that a client has, and with those that it had before.
+    fn all(id: ClientId, client: &Client, doors: &[Recognition]) -> Vec<Self> {
+        let Some(is) = &client.fwknop else { return Vec::new() };
+        let doors: Vec<_> = (0..)
             .map(DoorId)
             .zip(doors)
             .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
-            .map(|(id, door)| (id, door.opens.clone()))
+            .map(|(id, Recognition { opens, forwards, .. })| FwknopDoor {
+                id,
+                opens: opens.clone(),
+                forwards: forwards.clone(),
+            })
             .collect();
-        let is = client.fwknop.clone()?;
+        let holder = |key, hmac, until: Option<Wall>| Self {
+            client: id,
+            receiver: FwknopKeys { key, mode: is.mode, hmac }.into(),
+            expires: [until, client.expires].into_iter().flatten().min(),
+            is: is.clone(),
+            doors: doors.clone(),
+        };
         let hmac = is.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        let receiver = FwknopKeys { key: &is.key, mode: is.mode, hmac }.into();
-        Some(Self { client: id, receiver, expires: client.expires, is, doors })
+        let hash = hmac.map(|(_, hash)| hash).unwrap_or_default();
+        let old = is.old.as_ref();
+        let old = old.map(|((key, hmac), until)| holder(key, Some((hmac, hash)), Some(*until)));
+        [holder(&is.key, hmac, None)].into_iter().chain(old).collect()
     }
 
-    fn is_sent_to(&self, destination: IpAddr, is_local: bool) -> bool {
+    fn is_sent_to(&self, destination: IpAddr, local: &Local) -> bool {
         match &*self.is.destination {
-            [] => is_local,
+            [] => local.contains(destination),
             networks => networks.iter().any(|network| network.contains(destination)),
         }
     }
@@ -186,6 +219,7 @@ impl FwknopHolder {
         lifetime: Lifetime,
         source: IpAddr,
         opened: &OpenedRequest,
+        local: &Local,
     ) -> Result<Vec<DatagramRequest>, Reason> {
         let OpenedRequest { request, replay } = opened;
         if is_over(self.expires, now.wall) {
@@ -197,7 +231,7 @@ impl FwknopHolder {
         if self.is.username.as_ref().is_some_and(|name| name != request.user.as_str()) {
             return Err(FwknopError::Username.into());
         }
-        let doors = self.doors_for(&request.access)?;
+        let doors = self.doors_for(&request.access, address, local)?;
         let (v4, v6) = match address {
             IpAddr::V4(address) => (Some(address), None),
             IpAddr::V6(address) => (None, Some(address)),
@@ -217,18 +251,45 @@ impl FwknopHolder {
         Ok(doors.map(request).collect())
     }
 
-    /// The doors that list one of the ports asked for. Where no door lists a port, none opens.
-    fn doors_for(&self, access: &Access) -> Result<impl Iterator<Item = DoorId>, Reason> {
-        let lists = |opens: &[OpenPorts], port: &Knock| {
-            opens.is_empty() || opens.iter().any(|ports| ports.contains(*port))
+    /// The doors that do some of what is asked for. Where no door does a part of it, none opens.
+    fn doors_for(
+        &self,
+        access: &Access,
+        address: IpAddr,
+        local: &Local,
+    ) -> Result<impl Iterator<Item = DoorId>, Reason> {
+        let (wanted, error) = match &access.nat {
+            None => (Wanted::Open, FwknopError::NoDoor),
+            Some(nat) if nat.is_local => (Wanted::Local(nat.port), FwknopError::LocalNat),
+            Some(nat) => {
+                let host = nat.host().parse().map_err(|_| FwknopError::NatName)?;
+                (Wanted::Forward(host, nat.port), FwknopError::Nat)
+            }
         };
-        let is_listed = |port| self.doors.iter().any(|(_, opens)| lists(opens, port));
-        if !access.ports.iter().all(is_listed) {
-            return Err(FwknopError::NoDoor.into());
+        let does = move |door: &FwknopDoor, port: &Knock| door.does(wanted, *port, address, local);
+        if !access.ports.iter().all(|port| self.doors.iter().any(|door| does(door, port))) {
+            return Err(error.into());
         }
-        let opens_one =
-            move |opens: &[OpenPorts]| access.ports.iter().any(|port| lists(opens, port));
-        Ok(self.doors.iter().filter(move |(_, opens)| opens_one(opens)).map(|(id, _)| *id))
+        let does_some = move |door: &&FwknopDoor| access.ports.iter().any(|port| does(door, port));
+        Ok(self.doors.iter().filter(does_some).map(|door| door.id))
+    }
+}
+
+impl FwknopDoor {
+    /// Whether it does what is wanted of a port, for an address.
+    fn does(&self, wanted: Wanted, port: Knock, address: IpAddr, local: &Local) -> bool {
+        let opens = || self.opens.iter().any(|ports| ports.contains(port));
+        let leads = |to: NonZeroU16, is_there: &dyn Fn(IpAddr) -> bool| {
+            let mut of_port = self.forwards.iter().filter(|it| it.on == port && it.port == to);
+            of_port.any(|forward| forward.is_for(address) && is_there(forward.to))
+        };
+        match wanted {
+            Wanted::Open => opens() || (self.opens.is_empty() && self.forwards.is_empty()),
+            Wanted::Forward(host, to) => leads(to, &|it| it == host),
+            Wanted::Local(to) => {
+                leads(to, &|it| local.contains(it)) || (to == port.port && opens())
+            }
+        }
     }
 }
 

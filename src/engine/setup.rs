@@ -44,7 +44,7 @@ impl Setup {
             clients: config.clients.clone(),
             spa,
             spa_ports: takes_spa.then(|| settings.spa.ports.clone()),
-            fwknop: settings.fwknop,
+            fwknop: settings.fwknop.clone(),
             only_ipv4: settings.only_ipv4,
             sources: settings.track_sources,
             lockout: settings.lockout,

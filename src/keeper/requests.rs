@@ -286,6 +286,7 @@ impl Keeper {
         let doors = config.doors.iter().map(|door| DoorStatus {
             door: door.name().clone(),
             opens: door.opening.ports.iter().map(ToString::to_string).collect(),
+            forwards: door.opening.forwards.clone(),
             via: door.opening.mechanism.to_string(),
             observes: door.opening.is_observed(),
             locked_on_trial: lock.is_some_and(|locked| locked == door.name()),

@@ -2,13 +2,13 @@
 //! share, and authenticated with another.
 //!
 //! ```text
-//! fields     = random : user : time : version : type : message [: timeout]
+//! fields     = random : user : time : version : type : message [: NAT] [: timeout]
 //! blob       = "Salted__" salt AES(fields : digest of the fields)
 //! text       = base64 of the blob; it always begins with U2FsdGVkX1
 //! datagram   = text without those ten characters, then the HMAC of the whole text in base64
 //! ```
-//! Nowhere is base64 padded. Requests for access are understood and made; those for commands and
-//! NAT, and those that GnuPG encrypts, are told apart.
+//! Nowhere is base64 padded. Requests for access and for NAT are understood and made; those for
+//! commands, and those that GnuPG encrypts, are told apart.
 
 mod cipher;
 mod error;
@@ -33,7 +33,7 @@ use hmac_sha256::{Sha256State, Sha256Text};
 
 pub use cipher::{CipherMode, CipherModeError};
 pub use error::{FwknopError, FwknopKeyError, SealError};
-pub use fields::{Access, FwknopRequest, MAX_TIMEOUT, Random, User, read_ports};
+pub use fields::{Access, FwknopRequest, MAX_TIMEOUT, NatAccess, Random, User, read_ports};
 pub use hash::Hash;
 
 use super::secret::Secret;

@@ -44,6 +44,12 @@ pub(crate) fn parse_wide(text: &str) -> Result<PortRange, RangeError> {
     if low > high { Err(RangeError::Empty(low, high)) } else { Ok(low..=high) }
 }
 
+/// The range as it is read.
+pub(crate) fn show(range: &PortRange) -> String {
+    let (low, high) = (range.start(), range.end());
+    if low == high { low.to_string() } else { format!("{low}-{high}") }
+}
+
 /// The port that a random number picks; each is as likely as any other, to one in 2^48.
 pub(crate) fn pick(range: &PortRange, random: u64) -> NonZeroU16 {
     let width = u64::from(range.end().get() - range.start().get()) + 1;
@@ -103,6 +109,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_shown_is_read_as_the_same(a in 1u16.., b in 1u16..) {
+            let range = a.min(b).try_into().unwrap()..=a.max(b).try_into().unwrap();
+            prop_assert_eq!(parse(&show(&range)), Ok(range));
+        }
+
         #[test]
         fn every_pick_is_in_the_range(a in 1u16.., b in 1u16.., random: u64) {
             let range = parse(&format!("{}-{}", a.min(b), a.max(b))).unwrap();

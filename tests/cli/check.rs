@@ -88,7 +88,7 @@ doors.yaml: 2 doors, no errors, no warnings
 #[test]
 fn a_door_is_described_with_every_way_to_open_it() {
     let (directory, path) = file(
-        "knockd: {spa: {port: 62000-62999}}
+        "knockd: {spa: {port: 62000-62999}, fwknop: {port: 10000-65535}}
 clients:
   phone: {doors: [code, any], totp: {secret: JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP}}
   laptop: {doors: [any], spa: {public_key: ngoLprV+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=}}
@@ -118,7 +118,7 @@ doors:
 any: 201/tcp 403/tcp 302/tcp; 3 stages within 25s; a scan in random order opens it 1 time in 9,702
     or 4 knocks on 20000-29999 tcp, new every 30s, by 1 client; within 25s; a scan in random order opens it 1 time in 333,233,340,000
     or a datagram to 62000-62999/udp, by 1 client
-    or a request of fwknop's to 62201/udp, by 1 client
+    or a request of fwknop's to 10000-65535/udp, by 1 client
     runs echo
 code: a code of 6 digits on 7000-7099 tcp, new every 30s, by 1 client; within 25s; a scan in random order opens it 1 time in 22,222
     runs echo

@@ -221,6 +221,12 @@ c.yaml:6:7: error: secret and secret_file exclude each other
           ^^^^^^^^^^^
     remove one of them
 "#]];
+    old_keys_of_fwknops_that_are_not_whole: said("router:\n  doors: [ssh]\n  fwknop:\n    key: testkey\n    hmac_key: hmackey\n    old_until: 2027-01-01") => str![[r#"
+c.yaml:7:7: error: 'old_until' without 'old_key_base64_file'
+          old_until: 2027-01-01
+          ^^^^^^^^^
+    write old_key_base64_file too, or remove old_until
+"#]];
     an_old_secret_without_its_end: said(&format!("a:\n  doors: [ssh]\n  totp:\n    secret: {SECRET}\n    old_until: 2027-01-01")) => str![[r#"
 c.yaml:6:7: error: 'old_until' without 'old_secret_file'
           old_until: 2027-01-01
@@ -687,7 +693,7 @@ c.yaml:3:3: warning: 'fwknop' has no effect: no door opens by fwknop
     write fwknop: true to a door, or remove it
 
 "#]];
-    settings_of_datagrams_that_are_none: shown(read("knockd:\n  spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}\n  fwknop: {port: 1-2, age: 3}\n  lockout: on\n")) => str![[r#"
+    settings_of_datagrams_that_are_none: shown(read("knockd:\n  spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}\n  fwknop: {port: 2-1, age: 3}\n  lockout: on\n")) => str![[r#"
 c.yaml:2:15: error: port 0 is out of range: ports go from 1 to 65535
       spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}
                   ^^^
@@ -702,11 +708,11 @@ c.yaml:2:33: error: 'old_key_file' without 'old_until'
 c.yaml:2:60: error: max_age cannot be zero
       spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}
                                                                ^
-c.yaml:3:18: error: '1-2' is not a port: write a number from 1 to 65535
-      fwknop: {port: 1-2, age: 3}
+c.yaml:3:18: error: the range 2-1 holds no port: write the lower port first
+      fwknop: {port: 2-1, age: 3}
                      ^^^
 c.yaml:3:23: error: 'age' is not a key of fwknop
-      fwknop: {port: 1-2, age: 3}
+      fwknop: {port: 2-1, age: 3}
                           ^^^
     its keys are: port, max_age
 c.yaml:4:12: error: off, or a mapping such as {failures: 10, within: 10m, for: 1h}, belongs here, not a word
@@ -779,6 +785,22 @@ c.yaml:2:35: warning: 62210/udp is in the range of the rotating sequences of doo
     knock on a port outside of that range
 
 "#]];
+}
+
+#[test]
+fn a_knock_within_the_range_of_fwknops_requests_is_told() {
+    let with = |port: &str| {
+        let loaded = read(&format!(
+            "knockd: {{fwknop: {{port: {port}}}}}\ndoors:\n  \
+             a: {{fwknop: true, sequence: [9000, 20001/udp, 8000], trip_wires: 0, open: [22]}}\n"
+        ));
+        let warnings = lint(&loaded.unwrap(), &HostFacts::default());
+        let of = |warning: &String| warning.contains("datagrams arrive at");
+        warnings.iter().map(ToString::to_string).filter(of).collect::<Vec<_>>()
+    };
+    assert_eq!(with("20002-65535"), [""; 0]);
+    let [warning] = &with("20000-65535")[..] else { panic!("one warning") };
+    assert!(warning.contains("at 20001/udp, which this door watches"), "{warning}");
 }
 
 #[test]

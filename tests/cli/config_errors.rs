@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use libknock::config::Family;
 use libknock::config::diagnostic::SourceText;
 use libknock::config::lint::{HostFacts, HostNetwork, lint};
 use libknock::config::load::{Loaded, Options, load, parse};
@@ -1182,7 +1183,7 @@ doors:
     let network = HostNetwork {
         interfaces: vec!["lo".to_owned(), "eth0".to_owned()],
         addresses: vec!["192.0.2.1".parse().unwrap()],
-        forwards: false,
+        forwards: vec![],
     };
     let messages = |network: HostNetwork| -> Vec<String> {
         let host = HostFacts { network: Some(network), ..HostFacts::default() };
@@ -1191,5 +1192,5 @@ doors:
     let interface = "there is no interface 'eht0' now: knockd will wait for it";
     let target = "192.0.2.9 is not an address of this host, and it forwards nothing";
     assert_eq!(messages(network.clone()), [interface, target]);
-    assert_eq!(messages(HostNetwork { forwards: true, ..network }), [interface]);
+    assert_eq!(messages(HostNetwork { forwards: vec![Family::V4], ..network }), [interface]);
 }

@@ -36,6 +36,10 @@ doors:
     spa: true
     open: [1194/tcp]
     open_for: 1h
+  gate:
+    fwknop: true
+    open: [443/tcp, 4500/udp]
+    open_for: 1h
   plain:
     sequence: [7113, 9218, 8127]
     open: [25/tcp]
@@ -135,6 +139,42 @@ impl Bundle {
     }
 }
 
+/// The stanza that `enroll` has printed, as it is.
+fn stanza(printed: &str) -> String {
+    let lines = printed.lines().skip_while(|line| !line.starts_with("# Then it is: "));
+    lines.take_while(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+}
+
+/// The value of a variable in it.
+fn variable<'a>(stanza: &'a str, name: &str) -> &'a str {
+    let lines = || stanza.lines().filter_map(|line| line.split_once(' '));
+    lines().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}: {stanza}")).1
+}
+
+/// What a camera reads of the last code that is printed.
+fn scanned(printed: &str) -> String {
+    const PIXELS: usize = 3;
+    let drawn: Vec<Vec<char>> = printed
+        .lines()
+        .filter(|line| line.starts_with("    ") && line.contains(['█', '▀', '▄']))
+        .map(|line| line.chars().collect())
+        .collect();
+    // The frame above and below is blank, so it is not among these lines.
+    let frame = 4;
+    let (width, height) = (drawn[0].len(), drawn.len() * 2 + 2 * frame);
+    let is_dark = |x: usize, y: usize| {
+        let half = y.checked_sub(frame).and_then(|y| Some((y, drawn.get(y / 2)?.get(x)?)));
+        half.is_some_and(|(y, c)| {
+            *c == '█' || *c == if y.is_multiple_of(2) { '▀' } else { '▄' }
+        })
+    };
+    let mut seen =
+        rqrr::PreparedImage::prepare_from_greyscale(width * PIXELS, height * PIXELS, |x, y| {
+            if is_dark(x / PIXELS, y / PIXELS) { 0 } else { 255 }
+        });
+    seen.detect_grids().first().expect("a code").decode().unwrap().1
+}
+
 fn write_secret(path: &Path, secret: &str) {
     fs::write(path, format!("{secret}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -169,29 +209,200 @@ fn a_secret_is_printed_once_and_readable_for_its_owner_only() {
 
 #[test]
 fn the_code_on_the_screen_is_the_uri_that_is_printed() {
-    const PIXELS: usize = 3;
     let files = Files::new();
     let (printed, _) = said(files.run("enroll phone --door web --totp --qr"));
-    let drawn: Vec<Vec<char>> = printed
-        .lines()
-        .filter(|line| line.starts_with("    ") && line.contains(['█', '▀', '▄']))
-        .map(|line| line.chars().collect())
-        .collect();
-    // The frame above and below is blank, so it is not among these lines.
-    let frame = 4;
-    let (width, height) = (drawn[0].len(), drawn.len() * 2 + 2 * frame);
-    let is_dark = |x: usize, y: usize| {
-        let half = y.checked_sub(frame).and_then(|y| Some((y, drawn.get(y / 2)?.get(x)?)));
-        half.is_some_and(|(y, c)| {
-            *c == '█' || *c == if y.is_multiple_of(2) { '▀' } else { '▄' }
-        })
-    };
-    let mut seen =
-        rqrr::PreparedImage::prepare_from_greyscale(width * PIXELS, height * PIXELS, |x, y| {
-            if is_dark(x / PIXELS, y / PIXELS) { 0 } else { 255 }
-        });
-    let (_, uri) = seen.detect_grids().first().expect("a code").decode().unwrap();
+    let uri = scanned(&printed);
     assert!(printed.lines().any(|line| line == uri), "{uri} is not in\n{printed}");
+}
+
+#[test]
+fn the_stanza_for_fwknops_client_has_all_that_it_needs_and_nothing_else() {
+    let files = Files::new();
+    let (printed, beside) =
+        said(files.run("enroll phone --door gate --fwknop --host gw.example.com"));
+    let stanza = stanza(&printed);
+    let (key, hmac_key) = (variable(&stanza, "KEY_BASE64"), variable(&stanza, "HMAC_KEY_BASE64"));
+    assert_eq!((key.len(), hmac_key.len()), (44, 88), "32 and 64 bytes");
+    assert_eq!(
+        stanza.replace(hmac_key, "TWO").replace(key, "ONE"),
+        "# Then it is: fwknop -n phone, or: knock --fwknoprc phone
+[phone]
+SPA_SERVER gw.example.com
+# Each port here opens the whole door.
+ACCESS tcp/443,udp/4500
+# The address that the server sees, behind NAT too.
+ALLOW_IP source
+KEY_BASE64 ONE
+HMAC_KEY_BASE64 TWO
+USE_HMAC Y
+"
+    );
+    assert!(!printed.contains("hosts:") && !printed.contains('█'), "{printed}");
+    assert!(beside.contains("holds a secret") && !beside.contains(key), "{beside}");
+    let keys = files.config().join("keys");
+    for (name, key) in [("phone.fwknop", key), ("phone.hmac", hmac_key)] {
+        assert_eq!(fs::read_to_string(keys.join(name)).unwrap(), format!("{key}\n"));
+        assert_eq!(mode(&keys.join(name)), 0o600);
+    }
+    let yaml = fs::read_to_string(files.config().join("client-phone.yaml")).unwrap();
+    assert!(!yaml.contains(key) && !yaml.contains(hmac_key), "{yaml}");
+    let (listed, _) = said(files.run("check"));
+    assert!(listed.contains("by 1 client") && listed.contains("no errors"), "{listed}");
+}
+
+#[test]
+fn what_is_unusual_about_the_server_or_the_client_stands_in_the_stanza() {
+    let files = Files::new();
+    files.write(
+        "doors.yaml",
+        &DOORS.replace("  user: nobody\n", "  user: nobody\n  fwknop: {port: 7777}\n").replace(
+            "plain:\n",
+            "act:\n    fwknop: true\n    start_command: /bin/true\n  plain:\n",
+        ),
+    );
+    said(files.run("enroll phone --door gate --fwknop --host gw"));
+    let path = files.config().join("client-phone.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text + "      hmac_type: sha512\n      address: explicit\n").unwrap();
+    let (printed, _) = said(files.run("enroll phone --door act --fwknop --host gw"));
+    let stanza = stanza(&printed);
+    assert_eq!(variable(&stanza, "SPA_SERVER_PORT"), "7777");
+    assert_eq!(variable(&stanza, "HMAC_DIGEST_TYPE"), "sha512");
+    assert!(!stanza.contains("ALLOW_IP") && stanza.contains("fwknop -a ADDRESS"), "{stanza}");
+    for (name, access) in [("act", "tcp/1"), ("gate", "tcp/443,udp/4500")] {
+        let (_, own) = printed.split_once(&format!("[phone-{name}]")).unwrap();
+        assert_eq!(variable(own, "ACCESS"), access);
+    }
+    let yaml = fs::read_to_string(&path).unwrap();
+    assert!(yaml.contains("hmac_type: sha512") && yaml.contains("address: explicit"), "{yaml}");
+}
+
+#[test]
+fn a_range_is_asked_for_by_its_first_port_and_another_host_by_its_address() {
+    let files = Files::new();
+    files.write(
+        "more.yaml",
+        "doors:
+  call: {fwknop: true, open: [60000-61000/udp, 22/tcp]}
+  inner:
+    fwknop: true
+    forward: [{on: 2222, to: '2001:db8::10', port: 22}, {on: 2222, to: 192.168.1.10, port: 22}]
+  six: {fwknop: true, forward: [{on: 2223, to: '2001:db8::10', port: 22}]}
+",
+    );
+    let (printed, _) = said(files.run("enroll phone --door call --fwknop"));
+    assert_eq!(variable(&stanza(&printed), "ACCESS"), "udp/60000,tcp/22");
+    let (printed, _) = said(files.run("enroll laptop --door inner --fwknop"));
+    let inner = stanza(&printed);
+    assert_eq!(variable(&inner, "ACCESS"), "tcp/2222");
+    assert_eq!(variable(&inner, "NAT_ACCESS"), "192.168.1.10:22");
+    let error = complained(files.run("enroll other --door six --fwknop"));
+    assert!(error.contains("'six' takes no IPv4"), "{error}");
+}
+
+/// What fwknop's own client makes of the stanzas, without sending anything.
+fn read_by_fwknop(printed: &str, arguments: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rc");
+    fs::write(&path, printed.split_once("600):").unwrap().1).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut fwknop = command("fwknop");
+    fwknop.args(["--test", "--verbose", "--no-save-args", "--rc-file"]).arg(path);
+    said(fwknop.args(arguments.split(' ')).output().unwrap()).0
+}
+
+#[test]
+fn fwknops_own_client_reads_every_stanza() {
+    if !has_programs("fwknops_own_client_reads_every_stanza", &["fwknop"]) {
+        return;
+    }
+    let files = Files::new();
+    let doors = "  inner: {fwknop: true, forward: [{on: 2222, to: 192.168.1.10, port: 22}]}\n";
+    let doors =
+        DOORS.replace("  user: nobody\n", "  user: nobody\n  fwknop: {port: 7777}\n") + doors;
+    files.write("doors.yaml", &doors);
+    let line = "enroll phone --door gate --door inner --fwknop --host 127.0.0.1";
+    let (printed, _) = said(files.run(line));
+    let is_read = |printed: &str, arguments: &str, lines: &[&str]| {
+        let read = read_by_fwknop(printed, arguments);
+        let of = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let read: Vec<String> = read.lines().map(of).collect();
+        for line in lines {
+            assert!(read.iter().any(|it| it == line), "{arguments}: {line}: {read:?}");
+        }
+    };
+    let gate = "Message String: 0.0.0.0,tcp/443,udp/4500";
+    is_read(&printed, "-n phone-gate", &["Message Type: 1 (Access msg)", gate]);
+    is_read(
+        &printed,
+        "-n phone-inner",
+        &[
+            "Message String: 0.0.0.0,tcp/2222",
+            "Nat Access: 192.168.1.10,22",
+            "HMAC Type: 3 (SHA256)",
+            "destination port: 7777",
+        ],
+    );
+    let path = files.config().join("client-phone.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text + "      hmac_type: sha3_512\n      address: explicit\n").unwrap();
+    let (printed, _) = said(files.run("enroll phone --fwknop --host 127.0.0.1"));
+    let gate = "Message String: 192.0.2.7,tcp/443,udp/4500";
+    is_read(&printed, "-n phone-gate -a 192.0.2.7", &[gate, "HMAC Type: 7 (SHA3_512)"]);
+}
+
+#[test]
+fn another_door_is_told_without_the_keys_that_the_client_has() {
+    let files = Files::new();
+    let (first, _) = said(files.run("enroll phone --door gate --fwknop"));
+    let more = "doors: {more: {fwknop: true, open: [465/tcp]}}";
+    files.write("more.yaml", more);
+    let (printed, beside) = said(files.run("enroll phone --door more --qr"));
+    assert_eq!(variable(&stanza(&printed), "ACCESS"), "tcp/465");
+    assert!(!printed.contains(variable(&stanza(&first), "KEY_BASE64")), "{printed}");
+    assert!(!printed.contains('█') && !beside.contains("holds a secret"), "{printed}{beside}");
+}
+
+#[test]
+fn the_code_for_the_app_is_both_keys() {
+    let files = Files::new();
+    let (printed, _) = said(files.run("enroll phone --door gate --fwknop --qr"));
+    let stanza = stanza(&printed);
+    let (key, hmac_key) = (variable(&stanza, "KEY_BASE64"), variable(&stanza, "HMAC_KEY_BASE64"));
+    assert_eq!(scanned(&printed), format!("KEY_BASE64:{key} HMAC_KEY_BASE64:{hmac_key}"));
+}
+
+#[test]
+fn keys_for_fwknop_are_replaced_at_once_or_with_grace() {
+    let files = Files::new();
+    let names = || {
+        let entries = fs::read_dir(files.config().join("keys")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    for (grace, count, old) in [("", 2, false), ("--grace 10m", 4, true), ("", 2, false)] {
+        let (_, beside) = said(files.run(&format!("enroll phone --door gate --fwknop {grace}")));
+        assert_eq!(beside.contains("the old ones hold until"), old, "{beside}");
+        assert_eq!(names().len(), count, "{:?}", names());
+        said(files.run("check"));
+    }
+    said(files.run("enroll phone --door gate --fwknop --grace 10m"));
+    // The keys before are the client's own, too.
+    let yaml = fs::read_to_string(files.config().join("client-phone.yaml")).unwrap();
+    let old = yaml.lines().find_map(|line| line.trim().strip_prefix("old_key_base64_file: "));
+    let other = format!(
+        "clients:\n  other:\n    doors: [gate]\n    \
+         fwknop: {{key_base64_file: {}, hmac_key: x}}\n",
+        old.unwrap()
+    );
+    files.write("other.yaml", &other);
+    fs::set_permissions(files.config().join("other.yaml"), fs::Permissions::from_mode(0o600))
+        .unwrap();
+    let check = files.run("check");
+    let listed = text(check.stdout) + &text(check.stderr);
+    assert!(listed.contains("the same key of fwknop's as client"), "{listed}");
+    fs::remove_file(files.config().join("other.yaml")).unwrap();
+    said(files.run("revoke phone"));
+    assert!(names().is_empty(), "{:?}", names());
 }
 
 #[test]
@@ -291,8 +502,14 @@ fn what_cannot_be_done_says_what_to_do() {
     for (line, wrong, instead) in [
         ("enroll phone --door plain --totp", "'plain' takes no sequences", "add this to the door"),
         ("enroll phone --door ssh --spa", "'ssh' takes no SPA", "spa: true"),
+        ("enroll phone --door ssh --fwknop", "'ssh' takes no requests", "fwknop: true"),
+        ("enroll phone --door gate --fwknop --host ::1", "IPv4 only", "--host"),
         ("enroll phone --totp", "'phone' is new", "--door"),
-        ("enroll phone --door shh --totp", "no door 'shh'", "the doors are: plain, ssh, vpn, web"),
+        (
+            "enroll phone --door shh --totp",
+            "no door 'shh'",
+            "the doors are: gate, plain, ssh, vpn, web",
+        ),
         ("revoke phone", "no client 'phone'", "there are no clients at all"),
         ("sequence ssh", "different for each client", "knockctl enroll"),
         ("sequence vpn", "no sequence of knocks", "datagrams"),
@@ -373,7 +590,7 @@ impl Site {
             let Files { directory } = Files::new();
             let config = directory.path().join("knock.d");
             let net = Net::new();
-            for port in [22, 25, 1194] {
+            for port in [22, 25, 443, 1194] {
                 net.server.listen(port);
             }
             let knockd = Knockd::run(&net.server, directory, config, &[], &[]);
@@ -484,6 +701,93 @@ fn a_laptop_opens_with_the_key_that_was_made_for_it_or_by_it() {
     said(site.run("revoke laptop"));
     assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
     assert!(site.knock_in_vain(&made) && site.knock_in_vain(&bundle));
+}
+
+impl Site {
+    /// Enrols a client of fwknop's, and puts what is printed into the file of its programs.
+    fn enroll_for_fwknop(&self, line: &str) -> tempfile::TempDir {
+        let (printed, _) = said(self.run(&format!("enroll {line} --host {SERVER}")));
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(".fwknoprc");
+        fs::write(&path, stanza(&printed)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        home
+    }
+
+    /// Sends what the stanza in that file says.
+    fn send(&self, home: &tempfile::TempDir, program: &str) {
+        let home = home.path().display();
+        let script = match program {
+            "knock" => format!("{} --fwknoprc phone", env!("CARGO_BIN_EXE_knock")),
+            _ => format!("{program} --rc-file {home}/.fwknoprc -n phone --no-save-args"),
+        };
+        self.net.client.must("sh", &["-c", &format!("export HOME={home}; {script}")]);
+    }
+
+    /// Whether that is refused or ignored for this reason.
+    fn is_counted(&self, reason: &str, send: impl Fn()) {
+        let count = || self.knockd.ask(r#"{"do":"status"}"#)[0]["counters"][reason].as_u64();
+        let before = count().unwrap_or_default();
+        send();
+        assert!(eventually(PATIENCE, || count().unwrap_or_default() > before), "{reason}");
+    }
+
+    /// Sends, and tells whether the door opens.
+    fn ask(&self, home: &tempfile::TempDir, program: &str) -> bool {
+        let before = self.knockd.log().len();
+        self.send(home, program);
+        let is_answer =
+            |line: &String| ["OPEN SESAME", "refused"].iter().any(|it| line.contains(it));
+        let answer = || self.knockd.log()[before..].iter().find(|line| is_answer(line)).cloned();
+        assert!(eventually(PATIENCE, || answer().is_some()), "{:?}", self.knockd.log());
+        answer().unwrap().contains("OPEN SESAME")
+    }
+}
+
+#[test]
+fn the_stock_client_and_ours_open_with_the_stanza_that_is_printed_and_with_old_keys_in_grace() {
+    let name = "a client of fwknop's, enrolled";
+    let Some(site) = Site::new(name).filter(|_| has_programs(name, &["fwknop"])) else { return };
+    let first = site.enroll_for_fwknop("phone --door gate --fwknop");
+    for program in ["fwknop", "knock"] {
+        assert!(!site.is_open(443));
+        assert!(site.ask(&first, program), "{program}");
+        let grant = site.knockd.grants().remove(0);
+        assert_eq!((&grant["client"], &grant["by"]), (&"phone".into(), &"fwknop".into()));
+        assert_eq!(grant["address"], CLIENT, "the one that the packet comes from");
+        assert!(site.is_open(443));
+        site.close();
+    }
+    let saved = first.path().join("saved").display().to_string();
+    assert!(site.ask(&first, &format!("fwknop -B {saved}")));
+    site.close();
+    let second = site.enroll_for_fwknop("phone --fwknop --grace 10m");
+    let copy = fs::read_to_string(saved).unwrap();
+    site.is_counted("used", || {
+        let copy = copy.trim_end().to_owned();
+        site.net.client.enter(move || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.send_to(copy.as_bytes(), (SERVER, 62201)).unwrap();
+        });
+    });
+    for home in [&second, &first] {
+        assert!(site.ask(home, "fwknop"), "new keys, and old ones in their grace");
+        site.close();
+    }
+    let third = site.enroll_for_fwknop("phone --fwknop");
+    assert!(site.ask(&third, "fwknop"));
+    site.close();
+    for home in [&first, &second] {
+        site.is_counted("fwknop-bad-hmac", || site.send(home, "fwknop"));
+    }
+    assert_eq!(site.knockd.grants(), [] as [serde_json::Value; 0], "all others are over");
+    for home in [first, second, third] {
+        let stanza = fs::read_to_string(home.path().join(".fwknoprc")).unwrap();
+        for name in ["KEY_BASE64", "HMAC_KEY_BASE64"] {
+            let key = variable(&stanza, name);
+            assert!(site.knockd.log().iter().all(|line| !line.contains(key)));
+        }
+    }
 }
 
 #[test]

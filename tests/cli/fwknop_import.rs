@@ -41,6 +41,10 @@ const ON_PURPOSE: &[&str] = &[
     "its command does not name a program",
     "in a command",
     "GPG_DECRYPT_PW is not carried over",
+    "is not the address and the port of a host",
+    "with FORWARD_ALL it leads to no port of one host",
+    "with DISABLE_DNAT it leads to no port of one host",
+    "is of no use without FORCE_NAT",
 ];
 
 /// What the one and the other make of the same files.
@@ -91,7 +95,7 @@ impl Case {
             config: None,
         };
         match import(&access, &Disk, &TimeZone::UTC, &open) {
-            Ok(Imported { yaml, notes, complete }) => {
+            Ok(Imported { yaml, notes, complete, .. }) => {
                 let source = SourceText::new("imported.yaml", yaml.as_str());
                 let loaded = load::parse(&source)
                     .unwrap_or_else(|report| panic!("{}\n{report}\n{yaml}", self.name));

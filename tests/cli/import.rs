@@ -108,7 +108,9 @@ cases! {
         a_client_of_old_without_hmac: "legacy" => 0;
         commands_that_open_and_close: "commands" => 1;
         gnupg_is_named: "gnupg" => 1;
-        address_translation_and_commands_in_requests_are_named: "nat" => 1;
+        a_host_that_connections_are_led_to_is_forwarded_to: "nat" => 1;
+        translation_that_fwknopd_conf_does_not_allow_is_told: "nat-unsaid" => 1;
+        what_openwrt_makes_of_its_own_file: "openwrt" => 0;
         dates_of_expiry: "expiry" => 1;
         networks_with_prefix_and_mask: "networks" => 1;
         hashes_and_modes: "modes" => 1;
@@ -124,12 +126,48 @@ fn a_stanza_that_opens_any_port_opens_those_that_are_named() {
     fwknop_with("any-port", "opened", &["--open", "tcp/22,25/tcp,1194/udp"], 0);
 }
 
+/// What stands beside each other with `--explain`. Notes and status are those of the import.
+fn explained(directory: &Path, file: &str, expected: &Path) {
+    let said = import(directory, &["--explain", file]);
+    let plain = import(directory, &[file]);
+    assert_eq!((said.status, said.notes), (plain.status, plain.notes));
+    let expected = Data::read_from(&expected.with_extension("explained"), None).raw();
+    assert_data_eq!(said.yaml.as_str(), expected);
+}
+
 #[test]
-fn no_key_is_in_the_notes() {
+fn what_a_stanza_allowed_stands_beside_what_it_allows_now() {
+    for name in ["nat", "any-port", "commands", "several-people", "gnupg"] {
+        let directory = data().join("fwknop").join(name);
+        explained(&directory, "access.conf", &directory.join(name));
+    }
+}
+
+#[test]
+fn what_a_section_did_stands_beside_what_its_door_does() {
+    for name in ["misread", "both-families", "broken"] {
+        let directory = data().join("knockd");
+        explained(&directory, &format!("{name}.conf"), &directory.join(name));
+    }
+}
+
+#[test]
+fn a_terminal_obeys_nothing_that_stands_in_an_explained_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "SOURCE ANY\nKEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22, \x1b[2Jtcp/23\n";
+    fs::write(directory.path().join("access.conf"), text).unwrap();
+    let said = import(directory.path(), &["--explain", "access.conf"]).yaml;
+    assert!(said.contains("\\u{1b}[2Jtcp/23") && !said.contains('\x1b'), "{said}");
+}
+
+#[test]
+fn no_key_is_in_the_notes_nor_explained() {
     for directory in fs::read_dir(data().join("fwknop")).unwrap() {
         let notes = directory.unwrap().path();
         let name = notes.file_name().unwrap().to_owned();
+        let explained = import(&notes, &["--explain", "access.conf"]).yaml;
         let notes = fs::read_to_string(notes.join(name).with_extension("notes")).unwrap();
+        let notes = notes + &explained;
         for key in
             ["another # pass", "alice's", "extra extra", "YWJj", "secret", "0123456789", "nord"]
         {
@@ -233,6 +271,7 @@ fn what_is_neither_is_refused_and_told_what_to_do() {
         ("[default]\nSPA_SERVER 192.0.2.1\nUSE_HMAC Y\n", "knock --fwknoprc NAME"),
         ("PCAP_INTF eth0;\n", "name the access.conf"),
         ("doors:\n  ssh: {sequence: [1]}\n", "put it into /etc/knock.d"),
+        ("config global\n\toption uci_enabled '1'\n\nconfig access\n", "/var/etc/access.conf"),
         ("", "begins with a [section]"),
     ] {
         fs::write(directory.path().join("file"), text).unwrap();

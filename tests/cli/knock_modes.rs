@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use assert_cmd::cargo::cargo_bin_cmd;
+use libknock::proto::fwknop::{
+    Access, CipherMode, FwknopDatagram, FwknopKey, FwknopKeys, NatAccess,
+};
 use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, Receiver, SpaRequest};
 use libknock::proto::totp::{Digits, Protocols, Scheme, TotpKey, TotpMode, code, parse_secret};
 use libknock::time::Wall;
@@ -389,6 +392,12 @@ fn options_that_contradict_each_other_say_which_to_leave_out() {
         (&["--proxy", "gw", "53/udp"], "--proxy 53/udp: only a TCP port can be connected to"),
         (&["--source-port", "40000", "gw", "7000"], "--source-port belongs to --wait, --proxy"),
         (&["--keygen", "f", "gw"], "cannot be used with"),
+        (
+            &["--nat-local", "gw", "22"],
+            "--nat-local belongs to --fwknop: leave it out where ports are given",
+        ),
+        (&["--spa", "--nat-access", "192.0.2.9", "gw"], "--nat-access belongs to --fwknop"),
+        (&["--fwknop", "--nat-access", ":22", "gw", "22"], "is not a host and a port such as"),
         (&["--spa", "--address", "auto", "--address", "192.0.2.9", "gw"], "stand alone"),
         (&["--spa", "--address", "224.0.0.1", "gw"], "224.0.0.1 is not the address of a host"),
         (&["--totp", "--ports", "7000", "gw"], "is not a range of ports"),
@@ -397,6 +406,77 @@ fn options_that_contradict_each_other_say_which_to_leave_out() {
         let said = misused(arguments);
         assert!(said.contains(what), "{arguments:?}: {said}");
     }
+}
+
+/// What a fwknop server reads of a request that is made with a key file `k`.
+fn asked_of_fwknop(hosts: &str, arguments: &[&str]) -> Result<Access, String> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port().to_string();
+    let directory = with_files(hosts, &[("k", "testkey\n")]);
+    let key = file(&directory, "k").display().to_string();
+    let all = [arguments, &["--fwknop", "--spa-port", &port, "--key", &key]].concat();
+    let said = knock_in(directory.path(), &all);
+    if said.status != 0 {
+        return Err(said.err);
+    }
+    assert_eq!(said.err, "");
+    let mut bytes = [0; 1500];
+    let length = socket.recv(&mut bytes).unwrap();
+    let key = FwknopKey::new(b"testkey".to_vec()).unwrap();
+    let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac: None };
+    Ok(FwknopDatagram::new(&bytes[..length]).unwrap().open(&keys.into()).unwrap().request.access)
+}
+
+#[test]
+fn options_and_hosts_file_say_where_a_port_shall_lead() {
+    let access = |port: &str, host: &str, to: u16, is_local| Access {
+        address: None,
+        ports: vec![port.parse().unwrap()],
+        nat: NatAccess::new(host, to.try_into().unwrap(), is_local).ok(),
+        timeout: None,
+    };
+    let behind = access("2222", "192.168.1.10", 22, false);
+    let local = access("55000", "127.0.0.1", 22, true);
+    for (arguments, expected) in [
+        (&["--nat-access", "192.168.1.10:22", "127.0.0.1", "2222"][..], &behind),
+        (&["--nat-access", "192.168.1.10", "--nat-port", "2222", "127.0.0.1", "22"], &behind),
+        (&["--nat-local", "--nat-port", "55000", "127.0.0.1", "22"], &local),
+    ] {
+        assert_eq!(asked_of_fwknop("hosts: {}", arguments).as_ref(), Ok(expected), "{arguments:?}");
+    }
+    for (entry, expected) in [
+        ("ports: [2222], nat_access: '192.168.1.10:22'", &behind),
+        ("ports: [22], nat_local: true, nat_port: 55000", &local),
+    ] {
+        let hosts = format!("hosts: {{gw: {{host: 127.0.0.1, mode: fwknop, {entry}}}}}");
+        assert_eq!(asked_of_fwknop(&hosts, &["gw"]).as_ref(), Ok(expected), "{entry}");
+    }
+}
+
+#[test]
+fn where_no_port_can_lead_nothing_is_sent() {
+    let refused = |arguments: &[&str]| asked_of_fwknop("hosts: {}", arguments).unwrap_err();
+    for (arguments, why) in [
+        (&["--nat-port", "2222", "127.0.0.1", "22"][..], "--nat-port belongs to --nat-access"),
+        (&["--nat-local", "--nat-port", "2222", "127.0.0.1", "22", "80"], "only one port"),
+        (&["--nat-local", "localhost\"", "22"], "no way to write the host 'localhost\"'"),
+    ] {
+        let said = refused(arguments);
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_port_that_is_picked_at_random_is_told() {
+    let arguments =
+        ["-n", "--fwknop", "--nat-access", "192.168.1.10:22", "--nat-port", "50000-50001"];
+    let directory = with_files("hosts: {}", &[("k", "testkey\n")]);
+    let key = file(&directory, "k").display().to_string();
+    let rest = ["--key", &key, "127.0.0.1", "22"];
+    let said = knock_in(directory.path(), &[&arguments[..], &rest[..]].concat());
+    let is_told =
+        |port| said.err == format!("knock: asking that {port}/tcp leads to 192.168.1.10:22\n");
+    assert!(is_told(50_000) || is_told(50_001), "{}", said.err);
 }
 
 #[test]

@@ -306,7 +306,12 @@ fn like_fwknops() -> FloodKind {
         random: Random::new([1; 16]),
         user: "root".parse().unwrap(),
         timestamp: 1_700_000_000,
-        access: Access { address: None, ports: vec!["22".parse().unwrap()], timeout: None },
+        access: Access {
+            address: None,
+            ports: vec!["22".parse().unwrap()],
+            nat: None,
+            timeout: None,
+        },
     };
     let hmac = Some((&hmac, Hash::Sha256));
     let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac };

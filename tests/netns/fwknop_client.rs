@@ -11,6 +11,8 @@ use libknock::proto::fwknop::{CipherMode, FwknopDatagram, FwknopKey, FwknopKeys,
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::fwknop_nat::{INNER, greets, leads_to, who_is_at};
+use crate::guard_fixture::beyond;
 use crate::support::{Net, PATIENCE, SERVER, eventually, needs};
 
 /// A running fwknopd in UDP mode; ended when it goes out of scope.
@@ -21,11 +23,16 @@ struct Fwknopd {
 
 impl Fwknopd {
     fn start(net: &Net, access: &str, arguments: &[&str]) -> Self {
+        Self::start_with(net, "", access, arguments)
+    }
+
+    /// With more settings of the daemon's.
+    fn start_with(net: &Net, settings: &str, access: &str, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let run = path("run").display().to_string();
         fs::create_dir(&run).unwrap();
-        let settings = format!("ENABLE_UDP_SERVER Y;\nFWKNOP_RUN_DIR {run};\n");
+        let settings = format!("ENABLE_UDP_SERVER Y;\nFWKNOP_RUN_DIR {run};\n{settings}");
         private(&path("fwknopd.conf"), &settings);
         private(&path("access.conf"), access);
         let output = File::create(path("output")).unwrap();
@@ -118,6 +125,8 @@ impl Pair {
     }
 }
 
+const FORWARDING: &str = "ENABLE_IPT_FORWARDING Y;\nENABLE_IPT_LOCAL_NAT Y;\n";
+
 fn spelt(mode: CipherMode) -> String {
     if mode == CipherMode::Legacy { mode.to_string() } else { mode.as_str().to_uppercase() }
 }
@@ -128,7 +137,7 @@ fn fwknopd_takes_every_request_that_knock_makes() {
     let net = Net::new();
     let access: String = Pair::all().iter().map(Pair::stanza).collect();
     // It decodes and checks, and leaves the firewall alone.
-    let fwknopd = Fwknopd::start(&net, &access, &["--test"]);
+    let fwknopd = Fwknopd::start_with(&net, FORWARDING, &access, &["--test"]);
     let directory = tempfile::tempdir().unwrap();
     let knock = env!("CARGO_BIN_EXE_knock");
     let mut sent = 0;
@@ -136,10 +145,12 @@ fn fwknopd_takes_every_request_that_knock_makes() {
         let (key, hmac) = pair.keys(directory.path());
         let mut script = String::new();
         for digest in Hash::ALL {
-            for open_for in ["", "--open-for 5m"] {
+            let nats = ["", "--nat-access 198.51.100.7:22", "--nat-local"];
+            let timed = |nat| ["", "--open-for 5m"].map(|open_for| format!("{nat} {open_for}"));
+            for options in nats.into_iter().flat_map(timed) {
                 let _ = write!(
                     script,
-                    "{knock} --fwknop --key {} --encryption-mode {} --digest-type {digest} {open_for}",
+                    "{knock} --fwknop --key {} --encryption-mode {} --digest-type {digest} {options}",
                     key.display(),
                     pair.mode
                 );
@@ -157,10 +168,10 @@ fn fwknopd_takes_every_request_that_knock_makes() {
         net.client.must("sh", &["-c", &script]);
         // It keeps only so many in its socket.
         let taken = format!("(stanza #{number}) --test mode enabled");
-        fwknopd.wait_for(&taken, 2 * Hash::ALL.len());
+        fwknopd.wait_for(&taken, 6 * Hash::ALL.len());
         assert_eq!(fwknopd.count("--test mode enabled, skipping"), sent, "{}", pair.name());
     }
-    assert_eq!(sent, 8 * 6 * 7 * 2);
+    assert_eq!(sent, 8 * 6 * 7 * 6);
 }
 
 const ACCESS: &str = "SOURCE ANY\nKEY_BASE64 dGVzdGtleQ==\nHMAC_KEY_BASE64 aG1hY2tleQ==\n\
@@ -225,6 +236,48 @@ fn fwknopd_opens_for_knock_as_it_is_asked_to() {
     assert!(rules["203.0.113.4"].1 > rules["203.0.113.1"].1 + 120, "{rules:?}");
 }
 
+#[test]
+fn fwknopd_leads_to_where_knock_asks_it_to() {
+    needs!("fwknopd_leads_to_where_knock_asks_it_to", "fwknopd", "iptables");
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    private(&at("keys"), "KEY_BASE64: dGVzdGtleQ==\nHMAC_KEY_BASE64: aG1hY2tleQ==\n");
+    private(
+        &at(".fwknoprc"),
+        &format!(
+            "[lab]\nSPA_SERVER {SERVER}\nACCESS tcp/2200\nALLOW_IP source\nSPOOF_USER alice\n\
+             KEY_BASE64 dGVzdGtleQ==\nHMAC_KEY_BASE64 aG1hY2tleQ==\n\
+             NAT_ACCESS {INNER}:2200\nNAT_PORT 2222\n"
+        ),
+    );
+    private(
+        &at("hosts.yaml"),
+        &format!(
+            "hosts: {{gw: {{host: {SERVER}, mode: fwknop, ports: [2200], key_file: keys, \
+             user: alice, address: observed, nat_local: true, nat_port: 2222}}}}\n"
+        ),
+    );
+    let (home, knock) = (home.path().display(), env!("CARGO_BIN_EXE_knock"));
+    let given = format!("--fwknop --key {home}/keys --user alice --address observed {SERVER}");
+    for (arguments, who) in [
+        (format!("--nat-access {INNER}:2200 {given} 2222"), "inner"),
+        (format!("--nat-access {INNER} --nat-port 2222 --open-for 25s {given} 2200"), "inner"),
+        ("--fwknoprc lab".to_owned(), "inner"),
+        (format!("--nat-local --nat-port 2222 --open-for 25s {given} 2200"), "gateway"),
+        (format!("--hosts {home}/hosts.yaml gw"), "gateway"),
+    ] {
+        let net = Net::new();
+        let inner = beyond(&net);
+        greets(&inner, 2200, "inner");
+        greets(&net.server, 2200, "gateway");
+        let fwknopd = Fwknopd::start_with(&net, FORWARDING, ACCESS, &[]);
+        assert_eq!(who_is_at(&net.client, 2222), "");
+        net.client.must("sh", &["-c", &format!("HOME={home} {knock} {arguments}")]);
+        fwknopd.wait_for("DNAT", 1);
+        leads_to(&net.client, 2222, who);
+    }
+}
+
 /// Stanzas that the stock client takes, each with options for it and for `knock`.
 const STANZAS: &[(&str, &[&str], &[&str])] = &[
     ("", &[], &[]),
@@ -238,6 +291,26 @@ const STANZAS: &[(&str, &[&str], &[&str])] = &[
     ("FW_TIMEOUT 60\n", &["-f", "30"], &["--open-for", "30s"]),
     ("KEY_BASE64 b3RoZXI=\nUSE_HMAC Y\n", &[], &[]),
     ("[default]\nALLOW_IP resolve\nFW_TIMEOUT 5\n", &[], &[]),
+    ("NAT_ACCESS 192.168.1.10:2222\n", &[], &[]),
+    ("NAT_ACCESS 192.168.1.10,2222\nFW_TIMEOUT 60\n", &[], &[]),
+    ("NAT_ACCESS inner.example.com\nNAT_PORT 4000\n", &[], &[]),
+    ("ACCESS udp/22\nNAT_ACCESS 192.168.1.10\nNAT_PORT 4000\n", &[], &[]),
+    ("ACCESS tcp/22,udp/53\nNAT_ACCESS 192.168.1.10\n", &[], &[]),
+    ("NAT_LOCAL Y\n", &[], &[]),
+    ("NAT_LOCAL y\nNAT_PORT 4000\nFW_TIMEOUT 60\n", &[], &[]),
+    ("NAT_LOCAL Y\nNAT_ACCESS 192.168.1.10:80\n", &[], &[]),
+    ("NAT_LOCAL N\nNAT_RAND_PORT N\n", &[], &[]),
+    ("", &["-N", "192.168.1.10:80"], &["--nat-access", "192.168.1.10:80"]),
+    (
+        "NAT_ACCESS 192.168.1.10:22\n",
+        &["-N", "192.168.1.11:80"],
+        &["--nat-access", "192.168.1.11:80"],
+    ),
+    (
+        "NAT_PORT 4000\n",
+        &["--nat-local", "--nat-port", "55000"],
+        &["--nat-local", "--nat-port", "55000"],
+    ),
     ("[default]\nRESOLVE_IP_HTTPS Y\nSPOOF_USER default\n", &[], &[]),
 ];
 
@@ -250,7 +323,8 @@ fn a_stanza_asks_for_the_same_as_with_the_stock_client() {
         [&[], &[("USER", "u")], &[("LOGNAME", "l"), ("USER", "u")]];
     for (number, (lines, stock, own)) in STANZAS.iter().enumerate() {
         let plain = "SPA_SERVER 127.0.0.1\nALLOW_IP 192.0.2.7\nKEY testkey\nHMAC_KEY hmackey\n";
-        let access = if lines.contains("ACCESS") { "" } else { "ACCESS tcp/22\n" };
+        let has_access = lines.lines().any(|line| line.starts_with("ACCESS"));
+        let access = if has_access { "" } else { "ACCESS tcp/22\n" };
         private(&home.path().join(".fwknoprc"), &format!("[a]\n{plain}{access}{lines}"));
         let environment = environments[number % environments.len()];
         let run = |program: &str, arguments: &[&str]| {

@@ -12,7 +12,7 @@ use crate::support::{
     CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, command, eventually, needs,
 };
 
-/// The commands of a built-in template for 22/tcp and a source.
+/// The commands of a built-in template for a source, and for 22/tcp or a range.
 struct Rendered {
     open: String,
     close: String,
@@ -25,10 +25,14 @@ impl Rendered {
     }
 
     fn of_door(door: &str, template: &str, source: &str) -> Self {
+        Self::of_ports(door, "22/tcp", template, source)
+    }
+
+    fn of_ports(door: &str, ports: &str, template: &str, source: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("doors.yaml");
-        let text = "{sequence: [7000, 9000, 8000], open: [22/tcp], via:";
-        fs::write(&path, format!("doors: {{{door}: {text} {template}}}}}\n")).unwrap();
+        let text = format!("{{sequence: [7000, 9000, 8000], open: [{ports}], via: {template}}}");
+        fs::write(&path, format!("doors: {{{door}: {text}}}\n")).unwrap();
         let config = load(&path, &Options::default()).unwrap().config;
         let opening = &config.doors[0].opening;
         let name: Name = door.parse().unwrap();
@@ -43,6 +47,9 @@ impl Rendered {
         Self { open, close, verify: rendered(&pair.verify) }
     }
 }
+
+/// The first, the last and another port of a range, and those beside it.
+const AROUND_RANGE: [u16; 5] = [59_999, 60_000, 60_500, 61_000, 61_001];
 
 /// A server with a firewall of its own, and a client.
 struct Firewall {
@@ -74,11 +81,15 @@ const FIREWALLD: &str = "own /etc/firewalld; mkdir /run/dbus
     done\n";
 
 impl Firewall {
-    /// The server listens at port 22. `prepare` runs in it, in a mount namespace of its own; the
+    /// The server listens at port 22, and at those around a range. `prepare` runs in it, in a mount namespace of its own; the
     /// processes that it names in `daemons` are killed in the end.
     fn new(prepare: &str) -> Self {
         let net = Net::new();
         net.server.listen(22);
+        for port in AROUND_RANGE {
+            net.server.listen(port);
+            net.server.echo_udp(port);
+        }
         let script = format!(
             "PATH=/usr/local/sbin:/usr/sbin:/sbin:$PATH; daemons=
              trap '[ -z \"$daemons\" ] || kill $daemons' EXIT
@@ -136,9 +147,14 @@ impl Firewall {
         self.net.client.can_connect(if source == CLIENT { SERVER } else { SERVER_6 }, 22)
     }
 
-    /// Opens and closes: verify has to know the difference, as packets do. What `list` prints has to
-    /// be the same before and after.
+    /// Opens and closes a port and a range: verify has to know the difference, as packets do. What
+    /// `list` prints has to be the same before and after.
     fn opens_and_closes(&self, template: &str, list: &str) {
+        self.opens_and_closes_a_port(template, list);
+        self.opens_and_closes_a_range(template, list);
+    }
+
+    fn opens_and_closes_a_port(&self, template: &str, list: &str) {
         for source in [CLIENT, CLIENT_6] {
             let Rendered { open, close, verify } = Rendered::of(template, source);
             let before = self.must(list);
@@ -148,6 +164,34 @@ impl Firewall {
             assert!(self.can_connect(source), "{source}: {}", self.must(list));
             self.must(&close);
             assert!(self.says_no(&verify) && !self.can_connect(source), "{source} stays in");
+            assert_eq!(before, self.must(list));
+        }
+    }
+
+    fn opens_and_closes_a_range(&self, template: &str, list: &str) {
+        for (source, protocol) in
+            [CLIENT, CLIENT_6].into_iter().flat_map(|it| [(it, "udp"), (it, "tcp")])
+        {
+            let ports = format!("60000-61000/{protocol}");
+            let Rendered { open, close, verify } =
+                Rendered::of_ports("ssh", &ports, template, source);
+            let server = if source == CLIENT { SERVER } else { SERVER_6 };
+            let client = &self.net.client;
+            let passing = || {
+                AROUND_RANGE.map(|port| match protocol {
+                    "tcp" => client.can_connect(server, port),
+                    _ => client.is_answered(server, port, Duration::from_millis(400)),
+                })
+            };
+            let before = self.must(list);
+            assert!(self.says_no(&verify), "{ports} is open for {source} already");
+            self.must(&open);
+            self.must(&verify);
+            let expected = [false, true, true, true, false];
+            assert_eq!(passing(), expected, "{template} {source} {ports}: {}", self.must(list));
+            self.must(&close);
+            assert!(self.says_no(&verify), "{ports} stays open for {source}");
+            assert_eq!(passing(), [false; 5], "{template} {source} {ports}");
             assert_eq!(before, self.must(list));
         }
     }
@@ -212,8 +256,8 @@ const IPSET: &str = "ipset create knockd4 hash:ip,port
 const NFT: &str = "nft add table inet filter
     nft add chain inet filter input '{ type filter hook input priority 0; policy drop; }'
     nft add rule inet filter input icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }' accept
-    nft add set inet filter knockd4 '{ type ipv4_addr . inet_proto . inet_service; }'
-    nft add set inet filter knockd6 '{ type ipv6_addr . inet_proto . inet_service; }'
+    nft add set inet filter knockd4 '{ type ipv4_addr . inet_proto . inet_service; flags interval; }'
+    nft add set inet filter knockd6 '{ type ipv6_addr . inet_proto . inet_service; flags interval; }'
     nft insert rule inet filter input ip  saddr . meta l4proto . th dport @knockd4 accept
     nft insert rule inet filter input ip6 saddr . meta l4proto . th dport @knockd6 accept\n";
 
@@ -383,7 +427,7 @@ fn firewalld_opens_whatever_the_zone_and_what_it_denies() {
         "firewall-cmd --zone=block --add-source=192.0.2.0/24; firewall-cmd --zone=block --add-source=2001:db8::/32",
     ] {
         firewall.must(deny);
-        firewall.opens_and_closes("firewalld", list);
+        firewall.opens_and_closes_a_port("firewalld", list);
     }
 }
 

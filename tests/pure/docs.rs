@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use libknock::client::hosts;
 use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{self, load};
-use libknock::config::{self, Hole, Name};
+use libknock::config::{self, Forward, Hole, Name};
 use libknock::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, KeeperRights, LockStatus,
     RefusalFacts, SandboxStatus, Status, WatcherSandbox, What,
@@ -23,6 +23,11 @@ use libknock::engine::Reason;
 use libknock::proto::knock::Knock;
 use libknock::proto::method::Method;
 use serde_json::Value;
+
+fn forward() -> Forward {
+    let text = r#"{"on": "2222/tcp", "to": "192.0.2.9", "port": 22, "masquerade": false}"#;
+    serde_json::from_str(text).unwrap()
+}
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -328,6 +333,7 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
         doors: vec![DoorStatus {
             door: door.clone(),
             opens: vec![],
+            forwards: vec![forward()],
             via: String::new(),
             observes: true,
             locked_on_trial: true,
@@ -396,6 +402,7 @@ fn the_manual_knows_every_object_of_check_and_every_member_of_it() {
             door: &"ssh".parse().unwrap(),
             opened_by: Vec::new(),
             effects: Vec::new(),
+            forwards: &[forward()],
         },
         CheckLine::Summary {
             configuration: Path::new(""),

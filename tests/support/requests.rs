@@ -40,7 +40,12 @@ pub(crate) fn of_fwknop(
         random: fwknop::Random::new(random),
         user: "owner".parse().unwrap(),
         timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
-        access: fwknop::Access { address, ports: vec!["22".parse().unwrap()], timeout: None },
+        access: fwknop::Access {
+            address,
+            ports: vec!["22".parse().unwrap()],
+            nat: None,
+            timeout: None,
+        },
     };
     let hmac = Some((hmac, fwknop::Hash::Sha256));
     let salt = random[..8].try_into().unwrap();

@@ -58,6 +58,12 @@ pub enum UsageError {
     OpenFor(String),
     #[error("'{0}' is not a user name for fwknop: give one of letters and digits with --user")]
     UserName(String),
+    #[error("--nat-port belongs to --nat-access and --nat-local: without them it leads nowhere")]
+    NatPortForNothing,
+    #[error("--nat-port is one port, and leads to one: write only one port after the host")]
+    NatPortForMany,
+    #[error("fwknop has no way to write the host '{0}': name it with --nat-access")]
+    NatHost(String),
     #[error("the stanza has no SPA_SERVER: write the host, as in 'knock --fwknoprc {0} HOST'")]
     NoServer(String),
     #[error("--code: {0}")]

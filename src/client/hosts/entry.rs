@@ -10,7 +10,7 @@ use crate::client::names;
 use crate::client::settings::{
     ClientSettings, EXCLUDES, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions, RotationOptions,
 };
-use crate::client::values::{self, Address};
+use crate::client::values::{self, A_NAT_TARGET, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, closest_match};
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
@@ -230,6 +230,10 @@ impl ProfileReader<'_> {
             encryption_mode: self.read("encryption_mode", |node| node.parsed("a mode such as cbc")),
             user: self.read("user", |node| node.parsed("a user's name")),
             time_offset: self.read("time_offset", |node| node.read("a time", time_offset)),
+            nat_access: self.read("nat_access", |node| node.read(A_NAT_TARGET, values::nat_target)),
+            nat_local: self.read("nat_local", Node::boolean).unwrap_or(false),
+            nat_port: self
+                .read("nat_port", |node| node.read("a port or a range of ports", port_range)),
         }
     }
 }

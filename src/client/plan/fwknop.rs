@@ -7,10 +7,13 @@ use crate::client::cli::UsageError;
 use crate::client::error::ClientError;
 use crate::client::fwknop::{self, FwknopKnocker, check_open_for};
 use crate::client::fwknoprc::{RcKeys, RcStanza};
-use crate::client::settings::{ClientSettings, FIELDS};
+use crate::client::messages::complain;
+use crate::client::settings::{ClientSettings, FIELDS, FwknopOptions};
+use crate::client::spa::RequestError;
 use crate::client::values::Address;
-use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, User};
+use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, NatAccess, User};
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::port_range::pick;
 use crate::proto::spa::PORTS;
 
 /// The variables of a stanza that an option, or the hosts file, says instead.
@@ -49,6 +52,8 @@ impl Planner<'_> {
             None if stanza.use_hmac => Some(ask("HMAC key: ", HmacKey::new)?),
             hmac => hmac,
         };
+        let mut ports = self.ports_to_open()?;
+        let nat = self.nat(host, &mut ports)?;
         Ok(FwknopKnocker {
             key,
             hmac: hmac.map(|key| (key, fwknop.hmac_digest_type.unwrap_or_default())),
@@ -56,7 +61,8 @@ impl Planner<'_> {
             mode: fwknop.encryption_mode.unwrap_or_default(),
             port: request.spa_port.clone().unwrap_or(PORTS),
             from: stanza.source_port,
-            ports: self.ports_to_open()?,
+            ports,
+            nat,
             address: match request.address.unwrap_or(Address::Auto) {
                 Address::Given(given) if given.v4().is_none() => {
                     return Err(UsageError::NotIpv4.into());
@@ -67,6 +73,30 @@ impl Planner<'_> {
             user: fwknop.user.clone().map_or_else(runner, Ok)?,
             time_offset: fwknop.time_offset.unwrap_or_default(),
         })
+    }
+
+    /// Where the ports shall lead. They are those of the server's that do: with one of its own, that
+    /// takes the place of what is given.
+    fn nat(&self, host: &str, ports: &mut [Knock]) -> Result<Option<NatAccess>, ClientError> {
+        let FwknopOptions { nat_access, nat_local, nat_port, .. } = &self.settings.fwknop;
+        let (host, port) = match nat_access {
+            Some(target) => (&*target.host, target.port),
+            None if *nat_local => (host, None),
+            None if nat_port.is_some() => return Err(UsageError::NatPortForNothing.into()),
+            None => return Ok(None),
+        };
+        let Some(port) = port.or_else(|| ports.first().map(|knock| knock.port)) else {
+            return Ok(None);
+        };
+        let nat = NatAccess::new(host, port, *nat_local)
+            .map_err(|_| UsageError::NatHost(host.to_owned()))?;
+        let Some(range) = nat_port else { return Ok(Some(nat)) };
+        let [knock] = ports else { return Err(UsageError::NatPortForMany.into()) };
+        knock.port = pick(range, getrandom::u64().map_err(RequestError::Random)?);
+        if range.start() != range.end() {
+            complain(&format!("knock: asking that {knock} leads to {host}:{port}"));
+        }
+        Ok(Some(nat))
     }
 
     /// The ports to open; where none are given, the one that is waited for.

@@ -112,10 +112,13 @@ fn shared_credentials(clients: &[(Client, ClientPlaces)]) -> Vec<Diagnostic> {
         let spa = client.spa.iter().flat_map(|spa| &spa.keys).zip(&places.spa_keys);
         found.extend(spa.filter_map(|(key, at)| check("public key", None, key.as_bytes(), at)));
         if let (Some(fwknop), Some(at)) = (&client.fwknop, places.of(Method::Fwknop)) {
-            let key = check("key of fwknop's", None, fwknop.key.expose(), at);
-            let hmac = fwknop.hmac.as_ref().map(|(hmac, _)| hmac.expose());
-            let alike = || check("HMAC key of fwknop's", None, hmac?, at);
-            found.extend(key.or_else(alike));
+            let old = fwknop.old.as_ref().map(|(keys, _)| keys);
+            let keys = [Some(&fwknop.key), old.map(|(key, _)| key)].into_iter().flatten();
+            let hmacs = [fwknop.hmac.as_ref().map(|(key, _)| key), old.map(|(_, key)| key)];
+            let mut all = keys.map(|key| ("key of fwknop's", key.expose())).chain(
+                hmacs.into_iter().flatten().map(|key| ("HMAC key of fwknop's", key.expose())),
+            );
+            found.extend(all.find_map(|(what, key)| check(what, None, key, at)));
         }
     }
     found

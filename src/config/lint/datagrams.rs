@@ -35,7 +35,7 @@ pub(super) fn arrivals(loaded: &Loaded) -> PortSet {
         add(settings.spa.ports.clone());
     }
     if any(|door| door.fwknop) {
-        add(settings.fwknop.port..=settings.fwknop.port);
+        add(settings.fwknop.ports.clone());
     }
     ports
 }

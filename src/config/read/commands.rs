@@ -218,7 +218,8 @@ pub(super) fn check_holes(
 }
 
 /// The holes that a port fills.
-pub(super) const PORT_HOLES: [Hole; 2] = [Hole::Port, Hole::Proto];
+pub(super) const PORT_HOLES: [Hole; 5] =
+    [Hole::Port, Hole::PortLow, Hole::PortHigh, Hole::PortRange, Hole::Proto];
 
 pub(super) fn no_client(at: &Place) -> Diagnostic {
     at.warning("%CLIENT% is empty: a sequence does not say who knocks")

@@ -40,6 +40,9 @@ pub(super) const FWKNOP: KnownKeys = KnownKeys {
         "destination",
         "username",
         "address",
+        "old_key_base64_file",
+        "old_hmac_key_base64_file",
+        "old_until",
     ],
 };
 
@@ -64,14 +67,13 @@ impl SecretText<'_> {
         self.at.error(message.to_string())
     }
 
-    /// What one of two parsers makes of it: that of keys as they are, or in base64.
-    fn key<T, E: Display>(
-        &self,
-        plain: impl FnOnce(Vec<u8>) -> Result<T, E>,
-        base64: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<T, Diagnostic> {
-        let key =
-            if self.base64 { base64(&self.text) } else { plain(self.text.as_bytes().to_vec()) };
+    /// The key of fwknop's that it is, as it stands there or in base64.
+    fn key<const MOST: usize>(&self) -> Result<fwknop::KeyOf<MOST>, Diagnostic> {
+        let key = if self.base64 {
+            fwknop::KeyOf::from_base64(&self.text)
+        } else {
+            fwknop::KeyOf::new(self.text.as_bytes().to_vec())
+        };
         key.map_err(|error| self.error(error))
     }
 }
@@ -195,6 +197,12 @@ pub(super) fn read_fwknop(
     let reader = &mut reader(&mapping, &FWKNOP, problems);
     let key = secrets.find(reader, &FWKNOP.known[..4]);
     let hmac_key = secrets.find(reader, &FWKNOP.known[4..8]);
+    let old_key = read_old_key(reader, secrets, "old_key_base64_file");
+    let old_hmac_key = read_old_key(reader, secrets, "old_hmac_key_base64_file");
+    let until = reader.read("old_until", |node| node.read("a date", date::parse));
+    let old = reader
+        .both(("old_key_base64_file", old_key), ("old_hmac_key_base64_file", old_hmac_key))
+        .and_then(|keys| reader.both(("old_key_base64_file", Ok(keys)), ("old_until", until)));
     let mode = reader.read("mode", |node| node.parsed::<fwknop::CipherMode>("a mode such as cbc"));
     let hmac_type = reader.read("hmac_type", |node| node.parsed("a hash such as sha256"));
     let without = reader.read("without_hmac", Node::boolean);
@@ -209,13 +217,11 @@ pub(super) fn read_fwknop(
     let key = key.map_or_else(|| reader.missing(FWKNOP.known, error), Ok)?;
     check_hmac(reader, hmac_key.is_some(), without, &node.at)?;
     warn_of_doubtful(reader, hmac_key.is_some(), mode, &node.at);
-    let hmac = hmac_key.as_ref().map(|found| {
-        let key = found.key(fwknop::HmacKey::new, fwknop::HmacKey::from_base64);
-        Ok((reader.problems.report(key)?, hmac_type?.unwrap_or_default()))
-    });
+    let hmac = hmac_key
+        .as_ref()
+        .map(|found| Ok((reader.problems.report(found.key())?, hmac_type?.unwrap_or_default())));
     let hmac = hmac.transpose()?;
-    let key = key.key(fwknop::FwknopKey::new, fwknop::FwknopKey::from_base64);
-    let key = reader.problems.report(key)?;
+    let key: fwknop::FwknopKey = reader.problems.report(key.key())?;
     if let (Some(found), Some((hmac_key, _))) = (&hmac_key, &hmac)
         && key.is_same_as(hmac_key)
     {
@@ -230,7 +236,17 @@ pub(super) fn read_fwknop(
         destination: destination?,
         username: username?,
         address: address?.unwrap_or_default(),
+        old: old?,
     })
+}
+
+fn read_old_key<const MOST: usize>(
+    reader: &mut Reader<'_>,
+    secrets: &mut Secrets,
+    name: &str,
+) -> Parsed<Option<fwknop::KeyOf<MOST>>> {
+    let found = secrets.find(reader, &[name])?;
+    found.map(|found| reader.problems.report(found.key())).transpose()
 }
 
 /// The mapping with its keys in lower case.

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use super::date;
 use super::tree::{KnownKeys, Node, Reader};
-use crate::config::diagnostic::Problems;
+use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::{FwknopSettings, SpaSettings};
-use crate::proto::knock::parse_port;
-use crate::proto::port_range;
+use crate::proto::port_range::{self, PortRange};
 
 pub(super) const SPA: KnownKeys = KnownKeys {
     of: "spa",
@@ -21,8 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Reads `knockd.spa`; what is wrong stays as it is.
 pub(super) fn read_spa(node: &Node, spa: &mut SpaSettings, problems: &mut Problems) {
     let Ok(mut reader) = Reader::new(node, A_MAPPING, &SPA, problems) else { return };
-    let range = |node: &Node| node.read("a port, or a range of ports,", port_range::parse);
-    reader.set("port", &mut spa.ports, range);
+    reader.set("port", &mut spa.ports, read_ports);
     reader.set("key_file", &mut spa.key_file, Node::path);
     reader.set("max_age", &mut spa.max_age, |node| node.duration("max_age", SECOND));
     reader.set("max_ahead", &mut spa.max_ahead, |node| node.duration("max_ahead", Duration::ZERO));
@@ -35,6 +33,10 @@ pub(super) fn read_spa(node: &Node, spa: &mut SpaSettings, problems: &mut Proble
 /// Reads `knockd.fwknop`; what is wrong stays as it is.
 pub(super) fn read_fwknop(node: &Node, fwknop: &mut FwknopSettings, problems: &mut Problems) {
     let Ok(mut reader) = Reader::new(node, A_MAPPING, &FWKNOP, problems) else { return };
-    reader.set("port", &mut fwknop.port, |node| node.read("a port", parse_port));
+    reader.set("port", &mut fwknop.ports, read_ports);
     reader.set("max_age", &mut fwknop.max_age, |node| node.duration("max_age", SECOND));
+}
+
+fn read_ports(node: &Node) -> Result<PortRange, Diagnostic> {
+    node.read("a port, or a range of ports,", port_range::parse)
 }

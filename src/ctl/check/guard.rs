@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::ruleset::HostRuleset;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
-use crate::config::{Door, Mechanism};
+use crate::config::{Door, Family, Mechanism};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::open_ports::OpenPorts;
 use crate::proto::ports::PortSet;
@@ -23,6 +23,10 @@ pub(super) struct HostContext {
     pub listening: PortSet,
     /// The addresses of this host.
     pub addresses: Vec<IpAddr>,
+    /// The families for which it is a router.
+    pub forwards: Vec<Family>,
+    /// The hosts that doors lead to, and no route does.
+    pub unreachable: Vec<IpAddr>,
 }
 
 /// An SSH connection to this host.

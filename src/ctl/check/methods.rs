@@ -5,6 +5,7 @@ use crate::config::watch::watch_sets;
 use crate::config::{Client, Config, Door, OneTime};
 use crate::ctl::wording::count;
 use crate::proto::duration;
+use crate::proto::port_range;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Protocols, TotpMode};
 
@@ -21,15 +22,14 @@ pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
                 config.clients.iter().filter(opens).count()
             };
             let datagram = door.recognition.spa.then(|| {
-                let (low, high) = config.settings.spa.ports.clone().into_inner();
-                let ports = if low == high { low.to_string() } else { format!("{low}-{high}") };
+                let ports = port_range::show(&config.settings.spa.ports);
                 let holders = count(holders(|client| client.spa.is_some()), "client");
                 format!("a datagram to {ports}/udp, by {holders}")
             });
             let request = door.recognition.fwknop.then(|| {
-                let port = config.settings.fwknop.port;
+                let ports = port_range::show(&config.settings.fwknop.ports);
                 let holders = count(holders(|client| client.fwknop.is_some()), "client");
-                format!("a request of fwknop's to {port}/udp, by {holders}")
+                format!("a request of fwknop's to {ports}/udp, by {holders}")
             });
             let rotates = rotates(door, holders(|client| client.totp.is_some()));
             let knocked = [fixed(door, watched), rotates];

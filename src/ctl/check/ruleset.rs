@@ -1,13 +1,18 @@
-//! An estimate of what the nftables of a host do with a new packet to one of its ports: pure.
+//! An estimate of what the nftables of a host do with a new packet to one of its ports, or with one
+//! that is led on to another host: pure.
 //!
-//! An estimate, as far as `nft -j list ruleset` goes: addresses, interfaces and the contents of
-//! named sets are not known.
+//! An estimate, as far as `nft -j list ruleset` goes: whence it comes, interfaces and the contents
+//! of named sets are not known.
+
+use std::fmt;
+use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::firewall::ruleset;
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::network::Network;
 
 /// All chains of a host and their rules.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +53,20 @@ struct ListedRule {
     expr: Vec<Value>,
 }
 
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chain '{}' of the table '{} {}'", self.name, self.family, self.table)
+    }
+}
+
+/// A new packet from elsewhere.
+#[derive(Clone, Copy, Debug)]
+struct NewPacket {
+    port: Knock,
+    /// The host that it is led on to; `None`: it is for this one.
+    to: Option<IpAddr>,
+}
+
 impl Chain {
     fn is(&self, family: &str, table: &str, name: &str) -> bool {
         (self.family == family && self.table == table) && self.name == name
@@ -79,15 +98,15 @@ impl HostRuleset {
         let is_others = |it: &&Chain| it.table != ruleset::TABLE;
         let is_first = |it: &&Chain| it.hook.as_deref() == Some("prerouting");
         let mut chains = self.chains.iter().filter(is_first).filter(is_others);
-        chains.any(|chain| self.translates(chain, port, Path::EVERY))
+        chains.any(|chain| self.translates(chain, NewPacket { port, to: None }, Path::EVERY))
     }
 
     /// Whether a packet that has come to a chain may be translated by rules that name its port.
-    fn translates(&self, chain: &Chain, port: Knock, path: Path) -> bool {
+    fn translates(&self, chain: &Chain, packet: NewPacket, path: Path) -> bool {
         chain.rules.iter().any(|rule| {
-            let (verdicts, here) = weigh(rule, port);
+            let (verdicts, here) = weigh(rule, packet);
             let path = path.and(here);
-            let leads = |to: &Chain| self.translates(to, port, path.through(true));
+            let leads = |to: &Chain| self.translates(to, packet, path.through(true));
             verdicts.iter().any(|(verdict, _)| match verdict {
                 RuleVerdict::Translate => path.named,
                 RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
@@ -102,25 +121,61 @@ impl HostRuleset {
     /// The chains, other than the guard's, that seem to drop every new packet to a port of this
     /// host, each as `chain 'input' of the table 'inet filter'`.
     pub(super) fn dropping(&self, port: Knock) -> Vec<String> {
+        self.chains_that_drop("input", NewPacket { port, to: None }).map(Chain::to_string).collect()
+    }
+
+    /// The same for what is led on to a port of another host: each with the command for a rule
+    /// that lets it through.
+    pub(super) fn dropping_to(&self, port: Knock, to: IpAddr) -> Vec<(String, String)> {
+        let others = if to.is_ipv4() { "ip6" } else { "ip" };
+        let packet = NewPacket { port, to: Some(to) };
+        let chains = self.chains_that_drop("forward", packet);
+        let chains = chains.filter(|chain| chain.family != others);
+        chains.map(|chain| (chain.to_string(), self.remedy(chain, port, to))).collect()
+    }
+
+    fn chains_that_drop(&self, hook: &str, packet: NewPacket) -> impl Iterator<Item = &Chain> {
         let is_guards = |it: &Chain| it.family == "inet" && it.table == ruleset::TABLE;
-        let is_input = |it: &&Chain| it.hook.as_deref() == Some("input") && !is_guards(it);
-        let drops = |chain: &&Chain| match self.fate(chain, port, Path::EVERY) {
+        let is_here = move |it: &&Chain| it.hook.as_deref() == Some(hook) && !is_guards(it);
+        let drops = move |chain: &&Chain| match self.fate(chain, packet, Path::EVERY) {
             Fate::Dropped => true,
             Fate::Accepted => false,
             Fate::Undecided => chain.policy.as_deref() == Some("drop"),
         };
-        let name = |Chain { family, table, name, .. }: &Chain| {
-            format!("chain '{name}' of the table '{family} {table}'")
-        };
-        self.chains.iter().filter(is_input).filter(drops).map(name).collect()
+        self.chains.iter().filter(is_here).filter(drops)
+    }
+
+    /// What a person types for a rule in a chain, in the words of the firewall that it is of. Where
+    /// these can say so, it is for what is led on alone.
+    fn remedy(&self, chain: &Chain, Knock { port, protocol }: Knock, to: IpAddr) -> String {
+        let Chain { family, table, name, .. } = chain;
+        let (ip, version, iptables) =
+            if to.is_ipv4() { ("ip", "ipv4", "iptables") } else { ("ip6", "ipv6", "ip6tables") };
+        let is_ufws = |it: &Chain| it.is(family, table, &format!("ufw{}-before-forward", &ip[2..]));
+        if table == "firewalld" {
+            let policy = "firewall-cmd --permanent --policy=knockd";
+            format!(
+                "firewall-cmd --permanent --new-policy=knockd; {policy} --add-ingress-zone=ANY; {policy} --add-egress-zone=ANY; {policy} --add-rich-rule='rule family={version} destination address={to} port port={port} protocol={protocol} accept'; firewall-cmd --reload"
+            )
+        } else if self.chains.iter().any(is_ufws) {
+            format!("ufw route allow proto {protocol} to {to} port {port}")
+        } else if (family != "inet" && table == "filter") && name == "FORWARD" {
+            format!(
+                "{iptables} -I FORWARD -d {to} -p {protocol} --dport {port} -m conntrack --ctstate DNAT -j ACCEPT"
+            )
+        } else {
+            format!(
+                "nft insert rule {family} {table} {name} ct status dnat {ip} daddr {to} {protocol} dport {port} accept"
+            )
+        }
     }
 
     /// The fate of a packet that has come to a chain.
-    fn fate(&self, chain: &Chain, port: Knock, path: Path) -> Fate {
+    fn fate(&self, chain: &Chain, packet: NewPacket, path: Path) -> Fate {
         // Some packets may have left the chain already, so nothing further holds for all of them.
         let mut left = false;
         for rule in &chain.rules {
-            let (verdicts, here) = weigh(rule, port);
+            let (verdicts, here) = weigh(rule, packet);
             let within = path.and(here);
             for (verdict, certain) in verdicts {
                 let certain = certain && here.certain;
@@ -135,7 +190,7 @@ impl HostRuleset {
                     RuleVerdict::Return => left = true,
                     RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
                         let goes = matches!(verdict, RuleVerdict::Goto(_));
-                        match self.called(chain, target, port, within.through(certain)) {
+                        match self.called(chain, target, packet, within.through(certain)) {
                             Fate::Accepted => return Fate::Accepted,
                             Fate::Dropped if certain => {
                                 return if left { Fate::Undecided } else { Fate::Dropped };
@@ -153,9 +208,9 @@ impl HostRuleset {
         Fate::Undecided
     }
 
-    fn called(&self, from: &Chain, target: &str, port: Knock, path: Path) -> Fate {
+    fn called(&self, from: &Chain, target: &str, packet: NewPacket, path: Path) -> Fate {
         match self.chains.iter().find(|chain| chain.is(&from.family, &from.table, target)) {
-            Some(chain) if path.depth < MAX_DEPTH => self.fate(chain, port, path),
+            Some(chain) if path.depth < MAX_DEPTH => self.fate(chain, packet, path),
             _ => Fate::Undecided,
         }
     }
@@ -210,12 +265,12 @@ enum RuleVerdict<'a> {
 
 /// The verdicts of a rule, each with whether it is certain once the rule is reached, and what the
 /// rule asks of a packet. No verdicts where it does not concern the port.
-fn weigh(rule: &[Value], port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
+fn weigh(rule: &[Value], packet: NewPacket) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let mut path = Path::EVERY;
     let mut verdicts = Vec::new();
     for (kind, value) in rule.iter().filter_map(|one| one.as_object()?.iter().next()) {
         let passes = match kind.as_str() {
-            "match" => test(&value["left"], &value["op"], &value["right"], port),
+            "match" => test(&value["left"], &value["op"], &value["right"], packet),
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {
                 (Some("match"), Some("comment")) => Some(Path::EVERY),
                 (Some("match"), Some("multiport" | "tcp" | "udp")) => Some(Path::NAMED),
@@ -228,7 +283,7 @@ fn weigh(rule: &[Value], port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
             },
             "limit" | "quota" => Some(Path::SOME),
             "vmap" => {
-                let (found, passes) = look_up(value, port);
+                let (found, passes) = look_up(value, packet);
                 verdicts.extend(found);
                 Some(passes)
             }
@@ -258,11 +313,11 @@ fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
 }
 
 /// The verdicts of a map that a packet to the port may find.
-fn look_up(map: &Value, port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
+fn look_up(map: &Value, packet: NewPacket) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let equal = Value::from("==");
     let Some(pairs) = map["data"]["set"].as_array() else {
         // A named map, whose contents are not listed: it may accept, or publish.
-        return match test(&map["key"], &equal, &Value::Null, port) {
+        return match test(&map["key"], &equal, &Value::Null, packet) {
             Some(Path { named: true, .. }) => {
                 let verdicts = [RuleVerdict::Accept, RuleVerdict::Translate];
                 (verdicts.map(|verdict| (verdict, false)).into(), Path::NAMED)
@@ -273,7 +328,7 @@ fn look_up(map: &Value, port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let mut found = Vec::new();
     let mut path = Path::EVERY;
     for pair in pairs {
-        let Some(passes) = test(&map["key"], &equal, &pair[0], port) else { continue };
+        let Some(passes) = test(&map["key"], &equal, &pair[0], packet) else { continue };
         let verdicts = pair[1].as_object().into_iter().flatten();
         let verdicts = verdicts.filter_map(|(kind, value)| verdict(kind, value));
         found.extend(verdicts.map(|verdict| (verdict, passes.certain)));
@@ -283,12 +338,12 @@ fn look_up(map: &Value, port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
 }
 
 /// Which new packets to a port an expression lets pass; `None`: none.
-fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Option<Path> {
+fn test(left: &Value, op: &Value, right: &Value, packet: NewPacket) -> Option<Path> {
     let differs = op.as_str() == Some("!=");
     if let Some(parts) = left["concat"].as_array() {
         return parts
             .iter()
-            .map(|part| test(part, op, &Value::Null, port))
+            .map(|part| test(part, op, &Value::Null, packet))
             .find(|passes| passes.is_none_or(|path| path.named))
             .unwrap_or(Some(Path::SOME));
     }
@@ -297,18 +352,21 @@ fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Option<Path> {
         Some(true) => Some(Path::EVERY),
         None => Some(Path::SOME),
     };
-    let is_its_own = || known(among(right, &|value| is_protocol(value, port.protocol)));
+    let is_its_own = || known(among(right, &|value| is_protocol(value, packet.port.protocol)));
     let left = left.get("&").and_then(|and| and.get(0)).unwrap_or(left);
     if let (Some(protocol), Some(field)) =
         (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str())
     {
-        let own = port.protocol.as_str();
+        let own = packet.port.protocol.as_str();
         return match (protocol, field) {
             ("tcp" | "udp" | "th", "dport") if protocol == "th" || protocol == own => {
-                let passes = known(among(right, &|value| is_port(value, port)))?;
+                let passes = known(among(right, &|value| is_port(value, packet.port)))?;
                 Some(Path { named: !differs || !passes.certain, ..passes })
             }
             ("ip", "protocol") | ("ip6", "nexthdr") => is_its_own(),
+            ("ip" | "ip6", "daddr") if let Some(to) = packet.to => {
+                known(among(right, &|value| is_address(value, to)))
+            }
             ("ip" | "ip6" | "th" | "ether" | "vlan", _) => Some(Path::SOME),
             (protocol, _) if protocol == own => Some(Path::SOME),
             // Another protocol, such as icmp.
@@ -319,6 +377,11 @@ fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Option<Path> {
         (Some("l4proto"), _) => is_its_own(),
         // Who knocks comes from elsewhere.
         (Some("iif" | "iifname"), _) if right.as_str() == Some("lo") => known(Some(false)),
+        (_, Some("status")) if packet.to.is_some() && !differs => {
+            let is_led_on = among(right, &|value| Some(value.as_str()? == "dnat")) == Some(true);
+            // Whoever wrote it has thought of what is led on.
+            Some(Path { named: is_led_on, ..known(is_led_on.then_some(true))? })
+        }
         (_, Some("state")) => known(among(right, &|value| Some(value.as_str()? == "new"))),
         _ => Some(Path::SOME),
     }
@@ -347,6 +410,16 @@ fn is_port(value: &Value, port: Knock) -> Option<bool> {
         return Some((range.first()?.as_u64()?..=range.get(1)?.as_u64()?).contains(&port));
     }
     Some(value.as_u64()? == port)
+}
+
+fn is_address(value: &Value, address: IpAddr) -> Option<bool> {
+    let (known, length) = match value.get("prefix") {
+        Some(prefix) => (&prefix["addr"], prefix["len"].as_u64()),
+        None => (value, None),
+    };
+    let known: IpAddr = known.as_str()?.parse().ok()?;
+    let length = length.map_or(u8::MAX, |length| u8::try_from(length).unwrap_or(u8::MAX));
+    Some(Network::around(known, length).contains(address))
 }
 
 fn is_protocol(value: &Value, protocol: Protocol) -> Option<bool> {
@@ -445,6 +518,79 @@ mod tests {
     fn the_chains_of_ufw_are_followed() {
         let json = include_bytes!("captured/ufw.json");
         assert_eq!(dropped(json, &["22", "80", "22/udp"]), ["80", "22/udp"]);
+    }
+
+    /// What a firewall seems to drop of what is led on to 22/tcp of a host, and what to type.
+    fn remedies(json: &[u8], to: &str) -> Vec<String> {
+        let ruleset = HostRuleset::parse(json).unwrap();
+        let found = ruleset.dropping_to("22/tcp".parse().unwrap(), to.parse().unwrap());
+        found.into_iter().map(|(chain, rule)| format!("{chain}: {rule}")).collect()
+    }
+
+    #[test]
+    fn a_table_of_nft_drops_what_is_led_on_unless_a_rule_names_the_host() {
+        let json = include_bytes!("captured/forward-nft.json");
+        let chain = "chain 'forward' of the table 'inet filter'";
+        let rule = "nft insert rule inet filter forward ct status dnat";
+        assert_eq!(
+            remedies(json, "192.168.1.10"),
+            [format!("{chain}: {rule} ip daddr 192.168.1.10 tcp dport 22 accept")]
+        );
+        assert_eq!(
+            remedies(json, "2001:db8:1::7"),
+            [format!("{chain}: {rule} ip6 daddr 2001:db8:1::7 tcp dport 22 accept")]
+        );
+        // By its network, which the rule lets through as a whole; only 443/tcp of another.
+        assert_eq!(remedies(json, "192.168.3.10"), [""; 0]);
+        assert_eq!(remedies(json, "2001:db8:3::7"), [""; 0]);
+        assert_eq!(remedies(json, "192.168.2.10").len(), 1);
+    }
+
+    #[test]
+    fn a_rule_for_all_that_is_translated_lets_it_through() {
+        let json = include_str!("captured/forward-nft.json");
+        let rule = r#"{"rule": {"family": "inet", "table": "filter", "chain": "forward", "expr": [
+            {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}},
+            {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "wan0"}},
+            {"accept": null}]}}"#;
+        let json = json.replacen("\n]}", &format!(",\n{rule}\n]}}"), 1);
+        assert_eq!(remedies(json.as_bytes(), "192.168.1.10"), [""; 0]);
+    }
+
+    #[test]
+    fn iptables_is_told_what_to_insert_in_either_family() {
+        let json = include_bytes!("captured/forward-iptables.json");
+        assert_eq!(
+            [remedies(json, "192.168.1.10"), remedies(json, "2001:db8:1::7")].concat(),
+            [
+                "chain 'FORWARD' of the table 'ip filter': iptables -I FORWARD -d 192.168.1.10 -p tcp --dport 22 -m conntrack --ctstate DNAT -j ACCEPT",
+                "chain 'FORWARD' of the table 'ip6 filter': ip6tables -I FORWARD -d 2001:db8:1::7 -p tcp --dport 22 -m conntrack --ctstate DNAT -j ACCEPT",
+            ]
+        );
+    }
+
+    #[test]
+    fn ufw_is_told_to_allow_the_route() {
+        let json = include_bytes!("captured/forward-ufw.json");
+        assert_eq!(
+            [remedies(json, "192.168.1.10"), remedies(json, "2001:db8:1::7")].concat(),
+            [
+                "chain 'FORWARD' of the table 'ip filter': ufw route allow proto tcp to 192.168.1.10 port 22",
+                "chain 'FORWARD' of the table 'ip6 filter': ufw route allow proto tcp to 2001:db8:1::7 port 22",
+            ]
+        );
+    }
+
+    #[test]
+    fn firewalld_lets_through_what_is_translated_but_where_it_is_strict() {
+        let json = include_str!("captured/forward-firewalld.json");
+        assert_eq!(remedies(json.as_bytes(), "192.168.1.10"), [""; 0]);
+        // StrictForwardPorts of firewalld 2.3, which is newer than the program that this is of.
+        let strict = json.replace(r#""right": "dnat""#, r#""right": "snat""#);
+        let [policy] = remedies(strict.as_bytes(), "192.168.1.10").try_into().unwrap();
+        assert!(policy.ends_with(
+            "firewall-cmd --permanent --new-policy=knockd; firewall-cmd --permanent --policy=knockd --add-ingress-zone=ANY; firewall-cmd --permanent --policy=knockd --add-egress-zone=ANY; firewall-cmd --permanent --policy=knockd --add-rich-rule='rule family=ipv4 destination address=192.168.1.10 port port=22 protocol=tcp accept'; firewall-cmd --reload"
+        ), "{policy}");
     }
 
     #[test]

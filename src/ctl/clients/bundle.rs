@@ -24,7 +24,7 @@ const EXAMPLE: [u16; 3] = [49, 38, 17];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerName {
     /// A name or an address.
-    host: String,
+    pub host: String,
     /// A short name, for entries and files.
     label: String,
 }
@@ -158,7 +158,7 @@ pub(super) fn by_hand(server: &ServerName, scheme: &Scheme) -> Option<String> {
 }
 
 /// A QR code. What is too long for one is on its way as text already, and has to arrive.
-fn drawn(text: &str, colours: bool) -> Zeroizing<String> {
+pub(super) fn drawn(text: &str, colours: bool) -> Zeroizing<String> {
     let drawn = qr::draw(text, colours);
     Zeroizing::new(drawn.unwrap_or_else(|| "No QR code: this is too long for a QR code.\n".into()))
 }
@@ -175,14 +175,14 @@ pub(super) struct Bundle<'a> {
 }
 
 impl Bundle<'_> {
-    /// All of it, for the one who is enrolled.
+    /// All of it, for the one who is enrolled; `qr`: with codes too, in colours or not.
     ///
     /// # Errors
     /// When a name does not fit into a URI.
-    pub(super) fn text(&self, with_qr: bool, colours: bool) -> Result<Zeroizing<String>, Error> {
+    pub(super) fn text(&self, qr: Option<bool>) -> Result<Zeroizing<String>, Error> {
         let mut text = Zeroizing::new(String::new());
         if let Some(secret) = self.secret {
-            self.add_authenticator(&mut text, secret, with_qr, colours)?;
+            self.add_authenticator(&mut text, secret, qr)?;
         }
         let hosts = hosts(self.server, self.entries);
         let names = names(self.server, self.entries);
@@ -205,7 +205,7 @@ impl Bundle<'_> {
         if self.key.is_none() && self.entries.iter().any(is_spa) {
             text.push_str("Its key_file is the file that 'knock --keygen' has made.\n\n");
         }
-        if let Some(key) = self.key.filter(|_| with_qr) {
+        if let Some((key, colours)) = self.key.zip(qr) {
             let all = Zeroizing::new(format!("{hosts}\n# {}:\n{key}\n", self.server.file("key")));
             text.push_str(&drawn(&all, colours));
         }
@@ -216,8 +216,7 @@ impl Bundle<'_> {
         &self,
         text: &mut String,
         secret: &Secret,
-        with_qr: bool,
-        colours: bool,
+        qr: Option<bool>,
     ) -> Result<(), Error> {
         let schemes: Vec<(&Name, &Scheme)> = self
             .entries
@@ -240,7 +239,7 @@ impl Bundle<'_> {
             let (issuer, account) = (self.server.issuer(), self.client.as_str());
             let uri = uri(secret, issuer, account, scheme.step(), digits).map_err(Error::unfit)?;
             text.push_str(&format!("For an authenticator app:\n\n{}\n\n", *uri));
-            if with_qr {
+            if let Some(colours) = qr {
                 text.push_str(&drawn(&uri, colours));
                 text.push('\n');
             }
@@ -367,7 +366,7 @@ mod tests {
                 .then_some(&secret),
             key: has_spa.then_some("PRIVATE"),
         };
-        bundle.text(qr, false).unwrap().to_string()
+        bundle.text(qr.then_some(false)).unwrap().to_string()
     }
 
     #[test]

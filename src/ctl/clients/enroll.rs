@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use data_encoding::BASE64;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
@@ -10,7 +11,8 @@ use zeroize::Zeroizing;
 use super::bundle::{Bundle, HostsEntry, HostsMode, ServerName};
 use super::client_file::ClientFile;
 use super::site::Site;
-use crate::config::{Client, Config, Door, Name, SpaSettings};
+use super::stanza;
+use crate::config::{Client, Config, Door, Name, Settings, SpaSettings};
 use crate::ctl::args::host;
 use crate::ctl::edit::Edit;
 use crate::ctl::error::{Error, say};
@@ -24,6 +26,7 @@ use crate::proto::totp::{SECRET_BYTES, encode_secret};
 use crate::sys::clock;
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("rotated").args(["totp", "fwknop"]).multiple(true))]
 pub(in crate::ctl) struct EnrollArgs {
     /// The name of the client, new or known
     pub(in crate::ctl) client: Name,
@@ -33,8 +36,11 @@ pub(in crate::ctl) struct EnrollArgs {
     /// Give it a new TOTP secret; one that it has is replaced
     #[arg(long)]
     totp: bool,
-    /// For how long the TOTP secret before holds too, such as 10m
-    #[arg(long, value_name = "D", requires = "totp", value_parser = duration::parse)]
+    /// Give it new keys for fwknop's own client or app; those that it has are replaced
+    #[arg(long)]
+    fwknop: bool,
+    /// For how long the TOTP secret, or the keys for fwknop, before hold too, such as 10m
+    #[arg(long, value_name = "D", requires = "rotated", value_parser = duration::parse)]
     grace: Option<Duration>,
     /// Give it a public key for SPA, of 'knock --keygen'; without one a new pair is made for it
     #[arg(long, value_name = "PUBLIC_KEY", num_args = 0..=1)]
@@ -55,33 +61,19 @@ impl EnrollArgs {
     /// The first client: with a secret and its QR code, or with a key.
     pub(in crate::ctl) fn first(client: Name, door: Name, qr: bool, host: Option<String>) -> Self {
         let spa = (!qr).then_some(None);
-        Self { client, doors: vec![door], totp: qr, grace: None, spa, replace: false, qr, host }
+        let (doors, totp, fwknop, grace, replace) = (vec![door], qr, false, None, false);
+        Self { client, doors, totp, fwknop, grace, spa, replace, qr, host }
+    }
+
+    /// The methods for which the client gets something.
+    fn gives(&self) -> Vec<Method> {
+        let gives = METHODS.into_iter().zip([self.totp, self.spa.is_some(), self.fwknop]);
+        gives.filter(|(_, gives)| *gives).map(|(method, _)| method).collect()
     }
 }
 
-/// The credentials that a client is given now.
-struct IssuedCredentials {
-    totp: Option<Secret>,
-    spa: Option<PublicKey>,
-    /// The private key to that, where it was made here.
-    private_key: Option<Zeroizing<String>>,
-    /// The server's, if the client has a key for datagrams.
-    server_key: Option<PublicKey>,
-}
-
-impl IssuedCredentials {
-    fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Error> {
-        let totp = args.totp.then(random::<SECRET_BYTES>).transpose()?;
-        let new_key = (args.spa == Some(None)).then(random::<KEY_LEN>).transpose()?;
-        let new_key = new_key.map(|bytes| PrivateKey::from(*bytes));
-        Ok(Self {
-            totp: totp.map(|bytes| Secret::from(*bytes)),
-            spa: args.spa.flatten().or(new_key.as_ref().map(PrivateKey::public)),
-            private_key: new_key.map(|key| key.encode()),
-            server_key,
-        })
-    }
-}
+/// The methods for which a client has something of its own.
+const METHODS: [Method; 3] = [Method::Totp, Method::Spa, Method::Fwknop];
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
     let mut random = Zeroizing::new([0; N]);
@@ -93,21 +85,37 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     let site = Site::open(target)?;
     let known = site.client(&args.client)?;
     check(site.config(), args, known.as_ref())?;
-    let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
+    let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|it| it.has(Method::Spa));
     let server_key = if has_spa { Some(site.server_key()?) } else { None };
-    let given = IssuedCredentials::of(args, server_key)?;
+    let new_key = (args.spa == Some(None)).then(random::<KEY_LEN>).transpose()?;
+    let new_key = new_key.map(|bytes| PrivateKey::from(*bytes));
     let now = Timestamp::from_nanosecond(clock::now().wall.as_nanos().into()).unwrap_or_default();
 
     let mut client = known.clone().unwrap_or_else(|| ClientFile::new(args.client.clone()));
     client.forget_expired(now);
     client.add_doors(&args.doors);
     let mut edit = Edit::default();
-    if let Some(secret) = &given.totp {
-        let path = site.new_secret_file(&args.client)?;
-        edit.write(path.clone(), Zeroizing::new(format!("{}\n", *encode_secret(secret))));
-        client.rotate(path, now, args.grace.unwrap_or_default());
+    let mut rotate = |method, secrets: Vec<(_, &str, Zeroizing<String>)>| {
+        let mut files = Vec::new();
+        for (key, end, secret) in secrets {
+            let path = site.new_secret_file(&args.client, end)?;
+            edit.write(path.clone(), Zeroizing::new(format!("{}\n", *secret)));
+            files.push((key, path));
+        }
+        client.rotate(method, files, now, args.grace.unwrap_or_default());
+        Ok::<_, Error>(())
+    };
+    if args.totp {
+        let secret = encode_secret(&Secret::from(*random::<SECRET_BYTES>()?));
+        rotate(Method::Totp, vec![("secret_file", "totp", secret)])?;
     }
-    if let Some(key) = given.spa {
+    if args.fwknop {
+        let key = Zeroizing::new(BASE64.encode(&*random::<32>()?));
+        let hmac_key = Zeroizing::new(BASE64.encode(&*random::<64>()?));
+        let keys = [("key_base64_file", "fwknop", key), ("hmac_key_base64_file", "hmac", hmac_key)];
+        rotate(Method::Fwknop, keys.into())?;
+    }
+    if let Some(key) = args.spa.flatten().or(new_key.as_ref().map(PrivateKey::public)) {
         client.add_key(key, args.replace);
     }
     edit.write(site.client_file(&args.client), client.text());
@@ -119,12 +127,11 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
 
     // Whatever has become of knockd, the client's secrets are shown this once only. What is new
     // counts at all doors of the client.
-    let only_new = given.totp.is_some() || given.spa.is_some();
-    let doors = if only_new { &client.doors } else { &args.doors };
+    let doors = if args.gives().is_empty() { &args.doors } else { &client.doors };
     let doors: Vec<&Door> =
         config.doors.iter().filter(|door| doors.contains(door.name())).collect();
-    let shown = given.show(args, &doors, &config);
-    reloaded.and(shown)
+    let client = config.client(&args.client).ok_or_else(|| Error::no_client(&config, &args.client));
+    reloaded.and(show(args, client?, &doors, &config.settings, new_key.as_ref(), server_key))
 }
 
 /// Whether the client can be given that, and comes to something by it.
@@ -137,75 +144,73 @@ fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Resu
     if let Some(unknown) = args.doors.iter().find(unknown) {
         return Err(Error::no_door(config, unknown));
     }
-    let (gets_totp, gets_spa) = (args.totp, args.spa.is_some());
-    match known {
-        None if args.doors.is_empty() => {
-            return Err(Error::Unfit(format!(
-                "'{name}' is new: name the doors that it may open, with --door"
-            )));
-        }
-        None if !gets_totp && !gets_spa => {
-            return Err(Error::Unfit(format!(
-                "'{name}' is new: say what it gets\n    \
-                 --totp a secret for sequences that rotate, --spa a key for datagrams"
-            )));
-        }
-        Some(_) if args.doors.is_empty() && !gets_totp && !gets_spa => {
-            return Err(Error::Unfit(format!(
-                "'{name}' is known already, and nothing is to be added\n    \
-                 --door lets it open another door; --totp gives it a new secret; \
-                 --spa adds a public key"
-            )));
-        }
-        _ => {}
-    }
-    let has = |method, gets, had: fn(&ClientFile) -> bool| {
-        (gets || known.is_some_and(had)).then_some(method)
-    };
-    let totp = has(Method::Totp, gets_totp, |known| known.totp.is_some());
-    let spa = has(Method::Spa, gets_spa, |known| known.spa.is_some());
-    let methods: Vec<Method> = totp.into_iter().chain(spa).collect();
-    let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
-    if let Some(door) = named.find(|door| !methods.iter().any(|&method| door.takes(method))) {
-        return Err(Error::Unfit(takes_none(door, name, &methods)));
-    }
+    let gets = args.gives();
+    let has = |method: &Method| gets.contains(method) || known.is_some_and(|it| it.has(*method));
+    let has: Vec<Method> = METHODS.into_iter().filter(has).collect();
     let had = known.map_or(&[][..], |known| &known.doors);
-    let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
-    for (gets, method) in [(gets_totp, Method::Totp), (gets_spa, Method::Spa)] {
-        if gets && !doors.iter().filter(all).any(|door| door.takes(method)) {
-            let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
-            return Err(Error::Unfit(takes_not(&names.join("', '"), method)));
+    let is_named = |door: &&Door| args.doors.contains(door.name());
+    let all = |door: &&Door| is_named(door) || had.contains(door.name());
+    let all: Vec<&Door> = doors.iter().filter(all).collect();
+    let none_fits = |door: &&&Door| !has.iter().any(|&method| fits(door, method));
+    let fits_nowhere = |method: &&Method| !all.iter().any(|door| fits(door, **method));
+    Err(Error::Unfit(match known {
+        None if args.doors.is_empty() => {
+            format!("'{name}' is new: name the doors that it may open, with --door")
         }
-    }
-    Ok(())
-}
-
-fn takes_not(door: &str, method: Method) -> String {
-    match method {
-        Method::Totp => format!(
-            "'{door}' takes no sequences that rotate\n    \
-             add this to the door: totp: {{mode: ports, ports: 20000-29999}}"
+        None if gets.is_empty() => format!(
+            "'{name}' is new: say what it gets\n    \
+             --totp a secret for sequences that rotate, --spa a key for datagrams, \
+             --fwknop keys for fwknop's own client"
         ),
-        _ => format!("'{door}' takes no SPA datagrams\n    add this to the door: spa: true"),
-    }
+        Some(_) if args.doors.is_empty() && gets.is_empty() => format!(
+            "'{name}' is known already, and nothing is to be added\n    \
+             --door lets it open another door; --totp gives it a new secret; \
+             --spa adds a public key; --fwknop gives it new keys"
+        ),
+        _ if args.fwknop && args.host.as_ref().is_some_and(|host| host.contains(':')) => {
+            "fwknop's clients send over IPv4 only\n    \
+             name an IPv4 address with --host, or a name that has one"
+                .to_owned()
+        }
+        _ => {
+            let named: Vec<&Door> = doors.iter().filter(is_named).collect();
+            if let Some(door) = named.iter().find(none_fits) {
+                fits_not(&[door], &has, &has)
+            } else if let Some(method) = gets.iter().find(fits_nowhere) {
+                fits_not(&all, &[*method], &has)
+            } else {
+                return Ok(());
+            }
+        }
+    }))
 }
 
-fn takes_none(door: &Door, client: &Name, methods: &[Method]) -> String {
-    let name = door.name();
-    let &[method] = methods else {
-        return format!(
-            "nothing that '{client}' could be given opens '{name}'\n    \
-             add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
-        );
-    };
-    let other = match method {
-        Method::Totp if door.takes(Method::Spa) => "\n    or give the client a key for it: --spa",
-        Method::Spa if door.takes(Method::Totp) => {
-            "\n    or give the client a secret for it: --totp"
+/// Whether what a client has for a method opens a door.
+fn fits(door: &Door, method: Method) -> bool {
+    if method == Method::Fwknop { stanza::opens(door) } else { door.takes(method) }
+}
+
+/// What is wrong where none of `methods` opens one of these doors, for a client that `has` them.
+fn fits_not(doors: &[&Door], methods: &[Method], has: &[Method]) -> String {
+    let names: Vec<_> = doors.iter().map(|door| door.name().as_str()).collect();
+    let words = |method: &Method| match method {
+        Method::Totp => ("sequences that rotate", "totp: {mode: ports, ports: 20000-29999}"),
+        Method::Fwknop if doors.iter().any(|door| door.takes(*method)) => {
+            ("IPv4, and fwknop's clients send nothing else", "a target or a via for IPv4")
         }
-        _ => "",
+        Method::Fwknop => ("requests of fwknop's", "fwknop: true"),
+        _ => ("SPA datagrams", "spa: true"),
     };
-    takes_not(name.as_str(), method) + other
+    let (takes, add): (Vec<_>, Vec<_>) = methods.iter().map(words).unzip();
+    let fits_other = |other: &Method| !has.contains(other) && fits(doors[0], *other);
+    let other = match METHODS.into_iter().find(fits_other) {
+        Some(Method::Totp) => "\n    or give the client a secret for it: --totp",
+        Some(Method::Spa) => "\n    or give the client a key for it: --spa",
+        Some(_) => "\n    or give the client keys for it: --fwknop",
+        None => "",
+    };
+    let (names, takes, add) = (names.join("', '"), takes.join(" and no "), add.join(", or "));
+    format!("'{names}' takes no {takes}\n    add this to the door: {add}{other}")
 }
 
 /// Says what has become of the client, for whoever enrols it.
@@ -215,71 +220,78 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
         None => say(&format!("'{name}' is enrolled")),
         Some(_) => say(&format!("'{name}' was enrolled already, and has something new now")),
     }
-    if args.totp && known.is_some_and(|known| known.totp.is_some()) {
-        match client.totp.as_ref().and_then(|totp| totp.old.as_ref()) {
-            Some((_, until)) => {
-                let until = until.to_zoned(TimeZone::system());
-                let until = until.strftime("%Y-%m-%d %H:%M:%S");
-                say(&format!("its TOTP secret is a new one; the old one holds until {until} too"));
-            }
-            None => say(
-                "its TOTP secret is a new one, and the old one holds no longer (--grace 10m would \
-                 let both hold for a while)",
-            ),
+    for (method, new, old) in [
+        (Method::Totp, "its TOTP secret is a new one", "the old one holds"),
+        (Method::Fwknop, "its keys for fwknop are new ones", "the old ones hold"),
+    ] {
+        if !args.gives().contains(&method) || !known.is_some_and(|known| known.has(method)) {
+            continue;
         }
+        say(&match client.old_until(method) {
+            Some(until) => {
+                let until = until.to_zoned(TimeZone::system());
+                format!("{new}; {old} until {} too", until.strftime("%Y-%m-%d %H:%M:%S"))
+            }
+            None => {
+                format!("{new}, and {old} no longer (--grace 10m would let both hold for a while)")
+            }
+        });
     }
 }
 
-impl IssuedCredentials {
-    /// Shows the client what it is given, and where it knocks.
-    fn show(&self, args: &EnrollArgs, doors: &[&Door], config: &Config) -> Result<(), Error> {
-        let own = nix::unistd::gethostname().unwrap_or_default();
-        let own = own.to_string_lossy();
-        if args.host.is_none() {
-            say(&format!("the client is told to knock at '{own}'; --host names another address"));
-        }
-        let server = ServerName::new(args.host.as_deref(), &own);
-        let entries = self.entries(args, doors, config);
-        let bundle = Bundle {
-            client: &args.client,
-            server: &server,
-            entries: &entries,
-            secret: self.totp.as_ref(),
-            key: self.private_key.as_ref().map(|key| key.as_str()),
-        };
-        let output = io::stdout();
-        let text = bundle.text(args.qr, output.is_terminal())?;
-        if bundle.secret.is_some() || bundle.key.is_some() {
-            say("what follows holds a secret, and is shown this once: it is for the client alone");
-        }
-        Ok(output.lock().write_all(text.as_bytes())?)
+/// Shows the client what it is given, and where it knocks: the ways into these doors that are new,
+/// or all that it has where none is.
+fn show(
+    args: &EnrollArgs,
+    client: &Client,
+    doors: &[&Door],
+    settings: &Settings,
+    new_key: Option<&PrivateKey>,
+    server_key: Option<PublicKey>,
+) -> Result<(), Error> {
+    let own = nix::unistd::gethostname().unwrap_or_default();
+    let own = own.to_string_lossy();
+    if args.host.is_none() {
+        say(&format!("the client is told to knock at '{own}'; --host names another address"));
     }
-
-    /// The ways into these doors that are new, or all that the client has where none is.
-    fn entries(&self, args: &EnrollArgs, doors: &[&Door], config: &Config) -> Vec<HostsEntry> {
-        let client = config.client(&args.client);
-        let (totp, spa) = if self.totp.is_some() || self.spa.is_some() {
-            (self.totp.is_some(), self.spa.is_some())
-        } else {
-            let has = |of: fn(&Client) -> bool| client.is_some_and(of);
-            (has(|client| client.totp.is_some()), has(|client| client.spa.is_some()))
-        };
-        let mut entries = Vec::new();
-        for door in doors {
-            // The first TCP port that it opens: the client can wait for it.
-            let single = door.opening.ports.iter().filter_map(|ports| ports.single());
-            let mut ports = single.chain(door.opening.forwards.iter().map(|forward| forward.on));
-            let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
-            let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
-            if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
-                entries.push(entry(HostsMode::Totp(scheme)));
-            }
-            if let Some(key) = self.server_key.filter(|_| spa && door.recognition.spa) {
-                entries.push(entry(HostsMode::Spa { key, port: spa_port(&config.settings.spa) }));
-            }
+    let server = ServerName::new(args.host.as_deref(), &own);
+    let shows = |gives: bool| gives || args.gives().is_empty();
+    let totp = client.totp.as_ref().filter(|_| shows(args.totp));
+    let server_key = server_key.filter(|_| shows(args.spa.is_some()));
+    let mut entries = Vec::new();
+    for door in doors {
+        // The first TCP port that it opens: the client can wait for it.
+        let single = door.opening.ports.iter().filter_map(|ports| ports.single());
+        let mut ports = single.chain(door.opening.forwards.iter().map(|forward| forward.on));
+        let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
+        let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
+        if let Some(scheme) = door.recognition.totp.filter(|_| totp.is_some()) {
+            entries.push(entry(HostsMode::Totp(scheme)));
         }
-        entries
+        if let Some(key) = server_key.filter(|_| door.recognition.spa) {
+            entries.push(entry(HostsMode::Spa { key, port: spa_port(&settings.spa) }));
+        }
     }
+    let key = new_key.map(PrivateKey::encode);
+    let bundle = Bundle {
+        client: &args.client,
+        server: &server,
+        entries: &entries,
+        secret: totp.filter(|_| args.totp).map(|totp| &totp.secret),
+        key: key.as_ref().map(|key| key.as_str()),
+    };
+    let output = io::stdout();
+    let qr = args.qr.then(|| output.is_terminal());
+    let asked = if shows(args.fwknop) { doors } else { &[] };
+    let mut text =
+        stanza::show(client, &server, asked, *settings.fwknop.ports.start(), args.fwknop, qr);
+    if !entries.is_empty() {
+        text.push_str(&bundle.text(qr)?);
+    }
+    if args.totp || bundle.key.is_some() || args.fwknop {
+        say("what follows holds a secret, and is shown this once: it is for the client alone");
+    }
+    Ok(output.lock().write_all(text.as_bytes())?)
 }
 
 /// Where the server listens, unless that is where all do.
@@ -301,10 +313,13 @@ mod tests {
 
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
 
-    /// A door for each way: `totp`, `spa`, `both`, and `plain`, which takes neither.
+    /// A door for each way: `totp`, `spa`, `both`, `fwknop`, `v6`, which is the same for IPv6 only,
+    /// and `plain`, which takes none.
     fn config() -> Config {
         let door = "{sequence: [7000, 8000, 9000], start_command: 'true'}";
-        let text = format!("doors: {{both: {door}, plain: {door}, spa: {door}, totp: {door}}}");
+        let names = ["both", "fwknop", "plain", "spa", "totp", "v6"];
+        let doors = names.map(|name| format!("{name}: {door}")).join(", ");
+        let text = format!("doors: {{{doors}}}");
         let port = |port: u16| port.try_into().unwrap();
         let (low, high) = (port(20000), port(29999));
         let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
@@ -314,6 +329,8 @@ mod tests {
             let rotates = ["both", "totp"].contains(&&*name);
             door.recognition.totp = rotates.then(|| Scheme::new(mode, 30, 1).unwrap());
             door.recognition.spa = ["both", "spa"].contains(&&*name);
+            door.recognition.fwknop = ["fwknop", "v6"].contains(&&*name);
+            door.recognition.target = (name == "v6").then(|| "2001:db8::1".parse().unwrap());
         }
         config
     }
@@ -322,23 +339,27 @@ mod tests {
         let mut client = ClientFile::new("phone".parse().unwrap());
         client.add_doors(&doors.iter().map(|door| door.parse().unwrap()).collect::<Vec<_>>());
         if totp {
-            client.rotate("/k/phone.totp".into(), Timestamp::UNIX_EPOCH, Duration::ZERO);
+            let files = vec![("secret_file", "/k/phone.totp".into())];
+            client.rotate(Method::Totp, files, Timestamp::UNIX_EPOCH, Duration::ZERO);
         } else {
             client.add_key(KEY.parse().unwrap(), false);
         }
         client
     }
 
-    /// The first line of what is wrong with a command line, if anything is.
-    fn wrong(line: &str, known: Option<&ClientFile>) -> Option<String> {
+    fn args(line: &str) -> EnrollArgs {
         #[derive(clap::Parser)]
         struct Cli {
             #[command(flatten)]
             args: EnrollArgs,
         }
         let words = ["enroll", "phone"].into_iter().chain(line.split_whitespace());
-        let args = <Cli as clap::Parser>::try_parse_from(words).unwrap().args;
-        let error = check(&config(), &args, known).err()?;
+        <Cli as clap::Parser>::try_parse_from(words).unwrap().args
+    }
+
+    /// The first line of what is wrong with a command line, if anything is.
+    fn wrong(line: &str, known: Option<&ClientFile>) -> Option<String> {
+        let error = check(&config(), &args(line), known).err()?;
         Some(error.to_string().lines().next().unwrap().to_owned())
     }
 
@@ -354,6 +375,8 @@ mod tests {
             "--door spa --spa",
             "--door spa --spa 4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=",
             "--door totp --door spa --door both --totp --spa",
+            "--door fwknop --fwknop --qr --host 192.0.2.1",
+            "--door fwknop --door spa --fwknop --spa --host gw.example.com",
         ] {
             assert_eq!(wrong(line, None), None, "{line}");
         }
@@ -366,9 +389,42 @@ mod tests {
     fn a_door_that_takes_none_of_it_says_what_to_add() {
         is_refused("--door spa --totp", None, "'spa' takes no sequences that rotate");
         is_refused("--door totp --spa", None, "'totp' takes no SPA datagrams");
-        is_refused("--door plain --totp --spa", None, "nothing that 'phone' could be given");
+        is_refused("--door plain --totp --spa", None, "no sequences that rotate and no SPA");
+        is_refused("--door spa --fwknop", None, "'spa' takes no requests of fwknop's");
+        is_refused("--door v6 --fwknop", None, "'v6' takes no IPv4");
+        is_refused("--door fwknop --spa --fwknop", None, "'fwknop' takes no SPA datagrams");
         is_refused("--door totp --door plain --totp", None, "'plain' takes no sequences");
         is_refused("--door totp --totp --spa", None, "'totp' takes no SPA datagrams");
+    }
+
+    #[test]
+    fn what_else_would_open_a_door_is_told() {
+        let told = |line, known| {
+            let error = check(&config(), &args(line), known).unwrap_err().to_string();
+            error.lines().skip(1).map(str::trim).collect::<Vec<_>>().join("; ")
+        };
+        for (line, expected) in [
+            ("--door plain --fwknop", "add this to the door: fwknop: true"),
+            (
+                "--door spa --fwknop",
+                "add this to the door: fwknop: true; or give the client a key for it: --spa",
+            ),
+            (
+                "--door fwknop --totp",
+                "add this to the door: totp: {mode: ports, ports: 20000-29999}; \
+                 or give the client keys for it: --fwknop",
+            ),
+        ] {
+            assert_eq!(told(line, None), expected, "{line}");
+        }
+        let phone = known(true, &["totp"]);
+        assert_eq!(told("--fwknop", Some(&phone)), "add this to the door: fwknop: true");
+    }
+
+    #[test]
+    fn fwknops_clients_are_told_of_no_ipv6_address() {
+        is_refused("--door fwknop --fwknop --host 2001:db8::1", None, "IPv4 only");
+        assert_eq!(wrong("--door spa --spa --host 2001:db8::1", None), None);
     }
 
     #[test]

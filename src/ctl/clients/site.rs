@@ -1,6 +1,7 @@
 //! The directory of a configuration, with the files in it that belong to clients.
 
 use std::fs::{self, File};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
@@ -98,17 +99,14 @@ impl<'a> Site<'a> {
 
     /// A file for a new secret of a client; the one in use is never overwritten, since the
     /// configuration changes only when the file that names it does.
-    pub(in crate::ctl) fn new_secret_file(&self, name: &Name) -> Result<PathBuf, Error> {
+    pub(in crate::ctl) fn new_secret_file(&self, name: &Name, end: &str) -> Result<PathBuf, Error> {
         let keys = self.directory.join(KEYS);
         make_directory(&keys)?;
         // No name of another client has this character.
-        let names = (1u64..).map(|number| match number {
-            1 => format!("{name}.totp"),
-            _ => format!("{name}@{number}.totp"),
-        });
+        let others = (2u64..).map(|number| format!("{name}@{number}.{end}"));
+        let names = iter::once(format!("{name}.{end}")).chain(others);
         let mut paths = names.map(|name| keys.join(name));
-        let free = paths.find(|path| fs::symlink_metadata(path).is_err());
-        Ok(free.unwrap_or_else(|| keys.join(format!("{name}.totp"))))
+        Ok(paths.find(|path| fs::symlink_metadata(path).is_err()).unwrap_or(keys))
     }
 
     /// Makes the changes and gives the configuration that comes of them.

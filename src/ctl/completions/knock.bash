@@ -2,7 +2,7 @@ _knock_and_hosts() {
     local word hosts=$("$1" --list-hosts 2>/dev/null)
     case "$3" in
         --proxy) ;;
-        -[uv46n]|--udp|--verbose|--ipv4|--ipv6|--dry-run|--totp|--spa|--close) ;;
+        -[uv46n]|--udp|--verbose|--ipv4|--ipv6|--dry-run|--totp|--spa|--close|--fwknop|--nat-local) ;;
         -*) hosts= ;;
     esac
     # There is one already.

@@ -5,7 +5,9 @@ mod cycle;
 mod daemon;
 mod keys;
 mod lines;
+mod nat;
 mod stanzas;
+mod variables;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -15,10 +17,12 @@ use client::ImportedClient;
 use cycle::Cycle;
 use jiff::tz::TimeZone;
 use keys::ImportedKey;
+use nat::ForcedNat;
 
 use super::Files;
+use super::side_by_side::ImportedPart;
 use crate::config::Name;
-use crate::config::diagnostic::{Diagnostic, Problems};
+use crate::config::diagnostic::{Diagnostic, Place, Problems};
 use crate::config::names::TakenNames;
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
@@ -32,7 +36,7 @@ pub(super) fn import(
     zone: &TimeZone,
     open: &[Knock],
     notes: &mut Problems,
-) -> YamlWriter {
+) -> (YamlWriter, Vec<ImportedPart>) {
     let mut page = YamlWriter::default();
     page.comment(0, "It holds keys: let only root read it (mode 0600).");
     let daemon = daemon::import(path, files, notes);
@@ -40,137 +44,166 @@ pub(super) fn import(
     let stanzas = stanzas::read(path, daemon.folder.as_ref(), files, notes);
     let mut made = Importer::default();
     let read = |stanza| {
-        let read = client::read(stanza, zone, notes);
+        let read = client::read(stanza, &daemon.translation, zone, notes);
         notes.ok_or_report(read)
     };
     let clients: Vec<Option<ImportedClient>> = stanzas.iter().map(read).collect();
-    for (number, client) in (1..).zip(&clients) {
-        if let Some(client) = client {
-            made.client(client, number, ports(path, client, open), notes);
-        }
+    let mut parts = Vec::new();
+    let asked = daemon.translation.asked.first();
+    for ((number, client), stanza) in (1..).zip(&clients).zip(&stanzas) {
+        let made = |client| made.client(client, number, ports(path, client, open), notes);
+        let name = client.as_ref().and_then(made);
+        let says = stanza.says(asked);
+        parts.push(ImportedPart { origin: stanza.origin.clone(), name, says });
+    }
+    if clients.iter().flatten().any(|client| client.nat.is_none() && client.cycle.is_none()) {
+        let note = |at: &Place| {
+            at.error("clients say where they want to be led to: not carried over").help(
+                "for one that runs fwknop -A tcp/2222 -N 10.0.0.2:22 write a door with forward: \
+                 [{on: 2222/tcp, to: 10.0.0.2, port: 22}]; for --nat-local, 'to' is this host's",
+            )
+        };
+        notes.extend(daemon.translation.asked.iter().map(note));
     }
     if stanzas.is_empty() {
         notes.push(Diagnostic::file(path, "there is no stanza in it"));
     }
-    for (key, part) in
-        [("templates", &made.templates), ("clients", &made.clients), ("doors", &made.doors)]
+    let has_keys = !made.clients.is_empty();
+    let Importer { templates, clients, doors, .. } = made;
+    for (key, part) in [("templates", templates.page), ("clients", clients), ("doors", doors.page)]
     {
         if !part.is_empty() {
             page.blank();
-            page.section(0, key, part);
+            page.section(0, key, &part);
         }
     }
     let whole = |message: &str| Diagnostic::file(path, message).into_warning();
-    if !made.clients.is_empty() {
+    if has_keys {
         notes.push(whole("what is printed holds keys: store it in a file of mode 0600"));
     }
-    let guarded = made.doors_known.iter().filter(|(door, _)| door.via == GUARD);
-    let guarded: BTreeSet<String> = guarded.map(|(door, _)| door.port.to_string()).collect();
-    if !guarded.is_empty() {
-        let ports = guarded.into_iter().collect::<Vec<_>>().join(", ");
+    if !made.guarded.is_empty() {
+        let ports = made.guarded.into_iter().collect::<Vec<_>>().join(", ");
         notes.push(whole(&format!("knockd will lock {ports} itself, by its guard")).help(
             "let the firewall that locks them now accept them, or write via: iptables instead of \
              via: guard; then see whether you get in: knockd --try 2m",
         ));
     }
-    page
-}
-
-const GUARD: &str = "guard";
-
-/// A door for one port: what makes it another than the next.
-#[derive(PartialEq)]
-struct PortDoor {
-    port: Knock,
-    /// In seconds, with the longest time that may be asked for; `None`: nothing closes it.
-    open_for: Option<(u64, u64)>,
-    via: String,
-    /// Whether its commands need more time than usual.
-    is_slow: bool,
+    (page, parts)
 }
 
 /// The reason why a client has no ports: the note, and the comment beside it.
 type NoPorts = (Diagnostic, &'static str);
 
+/// Parts of a page that have names. What says the same is written once.
+#[derive(Default)]
+struct NamedParts {
+    page: YamlWriter,
+    names: TakenNames,
+    known: HashMap<YamlWriter, String>,
+}
+
+impl NamedParts {
+    /// The name of the part that says this.
+    fn name(&mut self, called: &str, says: YamlWriter) -> String {
+        if let Some(name) = self.known.get(&says) {
+            return name.clone();
+        }
+        let name = self.names.take(called).to_string();
+        self.page.section(1, &name, &says);
+        self.known.insert(says, name.clone());
+        name
+    }
+}
+
 #[derive(Default)]
 struct Importer<'a> {
-    templates: YamlWriter,
+    templates: NamedParts,
     clients: YamlWriter,
-    doors: YamlWriter,
+    doors: NamedParts,
     names: TakenNames,
-    door_names: TakenNames,
-    template_names: TakenNames,
-    doors_known: Vec<(PortDoor, Name)>,
-    cycles: HashMap<(Vec<String>, Option<Vec<String>>), String>,
-    /// The clients so far, by their keys.
-    keys: HashMap<Vec<u8>, &'a ImportedClient>,
-    hmac_keys: HashMap<Vec<u8>, &'a ImportedClient>,
+    /// The ports that the guard locks.
+    guarded: BTreeSet<String>,
+    /// The clients so far, by their keys of either kind.
+    keys: HashMap<(&'static str, Vec<u8>), &'a ImportedClient>,
 }
 
 impl<'a> Importer<'a> {
+    /// Writes a client; its name, unless it is only a comment.
     fn client(
         &mut self,
         client: &'a ImportedClient,
         number: usize,
         ports: Result<Vec<Knock>, NoPorts>,
         notes: &mut Problems,
-    ) {
+    ) -> Option<Name> {
         let called = client.called.clone().unwrap_or_else(|| format!("client-{number}"));
-        let hmac = client.hmac.as_ref().map(|hmac| &hmac.bytes);
-        let same_key = self.keys.get(&client.key.bytes).map(|first| ("KEY", *first));
-        let same_hmac = hmac.and_then(|hmac| self.hmac_keys.get(hmac));
-        let same = same_key.or(same_hmac.map(|first| ("HMAC_KEY", *first)));
+        let key = ("KEY", client.key.bytes.clone());
+        let hmac = client.hmac.as_ref().map(|hmac| ("HMAC_KEY", hmac.bytes.clone()));
+        let keys: Vec<_> = [Some(key), hmac].into_iter().flatten().collect();
+        let same = keys.iter().find_map(|key| Some((key.0, *self.keys.get(key)?)));
         if same.is_some_and(|(_, first)| first.origin == client.origin) {
             let message = "this stanza is included more than once: once is enough";
-            return notes.push(client.at.warning(message));
+            notes.push(client.at.warning(message));
+            return None;
         }
         let name = self.names.take(&called);
         if let Some((key, first)) = same {
             let message = format!("commented out: it has the same {key} as {}", first.origin);
             let help = "a key stands for one client here: give each its own";
             notes.push(client.at.error(message).help(help));
-            return self.commented(client, &name, "It has the same key as another client.");
+            self.commented(client, &name, "It has the same key as another client.");
+            return None;
         }
         let doors = match &client.cycle {
             Some(cycle) if !cycle.depends_on_port() => vec![self.command_door(client, cycle)],
             _ => match ports {
-                Ok(ports) => self.port_doors(client, ports),
+                Ok(ports) => ports.into_iter().map(|port| self.port_door(client, port)).collect(),
                 Err((problem, comment)) => {
                     notes.push(problem);
-                    return self.commented(client, &name, comment);
+                    self.commented(client, &name, comment);
+                    return None;
                 }
             },
         };
-        self.keys.insert(client.key.bytes.clone(), client);
-        self.hmac_keys.extend(hmac.map(|hmac| (hmac.clone(), client)));
+        self.keys.extend(keys.into_iter().map(|key| (key, client)));
         write_client(&mut self.clients, client, &name, &doors);
+        Some(name)
     }
 
-    /// A door for each port, so that a request opens what it asks for and no more.
-    fn port_doors(&mut self, client: &ImportedClient, ports: Vec<Knock>) -> Vec<String> {
-        let via = client.cycle.as_ref().map_or_else(|| GUARD.to_owned(), |it| self.template(it));
-        let open_for = times(client);
-        let is_slow = client.cycle.as_ref().is_some_and(Cycle::is_slow);
-        ports
-            .into_iter()
-            .map(|port| {
-                self.door(PortDoor { port, open_for, via: via.clone(), is_slow }).to_string()
-            })
-            .collect()
+    /// The door for one port, so that a request opens what it asks for and no more.
+    fn port_door(&mut self, client: &ImportedClient, port: Knock) -> String {
+        let mut called = format!("{}-{}", port.protocol.as_str(), port.port);
+        let mut door = YamlWriter::default();
+        door.entry(2, "fwknop", "true");
+        if let Some(ForcedNat { to, port: inner, masquerade }) = client.nat {
+            called += &format!("-to-{to}");
+            let more = if masquerade { ", masquerade: true" } else { "" };
+            door.line(2, &format!("forward: [{{on: {port}, to: {to}, port: {inner}{more}}}]"));
+        } else {
+            door.list(2, "open", &[port.to_string()]);
+        }
+        write_times(&mut door, client);
+        if let Some(cycle) = &client.cycle {
+            let mut template = YamlWriter::default();
+            write_commands(&mut template, ["open", "close"], cycle);
+            door.entry(2, "via", &self.templates.name("cmd-cycle", template));
+            write_limit(&mut door, cycle);
+        } else {
+            door.entry(2, "via", "guard");
+            self.guarded.extend(client.nat.is_none().then(|| port.to_string()));
+        }
+        self.doors.name(&called, door)
     }
 
     /// The door that any request of this client opens, and only such.
     fn command_door(&mut self, client: &ImportedClient, cycle: &Cycle) -> String {
-        let name = self.door_names.take("cmd-cycle").to_string();
-        let page = &mut self.doors;
+        let name = self.doors.names.take("cmd-cycle").to_string();
+        let page = &mut self.doors.page;
         page.open(1, &name);
         page.entry(2, "fwknop", "true");
-        page.list(2, "start_command", &cycle.open);
-        if let Some(close) = &cycle.close {
-            page.list(2, "stop_command", close);
-        }
-        write_times(page, times(client));
-        page.optional(2, "command_limit", cycle.is_slow().then_some("none"));
+        write_commands(page, ["start_command", "stop_command"], cycle);
+        write_times(page, client);
+        write_limit(page, cycle);
         name
     }
 
@@ -179,40 +212,6 @@ impl<'a> Importer<'a> {
         write_client(&mut page, client, name, &[]);
         self.clients.comment(1, why);
         self.clients.commented(1, &page);
-    }
-
-    /// The name of the template that runs these commands.
-    fn template(&mut self, cycle: &Cycle) -> String {
-        let commands = (cycle.open.clone(), cycle.close.clone());
-        if let Some(name) = self.cycles.get(&commands) {
-            return name.clone();
-        }
-        let name = self.template_names.take("cmd-cycle").to_string();
-        self.templates.open(1, &name);
-        self.templates.list(2, "open", &cycle.open);
-        if let Some(close) = &cycle.close {
-            self.templates.list(2, "close", close);
-        }
-        self.cycles.insert(commands, name.clone());
-        name
-    }
-
-    /// The name of this door, which is written if it is a new one.
-    fn door(&mut self, door: PortDoor) -> Name {
-        if let Some((_, name)) = self.doors_known.iter().find(|(known, _)| *known == door) {
-            return name.clone();
-        }
-        let Knock { protocol, port } = door.port;
-        let name = self.door_names.take(&format!("{}-{port}", protocol.as_str()));
-        let page = &mut self.doors;
-        page.open(1, name.as_str());
-        page.entry(2, "fwknop", "true");
-        page.list(2, "open", &[door.port.to_string()]);
-        write_times(page, door.open_for);
-        page.entry(2, "via", &door.via);
-        page.optional(2, "command_limit", door.is_slow.then_some("none"));
-        self.doors_known.push((door, name.clone()));
-        name
     }
 }
 
@@ -238,17 +237,24 @@ fn ports(path: &Path, client: &ImportedClient, open: &[Knock]) -> Result<Vec<Kno
     Ok(ports)
 }
 
-/// How long a client's doors are open, and the longest time that may be asked for, in seconds;
-/// `None`: it does not matter.
-fn times(client: &ImportedClient) -> Option<(u64, u64)> {
-    let timed = client.cycle.as_ref().is_none_or(Cycle::is_timed);
-    timed.then_some((client.open_for, client.open_for_max))
+fn write_commands(page: &mut YamlWriter, [open, close]: [&str; 2], cycle: &Cycle) {
+    page.list(2, open, &cycle.open);
+    if let Some(commands) = &cycle.close {
+        page.list(2, close, commands);
+    }
 }
 
-fn write_times(page: &mut YamlWriter, times: Option<(u64, u64)>) {
-    let Some((open_for, most)) = times else { return };
-    for (key, seconds) in [("open_for", open_for), ("open_for_max", most)] {
-        page.entry(2, key, &duration::format(Duration::from_secs(seconds)));
+fn write_limit(page: &mut YamlWriter, cycle: &Cycle) {
+    page.optional(2, "command_limit", cycle.is_slow().then_some("none"));
+}
+
+/// How long a client's doors are open, where that matters.
+fn write_times(page: &mut YamlWriter, client: &ImportedClient) {
+    if client.cycle.as_ref().is_none_or(Cycle::is_timed) {
+        for (key, seconds) in [("open_for", client.open_for), ("open_for_max", client.open_for_max)]
+        {
+            page.entry(2, key, &duration::format(Duration::from_secs(seconds)));
+        }
     }
 }
 
@@ -320,7 +326,7 @@ mod tests {
     fn run(files: &[(&str, &[u8])], open: &[Knock]) -> Outcome {
         let mut notes = Problems::default();
         let path = Path::new("access.conf");
-        let page = import(path, &Memory(files), &TimeZone::UTC, open, &mut notes);
+        let (page, _) = import(path, &Memory(files), &TimeZone::UTC, open, &mut notes);
         let complete = !notes.has_errors();
         let notes = notes.into_sorted().iter().map(|note| format!("{note}\n")).collect();
         Outcome { yaml: page.into_text(), notes, complete }

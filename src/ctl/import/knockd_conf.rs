@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::atoi;
-use crate::config::classic_lines::{Section, read_sections};
+use super::side_by_side::ImportedPart;
+use crate::config::classic_lines::{DIRECTIVES, Section, read_sections};
 use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::config::names::TakenNames;
 use crate::config::sleeps::run_time;
@@ -16,10 +17,11 @@ use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, MAX_KNOCKS, Protocol};
 
 /// Writes what the file says. Errors in `notes` are about what is not carried over as it stands.
-pub(super) fn import(source: &SourceText, notes: &mut Problems) -> YamlWriter {
+pub(super) fn import(source: &SourceText, notes: &mut Problems) -> (YamlWriter, Vec<ImportedPart>) {
     let mut page = YamlWriter::default();
     let mut doors = YamlWriter::default();
     let sections = read_sections(source, "left out; it belongs on a line alone", notes);
+    let mut parts = Vec::new();
     let mut names = TakenNames::among(sections.iter().map(|section| section.name.text));
     for section in &sections {
         if section.is_options() {
@@ -41,6 +43,15 @@ pub(super) fn import(source: &SourceText, notes: &mut Problems) -> YamlWriter {
         door.page.open(1, name.as_str());
         door.read();
         let DoorWriter { page: read, whole, .. } = door;
+        let says = DIRECTIVES.split(' ').filter_map(|name| {
+            let value = section.directives.get(name)?.value?;
+            Some((name, value.text.to_owned(), Some(value.place())))
+        });
+        parts.push(ImportedPart {
+            origin: section.name.place().to_string(),
+            name: whole.then_some(name),
+            says: says.collect(),
+        });
         if whole {
             doors.append(&read);
         } else {
@@ -48,13 +59,13 @@ pub(super) fn import(source: &SourceText, notes: &mut Problems) -> YamlWriter {
             doors.commented(1, &read);
         }
     }
-    if sections.iter().all(Section::is_options) {
+    if parts.is_empty() {
         notes.push(Diagnostic::file(source.path(), "there is no door in it"));
     } else {
         page.blank();
         page.section(0, "doors", &doors);
     }
-    page
+    (page, parts)
 }
 
 fn options(section: &Section<'_>, page: &mut YamlWriter, notes: &mut Problems) {
@@ -347,7 +358,7 @@ mod tests {
         let limit = |command: &str| {
             let source =
                 SourceText::new("knockd.conf", format!("[a]\nSequence=1\nCommand={command}"));
-            let page = import(&source, &mut Problems::default()).into_text();
+            let page = import(&source, &mut Problems::default()).0.into_text();
             load::parse(&SourceText::new("page", page)).unwrap().config.doors[0]
                 .opening
                 .command_limit
@@ -417,7 +428,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text: String) {
             let source = SourceText::new("knockd.conf", format!("[a]\n{text}"));
-            let page = import(&source, &mut Problems::default()).into_text();
+            let page = import(&source, &mut Problems::default()).0.into_text();
             prop_assert!(load::parse(&SourceText::new("page", page)).is_ok());
         }
     }

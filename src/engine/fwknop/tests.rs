@@ -7,7 +7,7 @@ use crate::config;
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{Engine, Local, Verdict};
 use crate::proto::fwknop::{
-    CipherMode, FwknopKey, FwknopRequest, Hash, HmacKey, MAX_TIMEOUT, Random, seal,
+    CipherMode, FwknopKey, FwknopRequest, Hash, HmacKey, MAX_TIMEOUT, NatAccess, Random, seal,
 };
 use crate::time::Monotonic;
 
@@ -45,6 +45,7 @@ fn holder() -> FwknopClient {
         destination: Vec::new(),
         username: None,
         address: AddressPolicy::Any,
+        old: None,
     }
 }
 
@@ -85,6 +86,7 @@ fn access(ports: &[&str]) -> Access {
     Access {
         address: Some([203, 0, 113, 7].into()),
         ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
+        nat: None,
         timeout: None,
     }
 }
@@ -119,7 +121,18 @@ fn packet(source: &str) -> Packet {
 
 /// What a datagram comes to: `client: door address for seconds`, or the reason.
 fn told(fwknop: &mut FwknopJudge, now: u64, packet: &Packet, datagram: &str) -> Vec<String> {
-    match fwknop.judge(at(now), packet, true, datagram.as_bytes()) {
+    told_at(fwknop, now, packet, &Local::Any, datagram)
+}
+
+/// The same at a host with these addresses.
+fn told_at(
+    fwknop: &mut FwknopJudge,
+    now: u64,
+    packet: &Packet,
+    local: &Local,
+    datagram: &str,
+) -> Vec<String> {
+    match fwknop.judge(at(now), packet, local, datagram.as_bytes()) {
         Ok(requests) => requests.iter().map(tell).collect(),
         Err(Denial::Refused(refusal)) => {
             assert!(refusal.client.is_some());
@@ -178,6 +191,143 @@ fn a_door_with_commands_of_its_own_opens_whatever_port_is_asked_for() {
     let [first, second] = asked.map(|access| on(&mut fwknop, CLOCK, &sealed(access)));
     assert_eq!(first, ["0: 0 203.0.113.7", "0: 1 203.0.113.7"]);
     assert_eq!(second, ["0: 0 203.0.113.7"]);
+}
+
+const GATEWAY: &str = "203.0.113.1";
+
+fn forwarding(name: &str, opens: &[&str], forwards: &[(&str, &str, u16)]) -> Recognition {
+    let forward = |(on, to, port): &(&str, &str, u16)| Forward {
+        on: on.parse().unwrap(),
+        to: to.parse().unwrap(),
+        port: NonZeroU16::new(*port).unwrap(),
+        masquerade: false,
+    };
+    Recognition { forwards: forwards.iter().map(forward).collect(), ..door(name, opens) }
+}
+
+/// Doors 0 to 5: `inner`, `inner-v6`, `two`, `local`, `open`, and one that is not the client's.
+fn gateway() -> FwknopJudge {
+    let inner = ("2222", "192.168.1.10", 22);
+    let doors = [
+        forwarding("inner", &[], &[inner]),
+        forwarding("inner-v6", &[], &[("2222", "2001:db8::10", 22)]),
+        forwarding(
+            "two",
+            &["443"],
+            &[("2222/udp", "192.168.1.10", 22), ("80", "192.168.1.11", 80)],
+        ),
+        forwarding("local", &[], &[("55000", GATEWAY, 22)]),
+        door("open", &["1000-1010"]),
+        forwarding("other", &[], &[("25", "192.168.1.10", 25)]),
+    ];
+    of(&[client("phone", &["inner", "inner-v6", "two", "local", "open"], holder())], &doors)
+}
+
+/// What a request comes to at the gateway whose ports shall lead elsewhere, by `host,port`, for an
+/// address or for that of its source.
+fn leading(ports: &[&str], to: &str, is_local: bool, source: &str) -> Vec<String> {
+    let (host, port) = to.split_once(',').unwrap();
+    let nat = NatAccess::new(host, port.parse().unwrap(), is_local).unwrap();
+    let address = Some([203, 0, 113, 7].into()).filter(|_| source == SOURCE);
+    let datagram = sealed(Access { address, nat: Some(nat), ..access(ports) });
+    let local = Local::Addresses([HOST, GATEWAY].map(|it| it.parse().unwrap()).into());
+    told_at(&mut gateway(), CLOCK, &packet(source), &local, &datagram)
+}
+
+fn to_host(ports: &[&str], to: &str) -> Vec<String> {
+    leading(ports, to, false, SOURCE)
+}
+
+fn to_itself(ports: &[&str], to: &str) -> Vec<String> {
+    leading(ports, to, true, SOURCE)
+}
+
+#[test]
+fn a_door_opens_that_leads_the_port_to_where_it_shall_lead() {
+    assert_eq!(to_host(&["2222"], "192.168.1.10,22"), ["0: 0 203.0.113.7"]);
+    assert_eq!(to_host(&["2222/udp"], "192.168.1.10,22"), ["0: 2 203.0.113.7"]);
+    assert_eq!(
+        to_host(&["2222", "2222/udp"], "192.168.1.10,22"),
+        ["0: 0 203.0.113.7", "0: 2 203.0.113.7"]
+    );
+}
+
+#[test]
+fn where_no_door_leads_the_port_there_nothing_opens() {
+    for (ports, to) in [
+        (&["2222"][..], "192.168.1.10,80"),
+        (&["2222"], "192.168.1.11,22"),
+        (&["2223"], "192.168.1.10,22"),
+        (&["80/udp"], "192.168.1.11,80"),
+        // One of two.
+        (&["2222", "80"], "192.168.1.10,22"),
+        // Another client's.
+        (&["25"], "192.168.1.10,25"),
+        // A port that is only opened, or led to this host.
+        (&["443"], "192.168.1.10,443"),
+        (&["55000"], "192.168.1.10,22"),
+    ] {
+        assert_eq!(to_host(ports, to), ["refused: fwknop-nat"], "{ports:?} {to}");
+    }
+}
+
+#[test]
+fn only_a_forward_for_the_family_of_the_address_counts() {
+    let from_v6 = |to: &str| leading(&["2222"], to, false, "2001:db8::2");
+    assert_eq!(from_v6("2001:db8::10,22"), ["0: 1 2001:db8::2"]);
+    assert_eq!(from_v6("192.168.1.10,22"), ["refused: fwknop-nat"]);
+    assert_eq!(to_host(&["2222"], "2001:db8::10,22"), ["refused: fwknop-nat"]);
+}
+
+#[test]
+fn a_host_is_named_by_its_address() {
+    for name in ["inner.example.com", "localhost", "192.168.1.010", "192.168.1"] {
+        let told = to_host(&["2222"], &format!("{name},22"));
+        assert_eq!(told, ["refused: fwknop-nat-name"], "{name}");
+    }
+}
+
+#[test]
+fn a_port_leads_to_this_host_by_whatever_name_the_client_knows_it() {
+    for host in [GATEWAY, "gw.example.com", "198.51.100.200", "192.168.1.10"] {
+        let asked = |ports: &[&str], port: u16| to_itself(ports, &format!("{host},{port}"));
+        assert_eq!(asked(&["55000"], 22), ["0: 3 203.0.113.7"], "{host}");
+        // A port that is opened as it is leads to itself.
+        assert_eq!(asked(&["443"], 443), ["0: 2 203.0.113.7"], "{host}");
+        assert_eq!(asked(&["1005"], 1005), ["0: 4 203.0.113.7"], "{host}");
+        for (ports, port) in [
+            (&["55000"][..], 23),
+            (&["55000"], 55000),
+            (&["1005"], 22),
+            (&["2222"], 22),
+            (&["55000", "443"], 22),
+        ] {
+            assert_eq!(
+                asked(ports, port),
+                ["refused: fwknop-local-nat"],
+                "{host} {ports:?} {port}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_only_forwarded_is_not_opened_by_a_request_for_access() {
+    let asked = |ports: &[&str]| on(&mut gateway(), CLOCK, &sealed(access(ports)));
+    for ports in [&["2222"][..], &["55000"], &["80"], &["443", "80"], &["25"]] {
+        assert_eq!(asked(ports), ["refused: fwknop-no-door"], "{ports:?}");
+    }
+    assert_eq!(asked(&["443"]), ["0: 2 203.0.113.7"]);
+}
+
+#[test]
+fn a_door_with_commands_of_its_own_leads_nowhere() {
+    for (is_local, refused) in [(false, "fwknop-nat"), (true, "fwknop-local-nat")] {
+        let nat = NatAccess::new("192.168.1.10", NonZeroU16::new(22).unwrap(), is_local).ok();
+        let mut fwknop = of(&[client("phone", &["act"], holder())], &[door("act", &[])]);
+        let told = on(&mut fwknop, CLOCK, &sealed(Access { nat, ..access(&["22"]) }));
+        assert_eq!(told, [format!("refused: {refused}")]);
+    }
 }
 
 #[test]
@@ -243,7 +393,7 @@ fn what_may_have_been_used_before_the_start_is_refused() {
 fn what_makes_it_good_once_is_what_was_authenticated() {
     let mut fwknop = phone(holder());
     let datagram = sealed(access(&["22"]));
-    let requests = fwknop.judge(at(CLOCK), &packet(SOURCE), true, datagram.as_bytes());
+    let requests = fwknop.judge(at(CLOCK), &packet(SOURCE), &Local::Any, datagram.as_bytes());
     let [request] = requests.unwrap()[..] else { panic!("one request") };
     assert_eq!(tell(&request), SSH);
     let Credential::Fwknop { digest, stamp } = request.credential else { panic!("not fwknop") };
@@ -281,7 +431,8 @@ fn what_is_sent_to_another_host_is_the_clients_only_who_is_said_to_send_there() 
     let mut anywhere = phone(holder());
     let mut there = phone(FwknopClient { destination: networks(&["198.51.100.0/24"]), ..holder() });
     let judged = |fwknop: &mut FwknopJudge| {
-        fwknop.judge(at(CLOCK), &packet(SOURCE), false, datagram.as_bytes())
+        let local = Local::Addresses(["192.0.2.9".parse().unwrap()].into());
+        fwknop.judge(at(CLOCK), &packet(SOURCE), &local, datagram.as_bytes())
     };
     assert_eq!(judged(&mut anywhere), Err(Denial::Ignored(FwknopError::Source.into())));
     assert!(judged(&mut there).is_ok());
@@ -290,14 +441,15 @@ fn what_is_sent_to_another_host_is_the_clients_only_who_is_said_to_send_there() 
 #[test]
 fn requests_are_taken_at_their_own_port_and_at_that_of_native_ones() {
     let port = |port: u16| NonZeroU16::new(port).unwrap();
-    let settings = FwknopSettings { port: port(5_000), ..FwknopSettings::default() };
+    let ports = port(5_000)..=port(5_002);
+    let settings = FwknopSettings { ports, ..FwknopSettings::default() };
     let spa_ports = Some(port(6_000)..=port(6_001));
     let fwknop = FwknopJudge::new(&Setup { fwknop: settings, spa_ports, ..Setup::default() });
     let takes = |to: u16, length: usize| {
         let transport = Transport::Udp { source_port: 1, port: port(to) };
         fwknop.takes(&Packet { transport, ..packet(SOURCE) }, &vec![0; length])
     };
-    for to in [5_000, 6_000, 6_001] {
+    for to in [5_000, 5_002, 6_000, 6_001] {
         assert!(takes(to, 140) && takes(to, 1_499), "{to}");
         assert!(!takes(to, 139) && !takes(to, 1_500), "{to}");
     }
@@ -353,6 +505,31 @@ fn a_client_opens_nothing_once_it_has_expired() {
     let datagram = sealed(access(&["22"]));
     assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["refused: expired"]);
     assert_eq!(on(&mut fwknop, CLOCK - 1, &datagram), ["0: 0 203.0.113.7"]);
+}
+
+#[test]
+fn the_keys_before_hold_until_their_grace_is_over() {
+    let before = FwknopClient { key: key("before"), hmac: hmac("beforehmac"), ..holder() };
+    let until = |seconds| {
+        let keys = (before.key.clone(), before.hmac.clone().unwrap().0);
+        FwknopClient { old: Some((keys, Wall::ZERO + Duration::from_secs(seconds))), ..holder() }
+    };
+    let sent = [&before, &holder()].map(|keys| {
+        sealed_by(keys, &FwknopRequest { timestamp: CLOCK, ..request(access(&["22"])) })
+    });
+    let mut in_grace = phone(until(CLOCK + 1));
+    for datagram in &sent {
+        let told = told(&mut in_grace, CLOCK, &packet(SOURCE), datagram);
+        assert!(told[0].starts_with("0: 2 "), "{told:?}");
+        assert_eq!(
+            self::told(&mut in_grace, CLOCK, &packet("192.0.2.9"), datagram),
+            ["refused: used"]
+        );
+    }
+    let mut after = phone(until(CLOCK));
+    let told = sent.map(|datagram| told(&mut after, CLOCK, &packet(SOURCE), &datagram));
+    assert_eq!(told[0], ["refused: expired"]);
+    assert!(told[1][0].starts_with("0: 2 "), "{told:?}");
 }
 
 #[test]
@@ -565,7 +742,7 @@ proptest! {
 
     #[test]
     fn no_datagram_makes_it_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = phone(holder()).judge(at(CLOCK), &packet(SOURCE), true, &payload);
+        let _ = phone(holder()).judge(at(CLOCK), &packet(SOURCE), &Local::Any, &payload);
     }
 
     #[test]
@@ -586,7 +763,7 @@ proptest! {
             seal(&request, Hash::Sha256, FwknopKeys { key: &key("testkey"), mode: CipherMode::Cbc, hmac }, [1; 8])
         {
             let now = Now { wall: Wall::from_nanos(now), ..Now::default() };
-            let _ = phone(holder()).judge(now, &packet(SOURCE), true, datagram.as_bytes());
+            let _ = phone(holder()).judge(now, &packet(SOURCE), &Local::Any, datagram.as_bytes());
         }
     }
 }

@@ -44,10 +44,14 @@ pub enum FwknopError {
     Type = "fwknop-bad-type",
     #[error("asks for a command: only ports are opened")]
     Command = "fwknop-command",
-    #[error("asks for NAT: only ports of this host are opened")]
+    #[error("asks for NAT to a host and port that none of the client's doors forwards to")]
     Nat = "fwknop-nat",
-    #[error("asks for local NAT: only ports of this host are opened as they are")]
+    #[error("asks for local NAT to a port that none of the client's doors forwards to")]
     LocalNat = "fwknop-local-nat",
+    #[error("asks for NAT to a host by its name: no name is looked up, so write its address")]
+    NatName = "fwknop-nat-name",
+    #[error("where to lead is not a host and a port such as 192.0.2.1,22")]
+    NatAccess = "fwknop-bad-nat-access",
     #[error("the address to open for is not a plain IPv4 address")]
     Address = "fwknop-bad-address",
     #[error("the ports to open are not a list such as tcp/22,udp/53")]

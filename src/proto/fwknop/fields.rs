@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -24,18 +25,19 @@ const VERSION_LENGTHS: RangeInclusive<usize> = 1..=8;
 const CLIENT_VERSION: &str = "3.0.0";
 const MAX_TIMESTAMP: usize = 12;
 const MAX_PORT: usize = 5;
+const MAX_HOST: usize = 254;
 /// The longest text in which fwknop's clients ask for access, the colons between its fields
-/// included: random number, user, time, version, type, message, timeout and digest. What is longer
-/// has fields that none of them sends, or that no server takes.
+/// included: random number, user, time, version, type, message, NAT, timeout and digest. What is
+/// longer has fields that none of them sends, or that no server takes.
 pub(super) const LONGEST_PLAIN: usize = DIGITS
     + MAX_USER.div_ceil(3) * 4
     + MAX_TIMESTAMP
     + *VERSION_LENGTHS.end()
     + 2
-    + MAX_FIELD
+    + 2 * MAX_FIELD
     + 10
     + Hash::Sha512.encoded_len()
-    + 7;
+    + 8;
 
 /// Sixteen decimal digits that make each request another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,14 +100,48 @@ pub struct Access {
     pub address: Option<Ipv4Addr>,
     /// Never empty in a request that was opened.
     pub ports: Vec<Knock>,
+    /// Where the ports shall lead, if not to themselves.
+    pub nat: Option<NatAccess>,
     /// For how many seconds, where the client has a wish: 0 to [`MAX_TIMEOUT`].
     pub timeout: Option<u32>,
+}
+
+/// The host and the port that the ports of a request shall lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatAccess {
+    host: String,
+    pub port: NonZeroU16,
+    /// The host is the one that is asked, by whatever name the client knows it.
+    pub is_local: bool,
+}
+
+impl NatAccess {
+    /// A host, by an address or a name, and a port of it.
+    ///
+    /// # Errors
+    /// If no fwknop server takes the host.
+    pub fn new(host: &str, port: NonZeroU16, is_local: bool) -> Result<Self, FwknopError> {
+        let is_allowed = |byte: u8| is_printable(byte) && !br#" /?"'\,"#.contains(&byte);
+        let is_one = (1..=MAX_HOST).contains(&host.len()) && host.bytes().all(is_allowed);
+        let nat = Self { host: host.to_owned(), port, is_local };
+        is_one.then_some(nat).ok_or(FwknopError::NatAccess)
+    }
+
+    /// Reads `192.0.2.1,22`.
+    fn read(text: &str, is_local: bool) -> Option<Self> {
+        let (host, port) = text.split_once(',')?;
+        Self::new(host, parse_short_port(port)?, is_local).ok()
+    }
+
+    pub fn host(&self) -> &str {
+        &self.host
+    }
 }
 
 impl FwknopRequest {
     /// What is encrypted: the fields, and their digest.
     pub(super) fn to_text(&self, digest: Hash) -> String {
-        let Access { address, ports, timeout } = &self.access;
+        let Access { address, ports, nat, timeout } = &self.access;
         let mut message = address.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string();
         for Knock { protocol, port } in ports {
             // Writing to a string cannot fail.
@@ -117,9 +153,19 @@ impl FwknopRequest {
             BASE64_NOPAD.encode(self.user.0.as_bytes()),
             self.timestamp,
             CLIENT_VERSION,
-            if timeout.is_some() { 3 } else { 1 },
+            match (nat, timeout) {
+                (None, None) => 1,
+                (None, Some(_)) => 3,
+                (Some(NatAccess { is_local: true, .. }), None) => 5,
+                (Some(NatAccess { is_local: true, .. }), Some(_)) => 6,
+                (Some(_), None) => 2,
+                (Some(_), Some(_)) => 4,
+            },
             BASE64_NOPAD.encode(message.as_bytes()),
         );
+        if let Some(NatAccess { host, port, .. }) = nat {
+            let _ = write!(text, ":{}", BASE64_NOPAD.encode(format!("{host},{port}").as_bytes()));
+        }
         if let Some(timeout) = timeout {
             let _ = write!(text, ":{timeout}");
         }
@@ -149,22 +195,31 @@ impl FwknopRequest {
         if !VERSION_LENGTHS.contains(&version.len()) {
             return Err(FwknopError::Version);
         }
-        let (server_auth, timeout) = match (number(kind, 2).ok_or(FwknopError::Type)?, &*rest) {
-            (0, _) => return Err(FwknopError::Command),
-            (2 | 4, _) => return Err(FwknopError::Nat),
-            (5 | 6, _) => return Err(FwknopError::LocalNat),
-            (1, []) => (None, None),
-            (1, [server_auth]) => (Some(server_auth), None),
-            (3, []) => return Err(FwknopError::Timeout),
-            (3, [timeout]) => (None, Some(timeout)),
-            (3, [server_auth, timeout]) => (Some(server_auth), Some(timeout)),
-            (1 | 3, _) => return Err(FwknopError::FieldCount),
+        let kind = match number(kind, 2).ok_or(FwknopError::Type)? {
+            0 => return Err(FwknopError::Command),
+            kind @ 1..=6 => kind,
             _ => return Err(FwknopError::Type),
+        };
+        let (nat, rest) = match (kind, &*rest) {
+            (1 | 3, rest) => (None, rest),
+            (_, [nat, rest @ ..]) => (Some(*nat), rest),
+            (_, []) => return Err(FwknopError::NatAccess),
+        };
+        let (server_auth, timeout) = match (matches!(kind, 3 | 4 | 6), rest) {
+            (false, []) => (None, None),
+            (false, [server_auth]) => (Some(server_auth), None),
+            (true, []) => return Err(FwknopError::Timeout),
+            (true, [timeout]) => (None, Some(timeout)),
+            (true, [server_auth, timeout]) => (Some(server_auth), Some(timeout)),
+            _ => return Err(FwknopError::FieldCount),
         };
         if server_auth.is_some_and(|field| !is_base64(field)) {
             return Err(FwknopError::ServerAuth);
         }
         let (address, ports) = read_message(&decode(message).ok_or(FwknopError::Ports)?)?;
+        let read_nat = |text: String| NatAccess::read(&text, matches!(kind, 5 | 6));
+        let nat = nat.map(|field| decode(field).and_then(read_nat).ok_or(FwknopError::NatAccess));
+        let nat = nat.transpose()?;
         let timeout = match timeout {
             None => None,
             Some(digits) => Some(
@@ -174,7 +229,7 @@ impl FwknopRequest {
                     .ok_or(FwknopError::Timeout)?,
             ),
         };
-        Ok(Self { random, user, timestamp, access: Access { address, ports, timeout } })
+        Ok(Self { random, user, timestamp, access: Access { address, ports, nat, timeout } })
     }
 }
 
@@ -226,9 +281,10 @@ pub fn read_ports(text: &str) -> Result<Vec<Knock>, FwknopError> {
 fn read_port(text: &str) -> Result<Knock, FwknopError> {
     let (protocol, port) = text.split_once('/').ok_or(FwknopError::Ports)?;
     let protocol = Protocol::ALL.into_iter().find(|known| known.as_str() == protocol);
-    if port.len() > MAX_PORT {
-        return Err(FwknopError::Ports);
-    }
-    let port = parse_port(port).map_err(|_| FwknopError::Ports)?;
+    let port = parse_short_port(port).ok_or(FwknopError::Ports)?;
     Ok(Knock::new(protocol.ok_or(FwknopError::Ports)?, port))
+}
+
+fn parse_short_port(text: &str) -> Option<NonZeroU16> {
+    if text.len() > MAX_PORT { None } else { parse_port(text).ok() }
 }

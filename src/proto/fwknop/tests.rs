@@ -1,3 +1,5 @@
+use std::num::NonZeroU16;
+
 use proptest::prelude::*;
 use serde::Deserialize as De;
 
@@ -47,9 +49,14 @@ fn request() -> FwknopRequest {
         access: Access {
             address: Some([192, 0, 2, 7].into()),
             ports: knocks(&["22", "53/udp"]),
+            nat: None,
             timeout: None,
         },
     }
+}
+
+fn nat_access(host: &str, port: u16, is_local: bool) -> NatAccess {
+    NatAccess::new(host, port.try_into().unwrap(), is_local).unwrap()
 }
 
 /// A datagram of the real fwknop 2.6.10, and everything on the way to it.
@@ -69,6 +76,7 @@ struct Vector {
     user: String,
     timestamp: u64,
     message: String,
+    nat: Option<String>,
     timeout: Option<u32>,
     wire: String,
 }
@@ -122,9 +130,7 @@ fn what_fwknop_sends_is_read_as_it_was_meant() {
         let opened = vector.open();
         let expected = match vector.r#type {
             0 => Err(FwknopError::Command),
-            2 | 4 => Err(FwknopError::Nat),
-            5 | 6 => Err(FwknopError::LocalNat),
-            _ => {
+            kind => {
                 let (address, ports) = vector.message.split_once(',').unwrap();
                 let address = Some(address).filter(|text| *text != "0.0.0.0");
                 let turn = |text: &str| {
@@ -134,6 +140,10 @@ fn what_fwknop_sends_is_read_as_it_was_meant() {
                 Ok(Access {
                     address: address.map(|text| text.parse().unwrap()),
                     ports: ports.split(',').map(turn).collect(),
+                    nat: vector.nat.as_ref().map(|nat| {
+                        let (host, port) = nat.split_once(',').unwrap();
+                        nat_access(host, port.parse().unwrap(), kind >= 5)
+                    }),
                     timeout: vector.timeout,
                 })
             }
@@ -171,7 +181,7 @@ fn what_is_sent_is_what_fwknop_would_send_byte_for_byte() {
             sealed += 1;
         }
     }
-    assert_eq!(sealed, 19);
+    assert_eq!(sealed, 23);
 }
 
 #[test]
@@ -221,6 +231,8 @@ const TIME: usize = 2;
 const VERSION: usize = 3;
 const TYPE: usize = 4;
 const MESSAGE: usize = 5;
+/// Of a host, with `,22` behind it, in a field of 256 characters.
+const MAX_HOST_THAT_FITS: usize = 189;
 
 #[test]
 fn fields_that_are_wrong_are_named() {
@@ -246,10 +258,10 @@ fn fields_that_are_wrong_are_named() {
         (TYPE, "001", FwknopError::Type),
         (TYPE, "x", FwknopError::Type),
         (TYPE, "0", FwknopError::Command),
-        (TYPE, "2", FwknopError::Nat),
-        (TYPE, "4", FwknopError::Nat),
-        (TYPE, "5", FwknopError::LocalNat),
-        (TYPE, "6", FwknopError::LocalNat),
+        (TYPE, "2", FwknopError::NatAccess),
+        (TYPE, "4", FwknopError::NatAccess),
+        (TYPE, "5", FwknopError::NatAccess),
+        (TYPE, "6", FwknopError::NatAccess),
         (TYPE, "3", FwknopError::Timeout),
         (MESSAGE, "MTkyLjAuMi43LHRjcC8yMg*", FwknopError::Ports),
         (MESSAGE, &b64("192.0.2.7"), FwknopError::Ports),
@@ -291,11 +303,61 @@ fn addresses_and_ports_that_are_wrong_are_named() {
 }
 
 #[test]
+fn where_to_lead_is_a_host_and_a_port_and_nothing_else() {
+    let read = |kind: &str, nat: &str| {
+        let fields = format!("{}:{}", with(TYPE, kind), b64(nat));
+        heard(sent(&fields)).map(|opened| opened.request.access.nat)
+    };
+    let longest = "h".repeat(MAX_HOST_THAT_FITS);
+    for host in ["10.0.0.1", "host.example.com", "2001:db8::7", &longest] {
+        let nat = |is_local| Ok(Some(nat_access(host, 22, is_local)));
+        assert_eq!(read("2", &format!("{host},22")), nat(false), "{host}");
+        assert_eq!(read("5", &format!("{host},22")), nat(true), "{host}");
+    }
+    assert_eq!(read("2", "10.0.0.1,00022"), Ok(Some(nat_access("10.0.0.1", 22, false))));
+    for wrong in [
+        "",
+        ",22",
+        "10.0.0.1",
+        "10.0.0.1,",
+        "10.0.0.1,0",
+        "10.0.0.1,65536",
+        "10.0.0.1,000022",
+        "10.0.0.1,+22",
+        "10.0.0.1,22,",
+        "10.0.0.1,22,80",
+        "10.0.0.1:22",
+        "10.0.0.1, 22",
+        "a b,22",
+        "a/b,22",
+        "a?b,22",
+        "a\"b,22",
+        "a'b,22",
+        "a\\b,22",
+        "hôte,22",
+        "a\tb,22",
+        &format!("{longest}h,22"),
+    ] {
+        for kind in ["2", "5"] {
+            assert_eq!(read(kind, wrong), Err(FwknopError::NatAccess), "{wrong:?}");
+        }
+    }
+    assert!(NatAccess::new(&"h".repeat(254), NonZeroU16::MIN, false).is_ok());
+    assert!(NatAccess::new(&"h".repeat(255), NonZeroU16::MIN, false).is_err());
+}
+
+#[test]
 fn wrong_numbers_of_fields_and_what_stands_in_them_are_named() {
-    let with_timeout = with(TYPE, "3");
+    let (with_timeout, nat) = (with(TYPE, "3"), b64("10.0.0.1,22"));
     let table = [
         (format!("{}:a:b:c", with(TYPE, "1")), FwknopError::FieldCount),
         (format!("{}:YQ:60:x", with_timeout), FwknopError::FieldCount),
+        (format!("{}:{nat}:YQ:x", with(TYPE, "2")), FwknopError::FieldCount),
+        (format!("{}:{nat}:YQ:60:x", with(TYPE, "4")), FwknopError::FieldCount),
+        (format!("{}:{nat}:YQ:x", with(TYPE, "5")), FwknopError::FieldCount),
+        (format!("{}:{nat}", with(TYPE, "6")), FwknopError::Timeout),
+        (format!("{}:{nat}:65537", with(TYPE, "4")), FwknopError::Timeout),
+        (format!("{}:{nat}:a*", with(TYPE, "2")), FwknopError::ServerAuth),
         (format!("{with_timeout}:-1"), FwknopError::Timeout),
         (format!("{with_timeout}:65537"), FwknopError::Timeout),
         (format!("{with_timeout}:4294967296"), FwknopError::Timeout),
@@ -315,7 +377,7 @@ fn wrong_numbers_of_fields_and_what_stands_in_them_are_named() {
 
 #[test]
 fn what_fwknopd_takes_beside_what_its_client_sends_is_taken() {
-    let with_timeout = with(TYPE, "3");
+    let (with_timeout, nat) = (with(TYPE, "3"), BASE64.encode(b"10.0.0.1,22"));
     for fields in [
         with(USER, &b64(&"u".repeat(48))),
         with(USER, &b64("a b@c")),
@@ -331,6 +393,8 @@ fn what_fwknopd_takes_beside_what_its_client_sends_is_taken() {
         format!("{with_timeout}:0"),
         format!("{with_timeout}:65536"),
         format!("{with_timeout}:c2VjcmV0:60"),
+        format!("{}:{nat}:c2VjcmV0", with(TYPE, "02")),
+        format!("{}:{nat}:c2VjcmV0:60", with(TYPE, "6")),
     ] {
         assert!(heard(sent(&fields)).is_ok(), "{fields}: {:?}", heard(sent(&fields)));
     }
@@ -602,6 +666,7 @@ prop_compose! {
         timestamp in 1_000_000_000u64..END_OF_TIME,
         address in proptest::option::of(1u32..),
         ports in prop::collection::vec((any::<bool>(), 1u16..), 1..6),
+        nat in proptest::option::of(("[a-z0-9.:-]{1,40}", 1u16.., any::<bool>())),
         timeout in proptest::option::of(0..=MAX_TIMEOUT),
     ) -> FwknopRequest {
         let turn = |(udp, port)| format!("{port}/{}", if udp { "udp" } else { "tcp" });
@@ -613,6 +678,7 @@ prop_compose! {
             access: Access {
                 address: address.map(Into::into),
                 ports: knocks(&ports.iter().map(String::as_str).collect::<Vec<_>>()),
+                nat: nat.map(|(host, port, is_local)| nat_access(&host, port, is_local)),
                 timeout,
             },
         }

@@ -235,8 +235,46 @@ pub(super) const VALUES: &[(&str, &[&str])] = &[
     ("ENABLE_CMD_EXEC", SWITCH),
     ("ENABLE_CMD_SUDO_EXEC", SWITCH),
     ("CMD_EXEC_USER", &["nobody", "root", "no-such-user"]),
-    ("FORWARD_ALL", &["N", "n", "no"]),
-    ("DISABLE_DNAT", &["N", "n", "no"]),
+    (
+        "FORCE_NAT",
+        &[
+            "10.0.0.2 22",
+            "10.0.0.3 2222",
+            "10.0.0.2",
+            "10.0.0.2 0",
+            "10.0.0.2 65535",
+            "10.0.0.2 65536",
+            "10.0.0.2 -1",
+            "10.0.0.2 +22",
+            "10.0.0.2 022",
+            "10.0.0.2 22x",
+            "10.0.0.2 22 tcp",
+            "10.0.0.2\t22",
+            "10.0.0.2   22 ",
+            "10.0.0.2:22",
+            "10.0.0.2,22",
+            "10.0.0.2 tcp/22",
+            "10.0.0 22",
+            "010.0.0.2 22",
+            "10.0.0.300 22",
+            "0.0.0.0 22",
+            "127.0.0.1 22",
+            "255.255.255.255 22",
+            "host.example.com 22",
+            "::1 22",
+            "10.0.0.2 22\nFORCE_SNAT 10.0.0.1",
+            "10.0.0.2 22\nFORCE_SNAT host",
+            "10.0.0.2 22\nFORCE_MASQUERADE Y",
+            "10.0.0.2 22\nFORCE_MASQUERADE N",
+            "10.0.0.2 22\nFORWARD_ALL Y",
+            "10.0.0.2 22\nDISABLE_DNAT Y",
+            "10.0.0.2 22\nCMD_CYCLE_OPEN /bin/true\nCMD_CYCLE_CLOSE NONE",
+        ],
+    ),
+    ("FORCE_SNAT", &["10.0.0.1", "10.0.0.9", "host"]),
+    ("FORCE_MASQUERADE", SWITCH),
+    ("FORWARD_ALL", SWITCH),
+    ("DISABLE_DNAT", SWITCH),
     ("GPG_REQUIRE_SIG", SWITCH),
     ("GPG_REMOTE_ID", &["ABCD1234", "1234ABCD"]),
     ("TIME_OFFSET", &["1H", "5"]),
@@ -303,7 +341,10 @@ pub(super) const OTHER: &str =
 pub(super) fn case(name: impl Into<String>, files: &[(&str, &str)]) -> Case {
     let mut files: Tree =
         files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-    files.entry("fwknopd.conf".to_owned()).or_default();
+    // Without these fwknopd does not start with some of them.
+    let translates = files.values().any(|text| text.contains("FORCE_"));
+    let daemon = if translates { "ENABLE_IPT_FORWARDING Y;\nENABLE_IPT_SNAT Y;\n" } else { "" };
+    files.entry("fwknopd.conf".to_owned()).or_insert_with(|| daemon.to_owned());
     files.entry("access.conf".to_owned()).or_default();
     Case { name: name.into(), files }
 }

@@ -28,11 +28,14 @@ pub(super) fn dumped(directory: &Path) -> Option<Vec<Meaning>> {
         return None;
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (_, stanzas) = text.split_once("Current fwknopd access settings:")?;
-    Some(stanzas.split("\nSOURCE (").skip(1).map(dumped_stanza).collect())
+    let (settings, stanzas) = text.split_once("Current fwknopd access settings:")?;
+    let is_on = |line: &str| line.contains("ENABLE_IPT_SNAT ") && line.contains("'Y'");
+    let snat = settings.lines().any(is_on);
+    Some(stanzas.split("\nSOURCE (").skip(1).map(|text| dumped_stanza(text, snat)).collect())
 }
 
-pub(super) fn dumped_stanza(text: &str) -> Meaning {
+/// `snat`: fwknopd changes where connections to other hosts come from.
+pub(super) fn dumped_stanza(text: &str, snat: bool) -> Meaning {
     let (source, lines) = text.split_once('\n').unwrap();
     let source = source.split_once(":  ").map_or("", |(_, source)| source);
     let values: BTreeMap<&str, &str> = lines
@@ -64,6 +67,10 @@ pub(super) fn dumped_stanza(text: &str) -> Meaning {
         let time = jiff::civil::DateTime::strptime("%a %b %e %H:%M:%S %Y", date).unwrap();
         time.to_zoned(TimeZone::UTC).unwrap().timestamp().as_second()
     });
+    let nat = get("FORCE_NAT (ip)").filter(|_| !has_commands).map(|to| {
+        let how = if snat { " masqueraded" } else { "" };
+        format!("{to} {}{how}", number("FORCE_NAT (port)"))
+    });
     // Later than a clock here can tell.
     let expires = expires.filter(|second| *second < 18_446_744_073);
     Meaning::from([
@@ -78,6 +85,7 @@ pub(super) fn dumped_stanza(text: &str) -> Meaning {
                 format!("{open_for} {}", number("MAX_FW_TIMEOUT").max(open_for))
             },
         ),
+        ("nat", nat.unwrap_or_default()),
         ("key", number("KEY_LEN").to_string()),
         ("hmac", hmac),
         ("username", get("REQUIRE_USERNAME").unwrap_or_default().to_owned()),
@@ -129,11 +137,16 @@ pub(super) fn meanings(config: &Config) -> Vec<Meaning> {
             let fwknop = client.fwknop.as_ref().unwrap();
             let doors = config.doors.iter().filter(|door| client.doors.contains(door.name()));
             let openings: Vec<_> = doors.map(|door| &door.opening).collect();
+            let forwards = || openings.iter().flat_map(|opening| &opening.forwards);
             let opened = openings.iter().flat_map(|opening| &opening.ports);
             let opened: BTreeSet<String> = opened
-                .map(|port| {
-                    let port = port.to_string();
-                    if port.contains('/') { port } else { format!("{port}/tcp") }
+                .map(ToString::to_string)
+                .chain(forwards().map(|it| it.on.to_string()))
+                .collect();
+            let nat: BTreeSet<String> = forwards()
+                .map(|it| {
+                    let how = if it.masquerade { " masqueraded" } else { "" };
+                    format!("{} {}{how}", it.to, it.port)
                 })
                 .collect();
             let times: BTreeSet<String> = openings
@@ -163,6 +176,7 @@ pub(super) fn meanings(config: &Config) -> Vec<Meaning> {
                     },
                 ),
                 ("times", times.into_iter().collect::<Vec<_>>().join(", ")),
+                ("nat", nat.into_iter().collect::<Vec<_>>().join(", ")),
                 ("key", fwknop.key.expose().len().to_string()),
                 (
                     "hmac",

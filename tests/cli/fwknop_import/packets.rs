@@ -81,6 +81,7 @@ fn write_capture(path: &Path, client: &FwknopClient) {
             access: Access {
                 address: probe.names_address.then(|| asked_for(number)),
                 ports: probe.ports.iter().map(|port| port.parse().unwrap()).collect(),
+                nat: None,
                 timeout: None,
             },
         };

@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use super::super::atoi;
 use super::cycle::{Cycle, read_cycle};
 use super::keys::{ImportedKey, read_keys};
+use super::nat::{ForcedNat, Translation, read_nat};
 use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::diagnostic::{Diagnostic, Place, Problems};
 use crate::proto::fwknop::{CipherMode, Hash, User};
@@ -41,6 +42,7 @@ pub(super) struct ImportedClient {
     pub(super) ports: Option<Vec<Knock>>,
     pub(super) restricted: Vec<Knock>,
     pub(super) cycle: Option<Cycle>,
+    pub(super) nat: Option<ForcedNat>,
     /// In seconds.
     pub(super) open_for: u64,
     pub(super) open_for_max: u64,
@@ -52,12 +54,10 @@ pub(super) struct ImportedClient {
 /// Says why what it says cannot be carried over.
 pub(super) fn read(
     stanza: &AccessStanza,
+    translation: &Translation,
     zone: &TimeZone,
     notes: &mut Problems,
 ) -> Result<ImportedClient, Diagnostic> {
-    if let Some(nat) = stanza.get("FORCE_NAT") {
-        return Err(nat.at.error("the stanza is left out: it opens ports of another host"));
-    }
     let (key, hmac) = read_keys(stanza)?;
     if hmac.is_none() {
         let message = "this client has no HMAC key: nothing says that its requests are not altered";
@@ -67,6 +67,7 @@ pub(super) fn read(
     let mode = named(stanza, "ENCRYPTION_MODE")?;
     let username = stanza.get("REQUIRE_USERNAME").map(username).transpose()?;
     let cycle = read_cycle(stanza, notes)?;
+    let nat = read_nat(stanza, translation, notes)?.filter(|_| cycle.is_none());
     notes.extend(without_effect(stanza, cycle.as_ref(), hmac.is_some()));
     let ports = stanza.get("OPEN_PORTS").map(|given| read_ports(given, notes));
     if ports.as_ref().is_some_and(Vec::is_empty) {
@@ -101,6 +102,7 @@ pub(super) fn read(
         ports,
         restricted: restricted.unwrap_or_default(),
         cycle,
+        nat,
         open_for,
         open_for_max: most.max(open_for),
     })
@@ -116,7 +118,7 @@ fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> V
     match cycle {
         Some(cycle) => {
             let message = "has no effect beside CMD_CYCLE_OPEN: left out";
-            found.push(say("FW_ACCESS_TIMEOUT", message));
+            found.extend([say("FW_ACCESS_TIMEOUT", message), say("FORCE_NAT", message)]);
             if cycle.depends_on_port() {
                 let message = "has no effect in fwknopd, which runs CMD_CYCLE_OPEN in any case; \
                                here only these ports are opened";

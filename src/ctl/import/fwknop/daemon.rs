@@ -2,61 +2,19 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
+use super::nat::Translation;
+use super::variables::{Fate, Switch, find};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
-
-/// Variables that let requests in, or open something, in a way that there is not here: what to do
-/// without them, and what fwknopd has to be told for that.
-const WITHOUT: [(&str, bool, &str); 8] = [
-    ("the file that it names is not read: put here what it says", false, "OVERRIDE_CONFIG"),
-    ("the time of a request counts here, within max_age", false, "ENABLE_SPA_PACKET_AGING"),
-    ("a request opens only once here", false, "ENABLE_DIGEST_PERSISTENCE"),
-    (
-        "requests come in UDP datagrams here: have clients send those",
-        true,
-        "ENABLE_SPA_OVER_HTTP ENABLE_TCP_SERVER ENABLE_X_FORWARDED_FOR ALLOW_ANY_USER_AGENT",
-    ),
-    (
-        "no door translates addresses here: have the firewall do that",
-        true,
-        "ENABLE_IPT_FORWARDING ENABLE_IPT_LOCAL_NAT ENABLE_IPT_SNAT ENABLE_FIREWD_FORWARDING \
-         ENABLE_FIREWD_LOCAL_NAT ENABLE_FIREWD_SNAT",
-    ),
-    (
-        "say it in the rules of your firewall",
-        true,
-        "ENABLE_IPT_OUTPUT ENABLE_FIREWD_OUTPUT ENABLE_DESTINATION_RULE",
-    ),
-    ("only packets to this host are looked at", true, "ENABLE_PCAP_ANY_DIRECTION"),
-    ("give a door start_command and stop_command", true, "ENABLE_EXTERNAL_CMDS"),
-];
-
-/// What says how fwknopd does its work, and nothing about who gets in.
-const OWN: &str = "\
-    CMD_EXEC_TIMEOUT CONFIG_FILE \
-    DIGEST_DB_FILE DIGEST_FILE ENABLE_FIREWD_COMMENT_CHECK ENABLE_IPT_COMMENT_CHECK \
-    ENABLE_NAT_DNS ENABLE_PCAP_PROMISC ENABLE_RULE_PREPEND EXIT_AT_INTF_DOWN \
-    FAULT_INJECTION_TAG FIREWALL_EXE FIREWD_DNAT_ACCESS FIREWD_FORWARD_ACCESS \
-    FIREWD_INPUT_ACCESS FIREWD_MASQUERADE_ACCESS FIREWD_OUTPUT_ACCESS FIREWD_SNAT_ACCESS \
-    FLUSH_FIREWD_AT_EXIT FLUSH_FIREWD_AT_INIT FLUSH_IPT_AT_EXIT FLUSH_IPT_AT_INIT \
-    FWKNOP_CONF_DIR FWKNOP_PID_FILE FWKNOP_RUN_DIR GPG_EXE GPG_HOME_DIR IPT_DNAT_ACCESS \
-    IPT_FORWARD_ACCESS IPT_INPUT_ACCESS IPT_MASQUERADE_ACCESS IPT_OUTPUT_ACCESS \
-    IPT_SNAT_ACCESS LOCALE MAX_SNIFF_BYTES NFQ_CHAIN NFQ_INTERFACE NFQ_LOOP_SLEEP \
-    NFQ_QUEUE_NUMBER NFQ_TABLE PCAP_DISPATCH_COUNT PCAP_FILE PCAP_LOOP_SLEEP \
-    RULES_CHECK_THRESHOLD SNAT_TRANSLATE_IP SUDO_EXE SYSLOG_IDENTITY TCPSERV_PORT \
-    UDPSERV_SELECT_TIMEOUT";
-const CARRIED: &str = "\
-    ACCESS_FILE ACCESS_FOLDER ENABLE_NFQ_CAPTURE ENABLE_UDP_SERVER MAX_SPA_PACKET_AGE NFQ_PORT \
-    PCAP_FILTER PCAP_INTF SYSLOG_FACILITY UDPSERV_PORT VERBOSE";
+use crate::proto::port_range;
 
 /// `fwknopd.conf`, as far as it matters here.
 #[derive(Default)]
@@ -65,6 +23,7 @@ pub(super) struct FwknopdConf {
     pub(super) page: YamlWriter,
     /// The folder that is read instead of the file, and where it is named.
     pub(super) folder: Option<(Place, PathBuf)>,
+    pub(super) translation: Translation,
 }
 
 /// Reads the `fwknopd.conf` beside an `access.conf`, where there is one.
@@ -87,7 +46,7 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
         let Some((at, line)) = settings.notes.ok_or_report(line) else { continue };
         let value = String::from_utf8_lossy(line.value).into_owned();
         settings.note(line.name, &value, &at);
-        settings.given.insert(line.name.to_owned(), (at, value));
+        settings.given.insert(line.name.replace("FIREWD", "IPT"), (at, value));
     }
     settings.write(access)
 }
@@ -99,22 +58,22 @@ struct FwknopdVariables<'a> {
 
 impl FwknopdVariables<'_> {
     fn note(&mut self, name: &str, value: &str, at: &Place) {
-        let yes = value.starts_with(['Y', 'y']);
-        let is_in = |names: &str| names.split(' ').any(|known| known == name);
-        if let Some((help, when, _)) = WITHOUT.iter().find(|(.., names)| is_in(names)) {
-            if yes == *when {
-                self.notes.push(at.error(format!("{name} is not carried over")).help(*help));
-            }
-        } else if is_in(OWN) {
-            self.notes.push(at.warning(format!("{name} is about fwknopd itself: left out")));
-        } else if !is_in(CARRIED) {
+        let known = find("fwknopd", &name.replace("FIREWD", "IPT"), value.as_bytes());
+        let Some((_, fate)) = known else {
             let error = at.error(format!("left out: '{name}' is not a variable of fwknopd's"));
-            self.notes.push(if name.ends_with("_TIMEOUT") {
-                error.help("in access.conf, below a SOURCE, it would have an effect")
+            return self.notes.push(error.help(if name.ends_with("_TIMEOUT") {
+                "in access.conf, below a SOURCE, it would have an effect"
             } else {
-                error.help("fwknopd says that it ignores it, so it had no effect until now")
-            });
-        }
+                "fwknopd says that it ignores it, so it had no effect until now"
+            }));
+        };
+        self.notes.extend(match fate {
+            Some(Fate::LeftOut(why)) => Some(at.warning(format!("{name} {why}: left out"))),
+            Some(Fate::Refused(_, help)) => {
+                Some(at.error(format!("{name} is not carried over")).help(help))
+            }
+            Some(Fate::Carried) | None => None,
+        });
     }
 
     /// The value of a variable; it may begin with another one.
@@ -133,7 +92,17 @@ impl FwknopdVariables<'_> {
     }
 
     fn is_yes(&self, name: &str) -> bool {
-        self.given.get(name).is_some_and(|(_, value)| value.starts_with(['Y', 'y']))
+        self.given.get(name).is_some_and(|(_, value)| Switch::read(value.as_bytes()) == Switch::On)
+    }
+
+    fn translation(&mut self) -> Translation {
+        let asked = ["ENABLE_IPT_FORWARDING", "ENABLE_IPT_LOCAL_NAT"].into_iter();
+        let asked = asked.filter(|name| self.is_yes(name)).map(|name| self.given[name].0.clone());
+        Translation {
+            asked: asked.collect(),
+            snat: self.is_yes("ENABLE_IPT_SNAT"),
+            from: self.text("SNAT_TRANSLATE_IP").map(|(_, from)| from),
+        }
     }
 
     fn write(mut self, access: &Path) -> FwknopdConf {
@@ -165,11 +134,11 @@ impl FwknopdVariables<'_> {
         knockd.section(1, "log", &log);
         knockd.section(1, "fwknop", &fwknop);
         page.section(0, "knockd", &knockd);
-        FwknopdConf { page, folder }
+        FwknopdConf { page, folder, translation: self.translation() }
     }
 
-    /// Where requests are listened for, if it is said.
-    fn port(&mut self) -> Option<NonZeroU16> {
+    /// Where requests are listened for, if it is said: a port, or some that follow each other.
+    fn port(&mut self) -> Option<String> {
         let name = if self.is_yes("ENABLE_UDP_SERVER") {
             "UDPSERV_PORT"
         } else if self.is_yes("ENABLE_NFQ_CAPTURE") {
@@ -186,18 +155,27 @@ impl FwknopdVariables<'_> {
         }
         let (at, text) = self.text(name)?;
         let words: Vec<&str> = text.split_whitespace().collect();
-        let port = match (name, words.as_slice()) {
-            ("PCAP_FILTER", ["udp", "port", port] | ["udp", "dst", "port", port]) => port,
-            ("PCAP_FILTER", _) => "",
-            (_, [port]) => port,
-            _ => "",
+        let filter = match words.as_slice() {
+            ["udp", "and", "dst", filter @ ..]
+            | ["udp", "and" | "dst", filter @ ..]
+            | ["udp", filter @ ..] => filter,
+            _ => &[],
         };
-        let read = parse_port(port).ok();
-        if read.is_none() {
-            let help = "requests come to one UDP port here: write knockd: {fwknop: {port: 62201}}";
+        let ports = match (name, filter, words.as_slice()) {
+            ("PCAP_FILTER", ["portrange", ports], _) => port_range::parse(ports).ok(),
+            ("PCAP_FILTER", ["port", port], _) | ("UDPSERV_PORT" | "NFQ_PORT", _, [port]) => {
+                parse_port(port).ok().map(|port| port..=port)
+            }
+            _ => None,
+        };
+        if ports.is_none() {
+            let help = "requests come to one UDP port here, or to a range of them: write knockd: \
+                        {fwknop: {port: 62201}}";
             self.notes.push(at.error(format!("{name} is not carried over")).help(help));
         }
-        read
+        let ports = ports?;
+        let (low, high) = (ports.start(), ports.end());
+        Some(if low == high { low.to_string() } else { format!("{low}-{high}") })
     }
 
     fn max_age(&mut self) -> Option<Duration> {

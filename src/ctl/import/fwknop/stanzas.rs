@@ -5,43 +5,18 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::super::side_by_side::Saying;
 use super::super::{Files, unreadable};
 use super::cycle::read_cycle;
 use super::keys::{is_key, read_keys};
 use super::lines::read_lines;
+use super::variables::{Fate, Switch, find, variables};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
 
 /// How many files may include one another, the first one counted.
 const MAX_DEPTH: usize = 3;
 /// How many files are read in all.
 const MAX_FILES: usize = 1000;
-
-/// The variables that are carried over.
-const CARRIED: &str = "\
-    SOURCE DESTINATION OPEN_PORTS RESTRICT_PORTS KEY KEY_BASE64 HMAC_KEY HMAC_KEY_BASE64 \
-    HMAC_DIGEST_TYPE ENCRYPTION_MODE FW_ACCESS_TIMEOUT MAX_FW_TIMEOUT ACCESS_EXPIRE \
-    ACCESS_EXPIRE_EPOCH REQUIRE_USERNAME REQUIRE_SOURCE_ADDRESS CMD_CYCLE_OPEN CMD_CYCLE_CLOSE \
-    CMD_CYCLE_TIMER";
-
-const NO_COMMANDS: &str = "a request brings no command here: make a door with a start_command for \
-                           each thing that is to be done";
-const NO_NAT: &str = "no door translates addresses here: have the firewall do that";
-const NO_GPG: &str = "GnuPG is not read here: give the client a KEY and an HMAC_KEY";
-
-/// The variables that have no counterpart, by what to do without them, and whether they are
-/// switches, which do nothing where they are off.
-const WITHOUT: [(&str, bool, &str); 6] = [
-    (NO_COMMANDS, true, "ENABLE_CMD_EXEC ENABLE_CMD_SUDO_EXEC"),
-    (NO_COMMANDS, false, "CMD_EXEC_USER CMD_EXEC_GROUP CMD_SUDO_EXEC_USER CMD_SUDO_EXEC_GROUP"),
-    (NO_NAT, true, "FORCE_MASQUERADE FORWARD_ALL DISABLE_DNAT"),
-    (NO_NAT, false, "FORCE_NAT FORCE_SNAT"),
-    (NO_GPG, true, "GPG_ALLOW_NO_PW GPG_REQUIRE_SIG GPG_DISABLE_SIG GPG_IGNORE_SIG_VERIFY_ERROR"),
-    (
-        NO_GPG,
-        false,
-        "GPG_HOME_DIR GPG_EXE GPG_DECRYPT_ID GPG_DECRYPT_PW GPG_REMOTE_ID GPG_FINGERPRINT_ID",
-    ),
-];
 
 /// The variables that `%include_keys` may set.
 const KEYS: [&str; 4] = ["KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64"];
@@ -67,7 +42,7 @@ impl StanzaVariable {
 
     /// A boolean as fwknopd reads it.
     pub(super) fn is_yes(&self) -> bool {
-        matches!(self.value.first(), Some(b'Y' | b'y'))
+        Switch::read(&self.value) == Switch::On
     }
 }
 
@@ -85,6 +60,30 @@ pub(super) struct AccessStanza {
 impl AccessStanza {
     pub(super) fn get(&self, name: &str) -> Option<&StanzaVariable> {
         self.variables.get(name)
+    }
+
+    /// What it says, and what goes without saying; `asked`: where it may be asked to be led to.
+    pub(super) fn says(&self, asked: Option<&Place>) -> Vec<Saying> {
+        let text = |it: &StanzaVariable| {
+            let is_secret = it.name.contains("KEY") || it.name == "GPG_DECRYPT_PW";
+            let text = if is_secret { "a key".to_owned() } else { it.text() };
+            (it.name, text, Some(it.at.clone()))
+        };
+        let mut says: Vec<Saying> = self.variables.values().map(text).collect();
+        if self.get("CMD_CYCLE_OPEN").is_none() {
+            let at = Some(self.at.clone());
+            let asked = asked.map(|at| ("FORCE_NAT", "wherever a request says", Some(at.clone())));
+            let silent = [
+                ("OPEN_PORTS", "any port", None),
+                ("FW_ACCESS_TIMEOUT", "30", at.clone()),
+                ("MAX_FW_TIMEOUT", "300", at),
+            ];
+            let silent = silent.into_iter().chain(asked);
+            let silent = silent.filter(|(name, ..)| self.get(name).is_none());
+            says.extend(silent.map(|(name, text, at)| (name, text.to_owned(), at)));
+        }
+        says.sort_by_key(|(name, ..)| variables("access").position(|(known, _)| known == *name));
+        says
     }
 }
 
@@ -226,8 +225,8 @@ impl StanzaReader<'_> {
     }
 
     fn homeless(&mut self, at: &Place, name: &str) {
-        let message = match known(name) {
-            Some(name) => format!("{name} stands before the first SOURCE: left out"),
+        let message = match find("access", name, b"") {
+            Some((name, _)) => format!("{name} stands before the first SOURCE: left out"),
             None => "left out: it stands before the first SOURCE".to_owned(),
         };
         self.notes.push(at.error(message));
@@ -235,24 +234,28 @@ impl StanzaReader<'_> {
 
     fn give(&mut self, stanza: usize, name: &str, value: &[u8], at: Place) {
         let Some(stanza) = self.stanzas.get_mut(stanza) else { return };
-        let Some(name) = known(name) else {
+        let Some((name, fate)) = find("access", name, value) else {
             return self.notes.push(unknown(name, &at));
         };
         let given = StanzaVariable { at, name, value: value.to_vec() };
-        let without = WITHOUT.iter().find(|(.., names)| names.split(' ').any(|it| it == name));
-        if let Some((help, is_switch, _)) = without {
-            if *is_switch && !given.is_yes() {
-                return;
+        match fate {
+            Some(Fate::Carried) => {}
+            Some(Fate::LeftOut(why)) => {
+                return self.notes.push(given.at.warning(format!("{name} {why}: left out")));
             }
-            let error = given.at.error(format!("{name} is not carried over"));
-            // Once said is enough.
-            let first = self.helped.insert(*help);
-            self.notes.push(if first { error.help(*help) } else { error });
+            Some(Fate::Refused(_, help)) => {
+                let error = given.at.error(format!("{name} is not carried over"));
+                // Once said is enough.
+                let first = self.helped.insert(help);
+                self.notes.push(if first { error.help(help) } else { error });
+            }
+            None => return,
         }
         let place = match name {
             "KEY_BASE64" => "KEY",
             "HMAC_KEY_BASE64" => "HMAC_KEY",
             "ACCESS_EXPIRE_EPOCH" => "ACCESS_EXPIRE",
+            "REQUIRE_SOURCE" => "REQUIRE_SOURCE_ADDRESS",
             name => name,
         };
         if let Some(first) = stanza.variables.get(place) {
@@ -264,13 +267,6 @@ impl StanzaReader<'_> {
     }
 }
 
-/// The variable that a word names; of one that has two names the second.
-fn known(word: &str) -> Option<&'static str> {
-    let word = if word == "REQUIRE_SOURCE" { "REQUIRE_SOURCE_ADDRESS" } else { word };
-    let without = WITHOUT.iter().flat_map(|(.., names)| names.split(' '));
-    CARRIED.split(' ').chain(without).find(|name| *name == word)
-}
-
 /// A word is named only where it is surely meant for a variable: it might be part of a key.
 fn unknown(word: &str, at: &Place) -> Diagnostic {
     let is_variable = word.contains('_')
@@ -279,7 +275,7 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
     let message = format!("left out: {this} is not a variable of fwknopd's");
-    let error = match closest_match(word, CARRIED.split(' ')) {
+    let error = match closest_match(word, variables("access").map(|(name, _)| name)) {
         Some(meant) => at.error(format!("{message}: did you mean {meant}?")),
         None => at.error(message),
     };
