@@ -40,8 +40,8 @@ pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
         }
         warnings.extend(one.dropped(around, is_here));
         warnings.extend(one.meets_others(loaded, around));
-        let earlier = all[..index].iter().filter(|other| one.contradicts(**other, loaded));
-        warnings.extend(earlier.last().map(|other| one.decided_by_the_last(*other)));
+        let mut earlier = all[..index].iter().filter(|other| one.contradicts(**other, loaded));
+        warnings.extend(earlier.next_back().map(|other| one.decided_by_the_last(*other)));
     }
     warnings
 }
