@@ -185,7 +185,10 @@ fn live(seed: u64) {
                 let seconds = if leads { 60 } else { *dice.of(&[1, 60, 60]) };
                 let until = now() + Duration::from_secs(seconds);
                 let_in(&mut guard, &grant(&name, client, seconds));
-                model.grants.insert((name.clone(), client.to_owned()), (until, step + 1));
+                let key = (name.clone(), client.to_owned());
+                // It is never made shorter.
+                let before = model.grants.get(&key).map_or(until, |(before, _)| *before);
+                model.grants.insert(key, (until.max(before), step + 1));
                 format!("{name} opens for {client} for {seconds} s")
             }
             5 | 6 => {
