@@ -1,11 +1,9 @@
 //! The ports that each door watches for its sequence: those of the sequence and the trip-wires
 //! around them.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
 use super::door::Recognition;
-use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 
 /// What each door watches for its fixed sequence, in the order of the doors: the ports of the
@@ -24,19 +22,13 @@ use crate::proto::ports::PortSet;
 /// [`Scheme::watched`]: crate::proto::totp::Scheme::watched
 pub fn watch_sets<'a>(doors: impl IntoIterator<Item = &'a Recognition>) -> Vec<PortSet> {
     let doors: Vec<&Recognition> = doors.into_iter().collect();
-    // In order, so that each is added at the end.
-    let forwarded = |door: &Recognition| door.forwards.iter().map(|it| it.on).collect::<Vec<_>>();
-    let single =
-        |door: &Recognition| door.opens.iter().filter_map(|it| it.single()).collect::<Vec<_>>();
-    let of = |door: &&Recognition| [door.sequence.clone(), single(door), forwarded(door)].concat();
-    let knocks: BTreeSet<Knock> = doors.iter().flat_map(of).collect();
     // The ports that are nobody's trip-wires.
-    let mut taken: PortSet = knocks.into_iter().collect();
-    for ports in doors.iter().flat_map(|door| &door.opens).filter(|it| it.single().is_none()) {
-        taken.insert_range(ports.protocol(), ports.range());
-    }
-    for scheme in doors.iter().filter_map(|door| door.totp) {
-        taken.extend_from(&scheme.watched());
+    let mut taken = PortSet::default();
+    for door in &doors {
+        taken.extend(door.sequence.iter().copied());
+        taken.extend(door.opens.iter().copied());
+        taken.extend(door.forwards.iter().map(|forward| forward.on));
+        door.totp.iter().for_each(|scheme| taken.extend_from(&scheme.watched()));
     }
     doors.iter().map(|door| watch_set(door, &taken)).collect()
 }
@@ -58,7 +50,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::knock::Protocol;
+    use crate::proto::knock::{Knock, Protocol};
     use crate::proto::open_ports::OpenPorts;
     use crate::proto::totp::{Protocols, Scheme, TotpMode};
 

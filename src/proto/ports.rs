@@ -1,64 +1,52 @@
 //! A set of ports of both protocols, kept as ranges.
 
 use std::num::NonZeroU16;
-use std::ops::RangeInclusive;
+
+use rangemap::RangeInclusiveSet;
 
 use super::knock::{Knock, Protocol};
+use super::open_ports::OpenPorts;
+use super::port_range::PortRange;
 
 /// A set of knocks, as sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSet {
     /// Of each protocol, by its place among all.
-    ranges: [Vec<(u16, u16)>; Protocol::ALL.len()],
+    ranges: [RangeInclusiveSet<u16>; Protocol::ALL.len()],
 }
 
 impl PortSet {
-    pub fn insert(&mut self, knock: Knock) {
-        self.insert_range(knock.protocol, knock.port..=knock.port);
-    }
-
     /// Adds every port of a range; an empty range adds nothing.
-    pub fn insert_range(&mut self, protocol: Protocol, range: RangeInclusive<NonZeroU16>) {
-        let (low, high) = (range.start().get(), range.end().get());
-        if low > high {
-            return;
+    pub fn insert_range(&mut self, protocol: Protocol, range: PortRange) {
+        if !range.is_empty() {
+            self.ranges[protocol as usize].insert(range.start().get()..=range.end().get());
         }
-        let ranges = &mut self.ranges[protocol as usize];
-        // What overlaps or touches the new range is swallowed by it.
-        let from = ranges.partition_point(|&(_, end)| end < low.saturating_sub(1));
-        let to = ranges.partition_point(|&(start, _)| start <= high.saturating_add(1));
-        let swallowed = &ranges[from..to];
-        let merged = (
-            swallowed.first().map_or(low, |&(start, _)| start.min(low)),
-            swallowed.last().map_or(high, |&(_, end)| end.max(high)),
-        );
-        ranges.splice(from..to, [merged]);
     }
 
     /// The ports of this set that are not in another.
     pub fn without(&self, other: &Self) -> Self {
-        let of =
-            |protocol| without(&self.ranges[protocol as usize], &other.ranges[protocol as usize]);
+        let of = |protocol| {
+            let (ranges, other) =
+                (&self.ranges[protocol as usize], &other.ranges[protocol as usize]);
+            ranges.iter().flat_map(|range| other.gaps(range)).collect()
+        };
         Self { ranges: Protocol::ALL.map(of) }
     }
 
     pub fn contains(&self, knock: Knock) -> bool {
-        let port = knock.port.get();
-        let ranges = &self.ranges[knock.protocol as usize];
-        let at = ranges.partition_point(|&(_, end)| end < port);
-        ranges.get(at).is_some_and(|&(start, _)| start <= port)
+        self.ranges[knock.protocol as usize].contains(&knock.port.get())
     }
 
-    /// Whether a port of a range is in it.
-    pub fn meets(&self, protocol: Protocol, range: RangeInclusive<NonZeroU16>) -> bool {
-        let ranges = &self.ranges[protocol as usize];
-        let at = ranges.partition_point(|&(_, end)| end < range.start().get());
-        ranges.get(at).is_some_and(|&(start, _)| start <= range.end().get())
+    /// Whether it has one of these ports.
+    pub fn meets(&self, ports: OpenPorts) -> bool {
+        let range = ports.range();
+        let range = range.start().get()..=range.end().get();
+        self.ranges[ports.protocol() as usize].overlaps(&range)
     }
 
     /// The ranges of one protocol, ascending, both ends included.
     pub fn ranges(&self, protocol: Protocol) -> impl Iterator<Item = (u16, u16)> + '_ {
-        self.ranges[protocol as usize].iter().copied()
+        self.ranges[protocol as usize].iter().map(|range| (*range.start(), *range.end()))
     }
 
     /// Every port, ascending within its protocol.
@@ -71,40 +59,21 @@ impl PortSet {
 
     /// How many ports are in it, both protocols together.
     pub fn len(&self) -> usize {
-        self.ranges.iter().flatten().map(|(low, high)| usize::from(high - low) + 1).sum()
+        self.ranges.iter().flat_map(RangeInclusiveSet::iter).map(ExactSizeIterator::len).sum()
     }
 
     /// Adds every port of another set.
     pub fn extend_from(&mut self, other: &Self) {
-        for protocol in Protocol::ALL {
-            for (low, high) in other.ranges(protocol) {
-                if let (Some(low), Some(high)) = (NonZeroU16::new(low), NonZeroU16::new(high)) {
-                    self.insert_range(protocol, low..=high);
-                }
-            }
+        for (ranges, others) in self.ranges.iter_mut().zip(&other.ranges) {
+            ranges.extend(others.iter().cloned());
         }
     }
 }
 
-fn without(ranges: &[(u16, u16)], other: &[(u16, u16)]) -> Vec<(u16, u16)> {
-    let mut left = Vec::new();
-    for &(low, high) in ranges {
-        let mut from = Some(low);
-        let above = other.partition_point(|&(_, end)| end < low);
-        for &(start, end) in other.iter().skip(above).take_while(|(start, _)| *start <= high) {
-            if let Some(from) = from.filter(|from| *from < start) {
-                left.push((from, start - 1));
-            }
-            from = end.checked_add(1).filter(|next| *next <= high);
-        }
-        left.extend(from.map(|from| (from, high)));
-    }
-    left
-}
-
-impl Extend<Knock> for PortSet {
-    fn extend<I: IntoIterator<Item = Knock>>(&mut self, knocks: I) {
-        knocks.into_iter().for_each(|knock| self.insert(knock));
+impl<P: Into<OpenPorts>> Extend<P> for PortSet {
+    fn extend<I: IntoIterator<Item = P>>(&mut self, ports: I) {
+        let ports = ports.into_iter().map(Into::into);
+        ports.for_each(|ports: OpenPorts| self.insert_range(ports.protocol(), ports.range()));
     }
 }
 

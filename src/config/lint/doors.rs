@@ -62,7 +62,7 @@ impl<'a> LintedDoors<'a> {
             let opening = &one.door.opening;
             let forwarded = opening.forwards.iter().map(|forward| forward.on.into());
             for ports in opening.ports.iter().copied().chain(forwarded) {
-                opened.insert_range(ports.protocol(), ports.range());
+                opened.extend([ports]);
                 match ports.single() {
                     Some(port) => drop(openers.entry(port).or_insert(index)),
                     None => range_openers.push((ports, index)),

@@ -190,8 +190,7 @@ fn guarded_knocks(
 ) -> Vec<Diagnostic> {
     let rotating = totp.map(|scheme| scheme.watched()).unwrap_or_default();
     let is_knocked = |ports: &OpenPorts| {
-        sequence.iter().any(|knock| ports.contains(*knock))
-            || rotating.meets(ports.protocol(), ports.range())
+        sequence.iter().any(|knock| ports.contains(*knock)) || rotating.meets(*ports)
     };
     let both = ports.iter().zip(places).filter(|(ports, _)| is_knocked(ports));
     both.map(|(port, at)| {

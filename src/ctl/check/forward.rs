@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::guard::HostContext;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
-use crate::config::{Door, Family, Forward};
+use crate::config::{Client, Door, Family, Forward};
 use crate::proto::knock::Knock;
 
 /// A forward of a door, and where it is written.
@@ -112,15 +112,12 @@ impl Forwarding<'_> {
         let [one, two] = [self.forward, other.forward];
         let is_same = one.on == two.on && Family::of(one.to) == Family::of(two.to);
         let differs = (one.to, one.port) != (two.to, two.port);
-        let [own, others] = [self.door.name(), other.door.name()];
-        let by_anybody = |it: Self| !it.door.recognition.sequence.is_empty();
-        let of_both = loaded
-            .config
-            .clients
-            .iter()
-            .any(|client| [own, others].into_iter().all(|name| client.doors.contains(name)));
-        let is_anybodys = by_anybody(self) || by_anybody(other);
-        is_same && differs && self.is_beside(other.door) && (is_anybodys || of_both)
+        let names = [self.door.name(), other.door.name()];
+        let has_both = |it: &Client| names.into_iter().all(|name| it.doors.contains(name));
+        let is_anybodys = |it: Self| !it.door.recognition.sequence.is_empty();
+        let is_of_one = || is_anybodys(self) || is_anybodys(other);
+        let is_of_client = || loaded.config.clients.iter().any(has_both);
+        is_same && differs && self.is_beside(other.door) && (is_of_one() || is_of_client())
     }
 
     fn decided_by_the_last(self, other: Self) -> Diagnostic {
