@@ -1,7 +1,7 @@
 //! What 10,000 doors cost: to start with them, in memory, and after many reloads.
 //!
 //! `knockd` runs in a network namespace with doors of one kind after the other: with commands of
-//! their own, of a template, of sets, guarded. `-- 3000 guard` takes another number and some of
+//! their own, of a template, of sets, guarded, and forwarding. `-- 3000 guard` takes another number and some of
 //! the kinds. Needs root.
 
 #[path = "../tests/support/mod.rs"]
@@ -20,11 +20,12 @@ const RELOADS: usize = 15;
 const QUICK: Duration = Duration::from_millis(200);
 
 /// The kinds of doors, and what each says besides its sequence.
-const KINDS: [(&str, &str); 4] = [
+const KINDS: [(&str, &str); 5] = [
     ("commands", "start_command: /bin/true %IP% NUMBER, stop_command: /bin/true %IP% NUMBER"),
     ("template", "open: [PORT], via: iptables"),
     ("nft_set", "open: [PORT], via: {nft_set: {table: inet filter, set4: s4, set6: s6}}"),
     ("guard", "open: [PORT]"),
+    ("forward", "forward: {on: PORT, to: 198.51.100.7, port: 22}"),
 ];
 const SETS: &str = "table inet filter {
     set s4 { type ipv4_addr; flags timeout; }

@@ -131,6 +131,7 @@ fn client(number: usize) -> Client {
             username: None,
             address: AddressPolicy::Any,
             old: None,
+            force_nat: false,
         }),
     }
 }

@@ -66,6 +66,8 @@ pub struct FwknopClient {
     pub destination: Vec<Network>,
     pub username: Option<String>,
     pub address: AddressPolicy,
+    /// Whether whatever port it asks for leads where a door forwards it, asked for or not.
+    pub force_nat: bool,
     /// The keys before these, which are used in the same way, and until when they hold too.
     pub old: Option<((fwknop::FwknopKey, fwknop::HmacKey), Wall)>,
 }

@@ -64,6 +64,8 @@ struct FwknopDoor {
 #[derive(Clone, Copy)]
 enum Wanted {
     Open,
+    /// The same, or that they lead wherever a door leads them.
+    OpenOrForward,
     /// That they lead to this host and port.
     Forward(IpAddr, NonZeroU16),
     /// That they lead to this port of this host. By which address is no matter: the client knows
@@ -259,6 +261,7 @@ impl FwknopHolder {
         local: &Local,
     ) -> Result<impl Iterator<Item = DoorId>, Reason> {
         let (wanted, error) = match &access.nat {
+            _ if self.is.force_nat => (Wanted::OpenOrForward, FwknopError::NoDoor),
             None => (Wanted::Open, FwknopError::NoDoor),
             Some(nat) if nat.is_local => (Wanted::Local(nat.port), FwknopError::LocalNat),
             Some(nat) => {
@@ -285,6 +288,10 @@ impl FwknopDoor {
         };
         match wanted {
             Wanted::Open => opens() || (self.opens.is_empty() && self.forwards.is_empty()),
+            Wanted::OpenOrForward => {
+                self.does(Wanted::Open, port, address, local)
+                    || self.forwards.iter().any(|it| it.on == port && it.is_for(address))
+            }
             Wanted::Forward(host, to) => leads(to, &|it| it == host),
             Wanted::Local(to) => {
                 leads(to, &|it| local.contains(it)) || (to == port.port && opens())

@@ -183,6 +183,9 @@ impl Ruleset {
         let keys = |(&set, elements): (&GuardSet, &Vec<SetElement>)| {
             elements.iter().map(move |element| set.at(element.key.clone())).collect::<Vec<_>>()
         };
+        // What has been led on goes on for only as long as there is a chain that translates.
+        let forwards =
+            self.forwards().next().is_some() || added.keys().any(|set| set.kind.is_forward());
         let mut there: HashSet<GuardElement> = added.iter().flat_map(keys).collect();
         let mut contents = added;
         for family in FAMILIES {
@@ -202,8 +205,7 @@ impl Ruleset {
             observing: !observed.is_empty() || there.iter().any(|it| it.set.kind.is_note()),
             ranges: self.doors.values().any(GuardedDoor::has_range)
                 || there.iter().any(|it| it.set.is_of_ranges),
-            forwards: self.forwards().next().is_some()
-                || there.iter().any(|it| it.set.kind.is_forward()),
+            forwards,
         };
         let lasting: BTreeSet<_> = observed.into_iter().chain(self.masqueraded()).collect();
         let lasting = lasting.into_iter().chain(older.iter().cloned());

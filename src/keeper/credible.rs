@@ -299,6 +299,7 @@ pub(super) mod tests {
                     destination: Vec::new(),
                     username: None,
                     address: AddressPolicy::Any,
+                    force_nat: false,
                     old: None,
                 }),
             };

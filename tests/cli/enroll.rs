@@ -253,13 +253,10 @@ USE_HMAC Y
 #[test]
 fn what_is_unusual_about_the_server_or_the_client_stands_in_the_stanza() {
     let files = Files::new();
-    files.write(
-        "doors.yaml",
-        &DOORS.replace("  user: nobody\n", "  user: nobody\n  fwknop: {port: 7777}\n").replace(
-            "plain:\n",
-            "act:\n    fwknop: true\n    start_command: /bin/true\n  plain:\n",
-        ),
-    );
+    let doors = DOORS
+        .replace("  user: nobody\n", "  user: nobody\n  fwknop: {port: 7777}\n")
+        .replace("plain:\n", "act:\n    fwknop: true\n    start_command: /bin/true\n  plain:\n");
+    files.write("doors.yaml", &doors);
     said(files.run("enroll phone --door gate --fwknop --host gw"));
     let path = files.config().join("client-phone.yaml");
     let text = fs::read_to_string(&path).unwrap();
@@ -267,6 +264,11 @@ fn what_is_unusual_about_the_server_or_the_client_stands_in_the_stanza() {
     let (printed, _) = said(files.run("enroll phone --door act --fwknop --host gw"));
     let stanza = stanza(&printed);
     assert_eq!(variable(&stanza, "SPA_SERVER_PORT"), "7777");
+    for (ports, told) in [("10000-65535", None), ("7000-7999", Some("SPA_SERVER_PORT 7000"))] {
+        files.write("doors.yaml", &doors.replace("port: 7777", &format!("port: {ports}")));
+        let (printed, _) = said(files.run("enroll phone --door gate"));
+        assert_eq!(printed.lines().find(|line| line.starts_with("SPA_SERVER_PORT")), told);
+    }
     assert_eq!(variable(&stanza, "HMAC_DIGEST_TYPE"), "sha512");
     assert!(!stanza.contains("ALLOW_IP") && stanza.contains("fwknop -a ADDRESS"), "{stanza}");
     for (name, access) in [("act", "tcp/1"), ("gate", "tcp/443,udp/4500")] {
@@ -787,6 +789,22 @@ fn the_stock_client_and_ours_open_with_the_stanza_that_is_printed_and_with_old_k
             let key = variable(&stanza, name);
             assert!(site.knockd.log().iter().all(|line| !line.contains(key)));
         }
+    }
+}
+
+#[test]
+fn a_door_that_only_forwards_opens_with_the_stanza_that_is_printed() {
+    let name = "a stanza for a host behind";
+    let Some(site) = Site::new(name).filter(|_| has_programs(name, &["fwknop"])) else { return };
+    let inner = "doors: {inner: {fwknop: true, open_for: 1h, \
+                 forward: [{on: 2222, to: 192.168.1.10, port: 22}]}}";
+    fs::write(site.knockd.config.join("inner.yaml"), inner).unwrap();
+    let home = site.enroll_for_fwknop("phone --door inner --fwknop");
+    for program in ["fwknop", "knock"] {
+        assert!(site.ask(&home, program), "{program}");
+        let grant = site.knockd.grants().remove(0);
+        assert_eq!((&grant["door"], &grant["address"]), (&"inner".into(), &CLIENT.into()));
+        site.close();
     }
 }
 

@@ -258,3 +258,52 @@ fn the_variables_that_fwknopd_knows_are_known() {
         }
     }
 }
+
+/// The variables that a text of fwknopd's begins a line with, commented out or not.
+fn variables(text: &str) -> Vec<&str> {
+    let begins = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches(['#', ' ']).split([' ', '\t', '\\']).next());
+    let is_name = |word: &&str| {
+        word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+            && (word.contains('_')
+                || ["SOURCE", "DESTINATION", "KEY", "VERBOSE", "LOCALE"].contains(word))
+    };
+    begins.filter(is_name).collect()
+}
+
+#[test]
+fn the_variables_that_fwknop_installs_are_known() {
+    let name = "the_variables_that_fwknop_installs_are_known";
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let [access, daemon] = ["access", "fwknopd"].map(|it| read(&format!("/etc/fwknop/{it}.conf")));
+    let manual = "/usr/share/man/man8/fwknopd.8.gz";
+    if access.is_empty() || daemon.is_empty() || !Path::new(manual).exists() {
+        return crate::support::skipped(name, "fwknop's files and its manual are not to be read");
+    }
+    if !has_programs(name, &["fwknopd", "zcat"]) {
+        return;
+    }
+    let manual = crate::support::must("zcat", &[manual]);
+    // Each is followed by what it takes.
+    let heads = manual.lines().filter(|line| line.contains("\\fR \\fI<"));
+    let manual = heads.collect::<Vec<_>>().join("\n").replace("\\fB", "");
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().join("fwknop");
+    let is_known = |case: &Case| {
+        let said = case.put_to_both(&directory).said;
+        !said.iter().any(|note| note.contains("is not a variable of fwknopd's"))
+    };
+    let counts = [(&access, [true, false]), (&daemon, [false, true]), (&manual, [true, true])].map(
+        |(text, files)| {
+            let names = variables(text);
+            for name in &names {
+                let cases = cases::naming(name);
+                let known = cases.iter().zip(files).any(|(case, may)| may && is_known(case));
+                assert!(known, "{name}");
+            }
+            names.len()
+        },
+    );
+    assert!(counts.iter().all(|count| *count > 15), "{counts:?}");
+}

@@ -116,6 +116,7 @@ cases! {
         hashes_and_modes: "modes" => 1;
         what_matters_of_fwknopd_conf: "daemon" => 1;
         what_of_fwknopd_conf_cannot_be: "daemon-filter" => 1;
+        requests_to_a_range_of_ports: "daemon-range" => 0;
         mistakes_are_named_with_their_line: "mistakes" => 1;
         keys_of_any_bytes: "odd-keys" => 1;
     }

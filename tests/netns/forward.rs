@@ -15,11 +15,12 @@ use nix::sys::signal::Signal;
 use crate::support::{
     CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, must, needs,
 };
+use crate::templates::{FIREWALLD, Firewall, UFW};
 
 /// The gateway's addresses inside, and those of the inner hosts.
 const GATEWAY: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
-const INNER: [&str; 2] = ["198.51.100.7", "2001:db8:1::7"];
-const OTHER: [&str; 2] = ["198.51.100.8", "2001:db8:1::8"];
+pub(crate) const INNER: [&str; 2] = ["198.51.100.7", "2001:db8:1::7"];
+pub(crate) const OTHER: [&str; 2] = ["198.51.100.8", "2001:db8:1::8"];
 /// Another client than the one that knocks.
 const STRANGER: &str = "192.0.2.3";
 const STRANGER_6: &str = "2001:db8::3";
@@ -60,26 +61,11 @@ impl Scene {
 
     /// What the service at a port says to a client's address: where it is and whom it sees.
     fn asks(&self, from: &str, to: &str, port: u16) -> Option<String> {
-        let mut stream = self.connects(from, to, port)?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said).ok()?;
-        Some(said)
+        asks(&self.net.client, from, to, port)
     }
 
     fn connects(&self, from: &str, to: &str, port: u16) -> Option<TcpStream> {
-        let from: IpAddr = from.parse().unwrap();
-        let to = SocketAddr::new(to.parse().unwrap(), port);
-        if from.is_ipv4() != to.is_ipv4() {
-            return None;
-        }
-        self.net.client.enter(move || {
-            let kind = socket2::Domain::for_address(to);
-            let socket = socket2::Socket::new(kind, socket2::Type::STREAM, None).unwrap();
-            socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-            socket.connect_timeout(&to.into(), Duration::from_millis(500)).ok()?;
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            Some(socket.into())
-        })
+        connects(&self.net.client, from, to, port)
     }
 
     /// Whether the port of the gateway becomes the inner host's for the client, in both families.
@@ -127,7 +113,33 @@ pub(crate) fn inner_host(net: &Net) -> Host {
     }
     tells(inner, 22);
     inner.echo_udp(5000);
+    for address in INNER {
+        // Neighbours take a moment.
+        assert!(eventually(PATIENCE, || gateway.reaches(address)), "no connection to {address}");
+    }
     inner_host
+}
+
+fn asks(client: &Host, from: &str, to: &str, port: u16) -> Option<String> {
+    let mut said = String::new();
+    connects(client, from, to, port)?.read_to_string(&mut said).ok()?;
+    Some(said)
+}
+
+fn connects(client: &Host, from: &str, to: &str, port: u16) -> Option<TcpStream> {
+    let from: IpAddr = from.parse().unwrap();
+    let to = SocketAddr::new(to.parse().unwrap(), port);
+    if from.is_ipv4() != to.is_ipv4() {
+        return None;
+    }
+    client.enter(move || {
+        let kind = socket2::Domain::for_address(to);
+        let socket = socket2::Socket::new(kind, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        socket.connect_timeout(&to.into(), Duration::from_millis(500)).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Some(socket.into())
+    })
 }
 
 fn nodad(wide: &str) -> &'static [&'static str] {
@@ -588,6 +600,90 @@ fn a_reload_without_the_door_ends_what_it_led_to() {
     knockd.configure(&configuration(other));
     knockd.ask(r#"{"do":"reload"}"#);
     scene.leads_nowhere(2222);
+}
+
+/// A firewall that drops what is forwarded, until what `check` says of it is done.
+fn check_says_what_lets_it_through(prepare: &str, commands: [&str; 2]) {
+    let firewall = Firewall::new(prepare);
+    let inner = inner_host(&firewall.net);
+    let text = configuration(&ssh(""));
+    let knockd = Knockd::start_by(firewall.command(env!("CARGO_BIN_EXE_knockd")), &text);
+    open(&knockd, "ssh");
+    let check = || {
+        let mut knockctl = firewall.command(env!("CARGO_BIN_EXE_knockctl"));
+        let output = knockctl.arg("-c").arg(&knockd.config).arg("check").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let told = said.lines().filter_map(|line| line.split("keep that over a reboot: ").nth(1));
+        told.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let led = || WAYS.map(|(from, to)| asks(&firewall.net.client, from, to, 2222).is_some());
+    assert_eq!(check(), commands.map(str::to_owned), "{prepare}");
+    assert_eq!(led(), [false; 2], "{prepare}");
+    commands.iter().for_each(|command| drop(firewall.must(command)));
+    assert!(eventually(PATIENCE, || led() == [true; 2]), "{prepare}");
+    assert_eq!(check(), [""; 0]);
+    drop(inner);
+}
+
+#[test]
+fn check_says_what_to_write_for_nft() {
+    needs!("check nft", "nft", "nsenter");
+    let rule = "nft insert rule inet filter forward ct status dnat";
+    check_says_what_lets_it_through(
+        "nft 'table inet filter { chain forward {
+             type filter hook forward priority 0; policy drop;
+             ct state established,related accept; iifname inside accept; }; }'\n",
+        [
+            &format!("{rule} ip daddr 198.51.100.7 tcp dport 22 accept"),
+            &format!("{rule} ip6 daddr 2001:db8:1::7 tcp dport 22 accept"),
+        ],
+    );
+}
+
+#[test]
+fn check_says_what_to_write_for_iptables() {
+    needs!("check iptables", "nft", "iptables", "ip6tables", "nsenter");
+    let rule = "-p tcp --dport 22 -m conntrack --ctstate DNAT -j ACCEPT";
+    check_says_what_lets_it_through(
+        "for iptables in iptables ip6tables; do $iptables -P FORWARD DROP
+             $iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; done\n",
+        [
+            &format!("iptables -I FORWARD -d 198.51.100.7 {rule}"),
+            &format!("ip6tables -I FORWARD -d 2001:db8:1::7 {rule}"),
+        ],
+    );
+}
+
+#[test]
+fn check_says_what_to_write_for_ufw() {
+    needs!("check ufw", "nft", "ufw", "iptables", "ip6tables", "nsenter");
+    check_says_what_lets_it_through(
+        UFW,
+        [
+            "ufw route allow proto tcp to 198.51.100.7 port 22",
+            "ufw route allow proto tcp to 2001:db8:1::7 port 22",
+        ],
+    );
+}
+
+#[test]
+fn firewalld_lets_through_what_is_led_on_and_check_says_nothing() {
+    needs!("check firewalld", "nft", "firewalld", "dbus-daemon", "nsenter");
+    let firewall = Firewall::new(FIREWALLD);
+    let inner = inner_host(&firewall.net);
+    let text = configuration(&ssh(""));
+    let knockd = Knockd::start_by(firewall.command(env!("CARGO_BIN_EXE_knockd")), &text);
+    open(&knockd, "ssh");
+    for (from, to) in WAYS {
+        let is_led = || asks(&firewall.net.client, from, to, 2222).is_some();
+        assert!(eventually(PATIENCE, is_led), "{to}");
+    }
+    let mut knockctl = firewall.command(env!("CARGO_BIN_EXE_knockctl"));
+    let output = knockctl.arg("-c").arg(&knockd.config).arg("check").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("may lead nowhere"), "{said}");
+    drop(inner);
 }
 
 #[test]

@@ -84,8 +84,15 @@ impl Guard {
                 }
             }
         }
+        // A grant is never made shorter.
+        let is_it = |(_, it): &&(Monotonic, GuardGrant)| {
+            (&it.door, it.address, it.source_port)
+                == (&grant.door, grant.address, grant.source_port)
+        };
+        let before = self.grants.iter().find(is_it).map(|(until, _)| *until);
         self.forget(&grant.door, grant.address, grant.source_port);
-        self.grants.extend(until(now, std::slice::from_ref(grant)));
+        let until = before.unwrap_or(Monotonic::ZERO).max(now + left);
+        self.grants.push((until, grant.clone()));
         Ok(holding)
     }
 

@@ -9,18 +9,22 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
+use libknock::config::Forward;
 use libknock::firewall::guard::standing;
 use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
+use libknock::proto::knock::Knock;
 use libknock::sys::files;
 use libknock::time::Monotonic;
 
-use crate::guard_fixture::{
-    Guard, door, door_to, doors, echo_udp, grant, let_in, net, now, shut_out,
-};
-use crate::support::{CLIENT, CLIENT_6, Net, SERVER, SERVER_6, needs};
+use crate::forward::{INNER, OTHER, inner_host};
+use crate::guard_fixture::{Door, Guard, door, door_to, doors, grant, let_in, net, now, shut_out};
+use crate::support::{CLIENT, CLIENT_6, Host, Net, SERVER, SERVER_6, needs};
 
 const STEPS: u32 = 50;
-const PORTS: [u16; 4] = [2201, 2202, 2203, 2204];
+/// Those of ranges among them, beside each other and beyond their ends.
+const PORTS: [u16; 10] = [2201, 2202, 2203, 2204, 2205, 2207, 2208, 2209, 2210, 2213];
+/// Of the inner hosts.
+const INSIDE: u16 = 6000;
 const CLIENTS: [&str; 3] = [CLIENT, "192.0.2.3", CLIENT_6];
 /// Around a deadline the answer may be either.
 const UNSURE: Duration = Duration::from_millis(400);
@@ -41,42 +45,91 @@ impl Dice {
     }
 }
 
+/// A door that leads a port to a host, by both families.
+fn leading(name: &str, on: u16, to: [&str; 2]) -> Door {
+    let forward = |to: &str| Forward {
+        on: format!("{on}/udp").parse().unwrap(),
+        to: to.parse().unwrap(),
+        port: INSIDE.try_into().unwrap(),
+        masquerade: to == OTHER[0],
+    };
+    let (name, door) = door(name, &[]);
+    (name, GuardedDoor { forwards: to.map(forward).to_vec(), ..door })
+}
+
 fn rulesets() -> [Ruleset; 3] {
     let to_server = door_to(SERVER, "c", &["2203/udp"]);
+    let (low, high) = (door("low", &["2205-2209/udp"]), door("high", &["2208-2212/udp"]));
     [
-        doors(&[door("a", &["2201/udp", "2202/udp"]), door("b", &["2202/udp"]), to_server.clone()]),
-        doors(&[door("a", &["2201/udp", "2203/udp"]), door("b", &["2202/udp"])]),
-        doors(&[door("b", &["2202/udp", "2204/udp"]), to_server]),
+        doors(&[
+            door("a", &["2201/udp", "2202/udp"]),
+            door("b", &["2202/udp"]),
+            to_server.clone(),
+            low.clone(),
+            high.clone(),
+        ]),
+        doors(&[
+            door("a", &["2201/udp", "2203/udp"]),
+            door("b", &["2202/udp"]),
+            leading("f", 2202, INNER),
+            leading("g", 2204, INNER),
+            low.clone(),
+        ]),
+        doors(&[
+            door("b", &["2202/udp", "2204/udp"]),
+            to_server,
+            leading("f", 2204, INNER),
+            leading("g", 2204, OTHER),
+            low,
+            high,
+        ]),
     ]
 }
 
-/// Who may pass.
+/// Who may pass, and where to.
 struct Model {
     ruleset: Ruleset,
-    grants: BTreeMap<(String, String), Monotonic>,
+    /// Until when, and the step in which it was opened.
+    grants: BTreeMap<(String, String), (Monotonic, u32)>,
 }
 
 impl Model {
-    /// `None` where it depends on the moment.
-    fn passes(&self, client: &str, port: u16) -> Option<bool> {
+    /// Whose answer a client gets; `None` where it depends on the moment.
+    fn answerer(&self, client: &str, port: u16) -> Option<Option<String>> {
         let now = now();
-        let server: IpAddr = server_of(client).parse().unwrap();
-        let guards = |(_, door): &(_, &GuardedDoor)| {
+        let knock: Knock = format!("{port}/udp").parse().unwrap();
+        let (server, from): (IpAddr, IpAddr) =
+            (server_of(client).parse().unwrap(), client.parse().unwrap());
+        let (mut is_locked, mut is_open, mut led) = (false, false, None);
+        for (name, door) in &self.ruleset.doors {
+            let opens = door.ports.iter().any(|ports| ports.contains(knock));
+            let mut forwards = door.forwards.iter().filter(|it| it.on == knock);
+            let forward = forwards.find(|it| it.to.is_ipv4() == from.is_ipv4());
             let is_here = door.target.is_none_or(|target| target == server);
-            is_here && door.ports.iter().any(|ports| ports.first().port.get() == port)
-        };
-        let guarding: Vec<_> = self.ruleset.doors.iter().filter(guards).collect();
-        let until = guarding.iter().filter_map(|(name, _)| {
-            self.grants.get(&(name.to_string(), client.to_owned())).copied()
-        });
-        let until = until.max().unwrap_or(Monotonic::ZERO);
-        let is_sure = until.since(now).max(now.since(until)) > UNSURE;
-        is_sure.then_some(guarding.is_empty() || until > now)
+            if !is_here || !(opens || forward.is_some()) {
+                continue;
+            }
+            is_locked |= opens;
+            let grant = self.grants.get(&(name.to_string(), client.to_owned()));
+            let (until, opened) = grant.copied().unwrap_or((Monotonic::ZERO, 0));
+            if until.since(now).max(now.since(until)) <= UNSURE {
+                return None;
+            }
+            if until > now {
+                is_open |= opens;
+                // The one that was opened last decides.
+                led = led.max(forward.map(|forward| (opened, forward.to)));
+            }
+        }
+        Some(match led {
+            Some((_, host)) => Some(host.to_string()),
+            None => (is_open || !is_locked).then(|| server.to_string()),
+        })
     }
 
     fn elements(&self) -> Vec<GuardGrant> {
         let now = now();
-        let left = self.grants.iter().map(|(key, until)| (key, until.since(now)));
+        let left = self.grants.iter().map(|(key, (until, _))| (key, until.since(now)));
         let grants = left.filter(|(_, left)| !left.is_zero());
         grants.map(|((door, client), left)| GuardGrant { left, ..grant(door, client, 0) }).collect()
     }
@@ -86,26 +139,38 @@ fn server_of(client: &str) -> &'static str {
     if client.contains(':') { SERVER_6 } else { SERVER }
 }
 
-/// Asks with a datagram from a port that was not used before.
-fn is_answered(net: &Net, client: &str, port: u16, limit: Duration) -> bool {
+/// Asks with a datagram from a port that was not used before: who answers.
+fn answer(net: &Net, client: &str, port: u16, limit: Duration) -> Option<String> {
     let from: IpAddr = client.parse().unwrap();
     let to = SocketAddr::new(server_of(client).parse().unwrap(), port);
     net.client.enter(move || {
         let socket = UdpSocket::bind((from, 0)).unwrap();
         socket.set_read_timeout(Some(limit)).unwrap();
         socket.send_to(b"?", to).unwrap();
-        socket.recv_from(&mut [0; 10]).is_ok()
+        let mut said = [0; 50];
+        let (length, _) = socket.recv_from(&mut said).ok()?;
+        Some(String::from_utf8_lossy(&said[..length]).into_owned())
     })
+}
+
+/// Answers every datagram with the address that it came to.
+fn tells(host: &Host, address: &'static str, port: u16) {
+    let socket =
+        host.enter(move || UdpSocket::bind((address.parse::<IpAddr>().unwrap(), port)).unwrap());
+    thread::spawn(move || {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 10]) {
+            let _ = socket.send_to(address.as_bytes(), from);
+        }
+    });
 }
 
 fn live(seed: u64) {
     let net = net();
-    net.client.must("ip", &["addr", "add", "192.0.2.3/24", "dev", "eth0"]);
-    for port in PORTS {
-        for address in [SERVER, SERVER_6] {
-            echo_udp(address, port);
-        }
+    let inner = inner_host(&net);
+    for address in [SERVER, SERVER_6] {
+        PORTS.iter().for_each(|port| tells(&net.server, address, *port));
     }
+    INNER.into_iter().chain(OTHER).for_each(|address| tells(&inner, address, INSIDE));
     let mut dice = Dice(seed);
     let rulesets = rulesets();
     let mut model = Model { ruleset: rulesets[0].clone(), grants: BTreeMap::new() };
@@ -115,10 +180,15 @@ fn live(seed: u64) {
         let (name, client) = (dice.of(&names).clone(), *dice.of(&CLIENTS));
         let what = match dice.below(12) {
             0..=4 => {
-                let seconds = *dice.of(&[1, 60, 60]);
+                // Of doors that lead one port to different hosts the keeper sees to the end.
+                let leads = ["f", "g"].contains(&name.as_str());
+                let seconds = if leads { 60 } else { *dice.of(&[1, 60, 60]) };
                 let until = now() + Duration::from_secs(seconds);
                 let_in(&mut guard, &grant(&name, client, seconds));
-                model.grants.insert((name.clone(), client.to_owned()), until);
+                let key = (name.clone(), client.to_owned());
+                // It is never made shorter.
+                let before = model.grants.get(&key).map_or(until, |(before, _)| *before);
+                model.grants.insert(key, (until.max(before), step + 1));
                 format!("{name} opens for {client} for {seconds} s")
             }
             5 | 6 => {
@@ -140,6 +210,7 @@ fn live(seed: u64) {
                     "delete table inet knockd",
                     "flush set inet knockd guarded",
                     "flush set inet knockd open_4",
+                    "flush set inet knockd open_6",
                     "insert rule inet knockd prerouting accept",
                     "add table inet knockd { flags dormant; }",
                 ]);
@@ -182,14 +253,14 @@ fn live(seed: u64) {
                 "time passes".to_owned()
             }
         };
-        for _ in 0..4 {
+        for _ in 0..6 {
             let (client, port) = (*dice.of(&CLIENTS), *dice.of(&PORTS));
-            let Some(passes) = model.passes(client, port) else { continue };
-            let limit = Duration::from_millis(if passes { 3000 } else { 50 });
-            let answered = is_answered(&net, client, port, limit);
+            let Some(answerer) = model.answerer(client, port) else { continue };
+            let limit = Duration::from_millis(if answerer.is_some() { 3000 } else { 50 });
+            let said = answer(&net, client, port, limit);
             // What held when it was asked may have ended before it was answered.
-            if model.passes(client, port) == Some(passes) {
-                assert_eq!(answered, passes, "seed {seed}, step {step}: {what}; {client} {port}");
+            if model.answerer(client, port).as_ref() == Some(&answerer) {
+                assert_eq!(said, answerer, "seed {seed}, step {step}: {what}; {client} {port}");
             }
         }
     }

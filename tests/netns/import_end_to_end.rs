@@ -8,6 +8,8 @@ use std::process::Output;
 use jiff::tz::TimeZone;
 use libknock::ctl::import::{Files, import};
 
+use crate::fwknop_nat::{greets, leads_to, who_is_at};
+use crate::guard_fixture::beyond;
 use crate::support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs};
 
 /// Files that stand in a text.
@@ -30,10 +32,12 @@ impl Files for Texts {
 fn scene(file: &str, texts: &'static [(&'static str, &'static str)]) -> (Net, Knockd) {
     let imported = import(Path::new(file), &Texts(texts), &TimeZone::UTC, &[]).unwrap();
     assert!(imported.complete, "{:?}", imported.notes);
-    let settings =
-        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}\n";
+    // What the files say for knockd itself stands below what the test says.
+    let own = "  interfaces: [eth0]\n  run_dir: DIR/run\n  state_dir: DIR/state\n  user: nobody\n";
+    let (before, after) =
+        imported.yaml.split_once("knockd:\n").unwrap_or(("", imported.yaml.as_str()));
     let net = Net::new();
-    let knockd = Knockd::start(&net.server, &format!("{settings}{}", imported.yaml));
+    let knockd = Knockd::start(&net.server, &format!("{before}knockd:\n{own}{after}"));
     (net, knockd)
 }
 
@@ -127,4 +131,56 @@ fn an_imported_access_conf_opens_to_the_clients_of_fwknop() {
     assert!(!net.client.can_connect(SERVER, 23));
     client(&["-A", "tcp/23", "--key-rijndael", "bob's \"key\"", "--key-hmac", "bob's #other key"]);
     assert!(opens(&net, 23), "bob does not get in");
+}
+
+/// A gateway that leads Dora's connections to an inner host, and one that masquerades them.
+const GATEWAY: [(&str, &str); 2] = [
+    (
+        "access.conf",
+        "SOURCE ANY\nOPEN_PORTS tcp/2222, tcp/2223\nKEY dora\nHMAC_KEY dora's other key\n\
+         FORCE_NAT 198.51.100.7 2200\n",
+    ),
+    ("fwknopd.conf", "PCAP_FILTER udp dst portrange 62201-62210;\nENABLE_IPT_FORWARDING Y;\n"),
+];
+const MASQUERADING: [(&str, &str); 2] =
+    [GATEWAY[0], ("fwknopd.conf", "ENABLE_IPT_FORWARDING Y;\nENABLE_IPT_SNAT Y;\n")];
+
+/// Who asks for port 2222, in any way that fwknop's client knows.
+const DORA: [&str; 6] =
+    ["-A", "tcp/2222", "--key-rijndael", "dora", "--key-hmac", "dora's other key"];
+
+#[test]
+fn force_nat_leads_the_stock_client_to_the_inner_host_however_it_asks() {
+    needs!("force_nat_leads_the_stock_client_to_the_inner_host_however_it_asks", "fwknop", "nft");
+    for more in [&[][..], &["-f", "600"], &["-N", "198.51.100.99:80"], &["--server-port", "62207"]]
+    {
+        let (net, knockd) = scene("access.conf", &GATEWAY);
+        let inner = beyond(&net);
+        greets(&inner, 2200, "inner");
+        greets(&net.server, 2222, "gateway");
+        assert_eq!(who_is_at(&net.client, 2222), "gateway", "the port is locked, or led on");
+        fwknop(&net.client, &[&DORA, more].concat());
+        leads_to(&net.client, 2222, "inner");
+        assert_eq!(who_is_at(&net.client, 2223), "", "a port that nobody asked for");
+        assert_eq!(knockd.grants().len(), 1, "{:?}", knockd.grants());
+    }
+}
+
+#[test]
+fn what_is_masqueraded_reaches_a_host_whose_way_back_leads_elsewhere() {
+    needs!("what_is_masqueraded_reaches_a_host_whose_way_back_leads_elsewhere", "fwknop", "nft");
+    for (texts, reaches) in [(&GATEWAY, false), (&MASQUERADING, true)] {
+        let (net, knockd) = scene("access.conf", texts);
+        let inner = beyond(&net);
+        greets(&inner, 2200, "inner");
+        inner.must("ip", &["route", "del", "default"]);
+        fwknop(&net.client, &DORA);
+        knockd.wait_for("OPEN SESAME");
+        assert!(eventually(PATIENCE, || !knockd.grants().is_empty()));
+        if reaches {
+            leads_to(&net.client, 2222, "inner");
+        } else {
+            assert_eq!(who_is_at(&net.client, 2222), "");
+        }
+    }
 }

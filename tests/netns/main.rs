@@ -5,6 +5,7 @@
 mod abuse;
 mod alerts;
 mod clock;
+mod containers;
 mod control;
 mod crash;
 mod daemon;

@@ -52,8 +52,8 @@ impl Rendered {
 const AROUND_RANGE: [u16; 5] = [59_999, 60_000, 60_500, 61_000, 61_001];
 
 /// A server with a firewall of its own, and a client.
-struct Firewall {
-    net: Net,
+pub(crate) struct Firewall {
+    pub(crate) net: Net,
     /// Holds the mount namespace, and what runs in it, until its standard input ends.
     keeper: Child,
     stdin: Option<ChildStdin>,
@@ -67,10 +67,10 @@ const OWN_FILES: &str = "mount -t tmpfs tmpfs /run
     done; }\n";
 
 /// ufw, enabled.
-const UFW: &str = "own /etc/ufw /lib/ufw /etc/default/ufw; ufw --force enable\n";
+pub(crate) const UFW: &str = "own /etc/ufw /lib/ufw /etc/default/ufw; ufw --force enable\n";
 
 /// firewalld, with nothing let in.
-const FIREWALLD: &str = "own /etc/firewalld; mkdir /run/dbus
+pub(crate) const FIREWALLD: &str = "own /etc/firewalld; mkdir /run/dbus
     for zone in public work; do echo '<zone></zone>' >/etc/firewalld/zones/$zone.xml; done
     dbus-daemon --system --nofork --nopidfile --nosyslog 2>/dev/null </dev/null & daemons=$!
     until [ -S /run/dbus/system_bus_socket ]; do sleep 0.05; done
@@ -83,7 +83,7 @@ const FIREWALLD: &str = "own /etc/firewalld; mkdir /run/dbus
 impl Firewall {
     /// The server listens at port 22, and at those around a range. `prepare` runs in it, in a mount namespace of its own; the
     /// processes that it names in `daemons` are killed in the end.
-    fn new(prepare: &str) -> Self {
+    pub(crate) fn new(prepare: &str) -> Self {
         let net = Net::new();
         net.server.listen(22);
         for port in AROUND_RANGE {
@@ -118,7 +118,7 @@ impl Firewall {
     }
 
     /// A command line that runs in its namespaces, as the same process.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = command("nsenter");
         let target = self.keeper.id().to_string();
         command.args(["--target", &target, "--mount", "--net", program]);
@@ -131,7 +131,7 @@ impl Firewall {
     }
 
     /// Runs a script that has to succeed; gives what it prints.
-    fn must(&self, script: &str) -> String {
+    pub(crate) fn must(&self, script: &str) -> String {
         let output = self.sh(script);
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (out, err) = (said(&output.stdout), said(&output.stderr));

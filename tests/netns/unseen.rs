@@ -32,6 +32,20 @@ doors:
 const TCP: &str = "22,80,81,7000,7001,7142,9000";
 const UDP: &str = "53,81,8000,8001,62201";
 
+/// A gateway that leads whoever has knocked to another host: from ports with a service here and
+/// from closed ones.
+const GATEWAY: &str =
+    "knockd: {interfaces: [any], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
+doors:
+  inside:
+    sequence: [7000, 8000/udp, 9000]
+    forward: [{on: 22, to: 198.51.100.7}, {on: 22, to: '2001:db8:1::7'},
+      {on: 81, to: 198.51.100.7}, {on: 81, to: '2001:db8:1::7'},
+      {on: 53/udp, to: 198.51.100.7}, {on: 53/udp, to: '2001:db8:1::7'},
+      {on: 81/udp, to: 198.51.100.7, masquerade: true}, {on: 81/udp, to: '2001:db8:1::7'}]
+    open_for: 1h
+";
+
 /// Two servers with the same addresses, each with a client of its own: of one a firewall drops
 /// what the other's guard locks.
 struct Twins {
@@ -42,6 +56,14 @@ struct Twins {
 
 impl Twins {
     fn new() -> Self {
+        let rules = "tcp dport 22 drop; udp dport 53 drop";
+        let chain = "type filter hook input priority filter; policy accept;";
+        let firewall = format!("table inet firewall {{ chain input {{ {chain} {rules}; }}; }}");
+        Self::with(CONFIGURATION, &["nft", &firewall])
+    }
+
+    /// The other one's firewall is made by this command.
+    fn with(configuration: &str, command: &[&str]) -> Self {
         let [plain, guarded] = [(); 2].map(|()| {
             let net = Net::new();
             for setting in ["ipv4.icmp_ratemask=0", "ipv6.icmp.ratelimit=0"] {
@@ -60,11 +82,8 @@ impl Twins {
             });
             net
         });
-        let rules = "tcp dport 22 drop; udp dport 53 drop";
-        let chain = "type filter hook input priority filter; policy accept;";
-        let table = format!("table inet firewall {{ chain input {{ {chain} {rules}; }}; }}");
-        plain.server.must("nft", &[&table]);
-        let knockd = Knockd::start(&guarded.server, CONFIGURATION);
+        plain.server.must(command[0], &command[1..]);
+        let knockd = Knockd::start(&guarded.server, configuration);
         Self { plain, guarded, knockd }
     }
 
@@ -222,6 +241,22 @@ fn it_does_so_while_it_is_flooded_with_knocks_and_a_door_is_open_for_somebody_el
     twins.answer_alike("under flood", &scans());
     stop.store(true, Ordering::Relaxed);
     floods.into_iter().for_each(|flood| flood.join().unwrap());
+}
+
+#[test]
+fn a_gateway_with_forwarding_doors_answers_strangers_as_one_without() {
+    needs!("unseen gateway", "nmap", "nft");
+    let router = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"];
+    let command = [&["sysctl", "-qw"][..], &router].concat();
+    let twins = Twins::with(GATEWAY, &command);
+    twins.guarded.server.must(command[0], &command[1..]);
+    twins.answer_alike("with nobody led on", &scans());
+    for address in ["192.0.2.3", "2001:db8::3"] {
+        let open =
+            format!(r#"{{"do":"open","door":"inside","address":"{address}","seconds":null}}"#);
+        assert_eq!(twins.knockd.ask(&open).pop().unwrap()["reply"], "done");
+    }
+    twins.answer_alike("with somebody else led on", &scans());
 }
 
 #[test]

@@ -28,6 +28,9 @@ use nix::unistd::Pid;
 pub(crate) const SERVER: &str = "192.0.2.1";
 pub(crate) const CLIENT: &str = "192.0.2.2";
 pub(crate) const SERVER_6: &str = "2001:db8::1";
+/// The host behind a server that is a gateway.
+#[allow(dead_code, reason = "what only the benchmarks need")]
+pub(crate) const INNER: &str = "203.0.113.7";
 pub(crate) const CLIENT_6: &str = "2001:db8::2";
 
 /// Whether this machine lets tests make namespaces; says loudly when not.
@@ -318,6 +321,24 @@ impl Net {
             let reached = eventually(Duration::from_secs(10), || self.client.reaches(address));
             assert!(reached, "no connection to {address}");
         }
+    }
+
+    /// A host behind the server, which leads there: [`INNER`].
+    #[allow(dead_code, reason = "what only the benchmarks need")]
+    pub(crate) fn inner_host(&self) -> Host {
+        let inner = Host::new("i");
+        self.server.must("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
+        let cable = ["link", "add", "inside", "type", "veth", "peer", "name", "eth0", "netns"];
+        self.server.must("ip", &[&cable[..], &[&inner.name]].concat());
+        self.server.must("ip", &["addr", "add", "203.0.113.1/24", "dev", "inside"]);
+        inner.must("ip", &["addr", "add", &format!("{INNER}/24"), "dev", "eth0"]);
+        self.server.must("ip", &["link", "set", "inside", "up"]);
+        inner.must("ip", &["link", "set", "eth0", "up"]);
+        inner.must("ip", &["route", "add", "default", "via", "203.0.113.1"]);
+        self.client.must("ip", &["route", "add", "203.0.113.0/24", "via", SERVER]);
+        let reached = eventually(Duration::from_secs(10), || self.client.reaches(INNER));
+        assert!(reached, "no connection to {INNER}");
+        inner
     }
 
     /// Drops new connections to a port of the server, as a firewall does, and listens there.

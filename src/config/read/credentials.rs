@@ -40,6 +40,7 @@ pub(super) const FWKNOP: KnownKeys = KnownKeys {
         "destination",
         "username",
         "address",
+        "force_nat",
         "old_key_base64_file",
         "old_hmac_key_base64_file",
         "old_until",
@@ -210,6 +211,7 @@ pub(super) fn read_fwknop(
     let destination = read_networks(reader, "destination");
     let username = reader.read("username", read_username);
     let address = reader.read("address", |node| node.one_of(&POLICIES));
+    let force_nat = reader.read("force_nat", Node::boolean);
     let (key, hmac_key) = (key?, hmac_key?);
     let (without, mode) = (without?.unwrap_or_default(), mode?.unwrap_or_default());
     let error = node.at.error("fwknop has no key").without_line();
@@ -236,6 +238,7 @@ pub(super) fn read_fwknop(
         destination: destination?,
         username: username?,
         address: address?.unwrap_or_default(),
+        force_nat: force_nat?.unwrap_or_default(),
         old: old?,
     })
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::guard::HostContext;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
-use crate::config::{Door, Family, Forward};
+use crate::config::{Client, Door, Family, Forward};
 use crate::proto::knock::Knock;
 
 /// A forward of a door, and where it is written.
@@ -40,8 +40,8 @@ pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
         }
         warnings.extend(one.dropped(around, is_here));
         warnings.extend(one.meets_others(loaded, around));
-        let earlier = all[..index].iter().filter(|other| one.contradicts(**other, loaded));
-        warnings.extend(earlier.last().map(|other| one.decided_by_the_last(*other)));
+        let mut earlier = all[..index].iter().filter(|other| one.contradicts(**other, loaded));
+        warnings.extend(earlier.next_back().map(|other| one.decided_by_the_last(*other)));
     }
     warnings
 }
@@ -54,7 +54,7 @@ impl Forwarding<'_> {
         };
         let warning = self.at.warning(format!("this host leads no {name} on: {key} is 0"));
         warning.help(format!(
-            "write '{key} = 1' into /etc/sysctl.d/50-gateway.conf, and run 'sysctl --system'"
+            "write '{key} = 1' into /etc/sysctl.d/50-gateway.conf, and run 'sysctl -p' with that file"
         ))
     }
 
@@ -112,15 +112,12 @@ impl Forwarding<'_> {
         let [one, two] = [self.forward, other.forward];
         let is_same = one.on == two.on && Family::of(one.to) == Family::of(two.to);
         let differs = (one.to, one.port) != (two.to, two.port);
-        let [own, others] = [self.door.name(), other.door.name()];
-        let by_anybody = |it: Self| !it.door.recognition.sequence.is_empty();
-        let of_both = loaded
-            .config
-            .clients
-            .iter()
-            .any(|client| [own, others].into_iter().all(|name| client.doors.contains(name)));
-        let is_anybodys = by_anybody(self) || by_anybody(other);
-        is_same && differs && self.is_beside(other.door) && (is_anybodys || of_both)
+        let names = [self.door.name(), other.door.name()];
+        let has_both = |it: &Client| names.into_iter().all(|name| it.doors.contains(name));
+        let is_anybodys = |it: Self| !it.door.recognition.sequence.is_empty();
+        let is_of_one = || is_anybodys(self) || is_anybodys(other);
+        let is_of_client = || loaded.config.clients.iter().any(has_both);
+        is_same && differs && self.is_beside(other.door) && (is_of_one() || is_of_client())
     }
 
     fn decided_by_the_last(self, other: Self) -> Diagnostic {
@@ -202,11 +199,11 @@ mod tests {
         let ruleset = HostRuleset::parse(include_bytes!("captured/iptables.json"));
         let addresses = vec!["198.51.100.7".parse().unwrap()];
         let around = HostContext { ruleset, addresses, ..router() };
-        let text = SSH.replace("port: 22", "port: 9");
+        let text = SSH.replace("on: 2222", "on: 2222/udp").replace("port: 22}", "port: 9}");
         assert_eq!(
             said(&text, &around),
             [
-                "2222/tcp may lead nowhere: 198.51.100.7:9 is dropped by chain 'INPUT' of the table 'ip filter'"
+                "2222/udp may lead nowhere: 198.51.100.7:9 is dropped by chain 'INPUT' of the table 'ip filter'"
             ]
         );
     }

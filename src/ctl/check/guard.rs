@@ -117,7 +117,9 @@ fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &HostContext) -> Option<
 }
 
 fn dropped_anyway(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
-    let chains = around.ruleset.as_ref()?.dropping(one.port.first());
+    let port = one.port.first();
+    // What is published passes by the rules for the host itself.
+    let chains = around.ruleset.as_ref().filter(|rules| !rules.publishes(port))?.dropping(port);
     if chains.is_empty() {
         return None;
     }
@@ -169,6 +171,7 @@ mod tests {
             is_locked: false,
             listening: ["22/tcp", "80/tcp"].into_iter().map(|port| port.parse().unwrap()).collect(),
             addresses: vec!["192.0.2.1".parse().unwrap()],
+            ..HostContext::default()
         }
     }
 
@@ -220,6 +223,19 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_is_published_passes_by_the_rules_for_the_host_itself() {
+        let input = r#"{"chain": {"family": "ip", "table": "filter", "name": "INPUT", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}"#;
+        let published = r#"{"chain": {"family": "ip", "table": "nat", "name": "PREROUTING", "type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept"}},
+            {"rule": {"family": "ip", "table": "nat", "chain": "PREROUTING", "handle": 2, "expr": [
+                {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 22}},
+                {"xt": {"type": "target", "name": "DNAT"}}]}}"#;
+        let ruleset = listing(&format!("{input},{published}"));
+        assert_eq!(said(SSH, &HostContext { ssh: None, ruleset, ..here() }), [""; 0]);
+        let around = HostContext { ssh: None, ruleset: listing(input), ..here() };
+        assert_eq!(said(SSH, &around).len(), 1);
+    }
+
+    #[test]
     fn a_guarded_port_without_a_service_is_named_once() {
         let text = "doors: {a: {sequence: [1, 3, 2], open: [8443]}, b: {sequence: [4, 6, 5], open: [8443]}}";
         assert_eq!(said(text, &here()), ["nothing listens on 8443/tcp now"]);
@@ -229,7 +245,7 @@ mod tests {
     fn a_port_that_is_published_need_not_be_listened_on() {
         let rule = |expr: &str| {
             listing(&format!(
-                r#"{{"chain": {{"family": "ip", "table": "nat", "name": "DOCKER", "handle": 1}}}},
+                r#"{{"chain": {{"family": "ip", "table": "nat", "name": "DOCKER", "handle": 1, "hook": "prerouting"}}}},
                    {{"rule": {{"family": "ip", "table": "nat", "chain": "DOCKER", "handle": 2,
                      "expr": [{{"match": {{"op": "!=", "left": {{"meta": {{"key": "iifname"}}}}, "right": "docker0"}}}},
                               {{"match": {{"op": "==", "left": {{"payload": {{"protocol": "tcp", "field": "dport"}}}}, "right": 8443}}}},

@@ -95,12 +95,26 @@ impl HostRuleset {
     /// Whether packets to a port of this host are passed on to another host, a container, or
     /// another port.
     pub(super) fn publishes(&self, port: Knock) -> bool {
-        let packet = NewPacket { port, to: None };
-        let mut rules = self.chains.iter().flat_map(|chain| &chain.rules);
-        rules.any(|rule| {
-            let (verdicts, path) = weigh(rule, packet);
-            path.named
-                && verdicts.iter().any(|(verdict, _)| matches!(verdict, RuleVerdict::Translate))
+        let is_others = |it: &&Chain| it.table != ruleset::TABLE;
+        let is_first = |it: &&Chain| it.hook.as_deref() == Some("prerouting");
+        let mut chains = self.chains.iter().filter(is_first).filter(is_others);
+        chains.any(|chain| self.translates(chain, NewPacket { port, to: None }, Path::EVERY))
+    }
+
+    /// Whether a packet that has come to a chain may be translated by rules that name its port.
+    fn translates(&self, chain: &Chain, packet: NewPacket, path: Path) -> bool {
+        chain.rules.iter().any(|rule| {
+            let (verdicts, here) = weigh(rule, packet);
+            let path = path.and(here);
+            let leads = |to: &Chain| self.translates(to, packet, path.through(true));
+            verdicts.iter().any(|(verdict, _)| match verdict {
+                RuleVerdict::Translate => path.named,
+                RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
+                    let is_it = |it: &Chain| it.is(&chain.family, &chain.table, target);
+                    path.depth < MAX_DEPTH && self.chains.iter().any(|it| is_it(it) && leads(it))
+                }
+                _ => false,
+            })
         })
     }
 
@@ -302,9 +316,12 @@ fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
 fn look_up(map: &Value, packet: NewPacket) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let equal = Value::from("==");
     let Some(pairs) = map["data"]["set"].as_array() else {
-        // A named map: it may accept.
+        // A named map, whose contents are not listed: it may accept, or publish.
         return match test(&map["key"], &equal, &Value::Null, packet) {
-            Some(Path { named: true, .. }) => (vec![(RuleVerdict::Accept, false)], Path::NAMED),
+            Some(Path { named: true, .. }) => {
+                let verdicts = [RuleVerdict::Accept, RuleVerdict::Translate];
+                (verdicts.map(|verdict| (verdict, false)).into(), Path::NAMED)
+            }
             _ => (Vec::new(), Path::SOME),
         };
     };
@@ -463,6 +480,32 @@ mod tests {
         assert_eq!(dropped(json, &["80", "60500/udp", "22/udp", "80/udp"]), ["22/udp", "80/udp"]);
         // A multiport match, of which nft does not say the ports, may be of any.
         assert_eq!(dropped(json, &["22/tcp", "443/tcp"]), [""; 0]);
+    }
+
+    /// Of the ports that the listings of containers know and others, those that are published.
+    fn published(json: &[u8]) -> Vec<&'static str> {
+        let ruleset = HostRuleset::parse(json).unwrap();
+        let published = |port: &&str| ruleset.publishes(port.parse().unwrap());
+        let ports = ["8443", "8080", "5353/udp", "443", "80", "53/udp", "8443/udp", "9999"];
+        ports.into_iter().filter(published).collect()
+    }
+
+    #[test]
+    fn the_published_ports_of_containers_are_found_and_no_others() {
+        for json in [
+            &include_bytes!("captured/docker.json")[..],
+            include_bytes!("captured/netavark.json"),
+            include_bytes!("captured/netavark-nft.json"),
+            include_bytes!("captured/portmap.json"),
+            include_bytes!("captured/kube-proxy.json"),
+        ] {
+            assert_eq!(published(json), ["8443", "8080", "5353/udp"]);
+        }
+    }
+
+    #[test]
+    fn a_map_of_ports_whose_contents_are_not_known_may_publish_all() {
+        assert_eq!(published(include_bytes!("captured/kube-proxy-nft.json")).len(), 8);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use zeroize::Zeroizing;
 
 use crate::config::Name;
@@ -71,11 +71,9 @@ impl ClientFile {
         grace: Duration,
     ) {
         // A whole second, and none too early.
-        let seconds = i64::try_from(grace.as_secs()).ok().and_then(|grace| {
-            now.as_second().checked_add(grace)?.checked_add((now.subsec_nanosecond() > 0).into())
-        });
-        let until = seconds.filter(|_| !grace.is_zero());
-        let until = until.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        let whole = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
+        let end = SignedDuration::try_from(grace).ok().filter(|grace| !grace.is_zero());
+        let until = end.and_then(|grace| now.checked_add(grace).ok()?.round(whole).ok());
         let held = self.credentials.entry(method).or_default();
         held.retain(|(key, _)| !key.starts_with(OLD));
         for (key, path) in files {
@@ -247,8 +245,8 @@ fn client(root: &Node, name: &Name) -> Result<ClientFile, Diagnostic> {
         .iter()
         .map(|door| door.parsed("the name of a door"))
         .collect::<Result<_, _>>()?;
-    let expires = keys.value("expires").map(|node| node.text("a date")).transpose()?;
-    let expires = expires.map(str::to_owned);
+    let expires =
+        keys.value("expires").map(|it| it.text("a date").map(str::to_owned)).transpose()?;
     let mut client = ClientFile { doors, expires, ..ClientFile::new(name.clone()) };
     for (method, known) in KEPT {
         let Some(node) = keys.value(method.as_str()) else { continue };

@@ -284,8 +284,7 @@ fn show(
     let output = io::stdout();
     let qr = args.qr.then(|| output.is_terminal());
     let asked = if shows(args.fwknop) { doors } else { &[] };
-    let mut text =
-        stanza::show(client, &server, asked, *settings.fwknop.ports.start(), args.fwknop, qr);
+    let mut text = stanza::show(client, &server, asked, settings, args.fwknop, qr);
     if !entries.is_empty() {
         text.push_str(&bundle.text(qr)?);
     }

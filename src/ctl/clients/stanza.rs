@@ -1,12 +1,11 @@
 //! The stanzas of `~/.fwknoprc` by which fwknop's own client knocks.
 
-use std::num::NonZeroU16;
-
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
 use super::bundle::{ServerName, drawn};
-use crate::config::{AddressPolicy, Client, Door, Family, FwknopClient};
+use crate::config::{AddressPolicy, Client, Door, Family, FwknopClient, Settings};
+use crate::proto::spa::PORTS;
 
 /// How many ports are named: more may not fit a request.
 const MOST_PORTS: usize = 10;
@@ -27,7 +26,7 @@ pub(super) fn show(
     client: &Client,
     server: &ServerName,
     doors: &[&Door],
-    port: NonZeroU16,
+    settings: &Settings,
     is_new: bool,
     qr: Option<bool>,
 ) -> Zeroizing<String> {
@@ -38,6 +37,8 @@ pub(super) fn show(
     else {
         return text;
     };
+    let range = &settings.fwknop.ports;
+    let port = if range.contains(PORTS.start()) { PORTS.start() } else { range.start() };
     let encode = |key: &[u8]| if is_new { BASE64.encode(key) } else { String::new() };
     let [key, hmac_key] = [key.expose(), hmac_key.expose()].map(encode).map(Zeroizing::new);
     let of_keys = if is_new { "" } else { "KEY_BASE64 and HMAC_KEY_BASE64 are those it has." };

@@ -289,6 +289,7 @@ fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doo
     }
     page.optional(3, "username", client.username.as_ref());
     page.optional(3, "address", client.explicit_address.then_some("explicit"));
+    page.optional(3, "force_nat", client.nat.map(|_| "true"));
 }
 
 #[cfg(test)]

@@ -394,7 +394,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_comes_out_loads(text in conf()) {
-            let page = import(&source(&text), &mut Problems::default()).into_text();
+            let page = import(&source(&text), &mut Problems::default()).0.into_text();
             // A file of one-time sequences may not be there.
             if !page.contains("one_time_sequences") {
                 let loaded = load::parse(&SourceText::new("page", page.as_str()));
@@ -405,7 +405,7 @@ mod tests {
         #[test]
         fn what_is_carried_over_whole_is_the_same_configuration(text in conf()) {
             let mut notes = Problems::default();
-            let page = import(&source(&text), &mut notes).into_text();
+            let page = import(&source(&text), &mut notes).0.into_text();
             let (classic, loaded) =
                 (load::parse(&source(&text)), load::parse(&SourceText::new("page", page)));
             if let (false, Ok(classic), Ok(loaded)) = (notes.has_errors(), classic, loaded) {

@@ -52,7 +52,8 @@ pub(super) fn write(
                 Some(None) => "",
             };
             let lower = about.to_lowercase();
-            let keys = [counterparts(about), &[lower.as_str()]].concat();
+            let keys = counterparts(about);
+            let keys = if keys.is_empty() { &[lower.as_str()][..] } else { keys };
             let mut now: Vec<String> = places
                 .iter()
                 .flat_map(|place| keys.iter().filter_map(|key| Some(text(place.value(key)?))))
@@ -77,12 +78,12 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The keys of a page that have what a variable says, apart from those of its own name.
+/// The keys of a page that have what a variable says, where their name is another.
 fn counterparts(about: &str) -> &'static [&'static str] {
     match about {
         "SOURCE" => &["from"],
-        "KEY" => &["key_base64"],
-        "HMAC_KEY" => &["hmac_key_base64"],
+        "KEY" => &["key", "key_base64"],
+        "HMAC_KEY" => &["hmac_key", "hmac_key_base64"],
         "HMAC_DIGEST_TYPE" => &["hmac_type"],
         "ENCRYPTION_MODE" => &["mode"],
         "REQUIRE_USERNAME" => &["username"],

@@ -45,6 +45,7 @@ fn holder() -> FwknopClient {
         destination: Vec::new(),
         username: None,
         address: AddressPolicy::Any,
+        force_nat: false,
         old: None,
     }
 }
@@ -318,6 +319,26 @@ fn what_is_only_forwarded_is_not_opened_by_a_request_for_access() {
         assert_eq!(asked(ports), ["refused: fwknop-no-door"], "{ports:?}");
     }
     assert_eq!(asked(&["443"]), ["0: 2 203.0.113.7"]);
+}
+
+#[test]
+fn a_client_that_is_led_without_asking_opens_what_forwards_its_port_whatever_it_asks_for() {
+    let forced = FwknopClient { force_nat: true, ..holder() };
+    let doors = [
+        forwarding("inner", &[], &[("22", "192.168.1.10", 2222)]),
+        forwarding("inner-v6", &[], &[("22", "2001:db8::10", 2222)]),
+        door("web", &["443"]),
+    ];
+    let clients = [client("phone", &["inner", "inner-v6", "web"], forced)];
+    let asked = |access| on(&mut of(&clients, &doors), CLOCK, &sealed(access));
+    let nat = |host, is_local| NatAccess::new(host, NonZeroU16::new(80).unwrap(), is_local).ok();
+    for nat in [None, nat("192.168.1.99", false), nat("gw.example.com", true)] {
+        assert_eq!(asked(Access { nat, ..access(&["22"]) }), ["0: 0 203.0.113.7"]);
+    }
+    assert_eq!(asked(access(&["443"])), ["0: 2 203.0.113.7"]);
+    for ports in [&["2222"][..], &["22/udp"], &["22", "23"]] {
+        assert_eq!(asked(access(ports)), ["refused: fwknop-no-door"], "{ports:?}");
+    }
 }
 
 #[test]

@@ -92,7 +92,7 @@ pub(super) struct StandingTable {
     /// The elements that lock ports, and those that let older connections go on.
     pub(super) guarded: BTreeSet<GuardElement>,
     pub(super) older: BTreeSet<GuardElement>,
-    /// By somebody else, and trusted networks of the configuration's.
+    /// By somebody else, and trusted networks of the configuration's; for each set that is there.
     pub(super) added: BTreeMap<GuardSet, Vec<SetElement>>,
     /// Of knockd's, each as often as its door has ports.
     grants: Vec<GuardGrant>,
@@ -105,7 +105,9 @@ impl StandingTable {
         match netlink.table(NftFamily::Inet, TABLE)? {
             None => {}
             Some(table) if table.comment.starts_with(VERSION) => {
-                for set in GuardSet::all() {
+                let sets = netlink.sets(NftFamily::Inet, TABLE)?;
+                let is_there = |set: &GuardSet| sets.contains(&set.reference().set.to_string());
+                for set in GuardSet::all().filter(is_there) {
                     let mut elements = dump(netlink, &set.reference())?;
                     // Somebody may have made a set of another type in its place.
                     elements.retain(|element| element.key.as_bytes().len() == set.key_length());

@@ -53,3 +53,62 @@ pub(super) fn find(file: &str, name: &str, value: &[u8]) -> Option<(&'static str
     let is_idle = matches!(fate, Fate::Refused(Some(when), _) if when != Switch::read(value));
     Some((name, (!is_idle).then_some(fate)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// What becomes of each variable of a file, in words.
+    fn of(file: &str) -> BTreeMap<String, &'static str> {
+        let words = |fate| match fate {
+            Fate::Carried => "carried",
+            Fate::LeftOut(_) => "left out",
+            Fate::Refused(None, _) => "refused",
+            Fate::Refused(Some(Switch::On), _) => "refused if on",
+            Fate::Refused(Some(Switch::Off), _) => "refused if off",
+        };
+        let mut found = BTreeMap::new();
+        for (name, fate) in variables(file) {
+            assert_eq!(found.insert(name.to_owned(), words(fate)), None, "{name} stands twice");
+        }
+        found
+    }
+
+    #[test]
+    fn every_line_of_the_table_is_read() {
+        let lines = TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let names: usize =
+            lines.map(|line| line.split(" | ").nth(2).unwrap().split(' ').count()).sum();
+        assert_eq!(of("access").len() + of("fwknopd").len(), names);
+    }
+
+    #[test]
+    fn the_page_about_moving_says_of_every_variable_what_becomes_of_it() {
+        let page = include_str!("../../../../docs/moving-from-fwknop.md");
+        for file in ["access", "fwknopd"] {
+            let (_, table) = page.split_once(&format!("| {file}.conf |")).unwrap();
+            let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+            let mut said = BTreeMap::new();
+            for row in rows {
+                let cells: Vec<&str> = row.split(" | ").collect();
+                for name in cells[0].split('`').skip(1).step_by(2) {
+                    assert_eq!(said.insert(name.to_owned(), cells[1]), None, "{name} stands twice");
+                }
+            }
+            assert_eq!(said, of(file), "{file}.conf");
+        }
+    }
+
+    #[test]
+    fn a_switch_says_nothing_where_it_is_as_it_is_here() {
+        let fate = |file, name, value| find(file, name, value).unwrap().1;
+        assert!(fate("access", "ENABLE_CMD_EXEC", b"N").is_none());
+        assert!(matches!(fate("access", "ENABLE_CMD_EXEC", b"yes"), Some(Fate::Refused(..))));
+        assert!(fate("fwknopd", "ENABLE_DIGEST_PERSISTENCE", b"Y").is_none());
+        let off = fate("fwknopd", "ENABLE_DIGEST_PERSISTENCE", b"N");
+        assert!(matches!(off, Some(Fate::Refused(..))));
+        assert!(find("access", "ENABLE_DIGEST_PERSISTENCE", b"N").is_none());
+    }
+}
