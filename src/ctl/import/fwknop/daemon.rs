@@ -173,9 +173,7 @@ impl FwknopdVariables<'_> {
                         {fwknop: {port: 62201}}";
             self.notes.push(at.error(format!("{name} is not carried over")).help(help));
         }
-        let ports = ports?;
-        let (low, high) = (ports.start(), ports.end());
-        Some(if low == high { low.to_string() } else { format!("{low}-{high}") })
+        ports.map(|ports| port_range::show(&ports, '-'))
     }
 
     fn max_age(&mut self) -> Option<Duration> {

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use super::super::atoi;
 use super::stanzas::AccessStanza;
 use crate::config::diagnostic::{Diagnostic, Place, Problems};
+use crate::proto::network::is_a_hosts;
 
 /// What `fwknopd.conf` says of translation.
 #[derive(Default)]
@@ -53,7 +54,7 @@ pub(super) fn read_nat(
         [to, port, ..] => to
             .parse::<Ipv4Addr>()
             .ok()
-            .filter(is_host)
+            .filter(|to| is_a_hosts((*to).into()) && !to.is_loopback())
             .zip(u16::try_from(atoi(port)).ok().and_then(NonZeroU16::new)),
         _ => None,
     };
@@ -85,9 +86,4 @@ pub(super) fn read_nat(
         notes.push(at.error(message).help(help));
     }
     Ok(Some(ForcedNat { to, port, masquerade: daemon.snat }))
-}
-
-/// Whether packets can be led to this address.
-fn is_host(to: &Ipv4Addr) -> bool {
-    !(to.is_loopback() || to.is_unspecified() || to.is_multicast() || to.is_broadcast())
 }
