@@ -46,6 +46,6 @@ asks plain -N :22 | grep -F '2 (NAT access msg) 192.0.2.2,tcp/22 ,22'
 asks led -A tcp/23 --nat-port 2222 >said
 cat said
 grep -F '203.0.113.7,22' said
-if grep -F 'tcp/2222' said; then exit 1; fi
+if grep -F 'tcp/2222 ' said; then exit 1; fi
 asks plain -A tcp/23 | grep -F 'tcp/23'
 echo "as described"
