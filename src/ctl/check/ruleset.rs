@@ -4,9 +4,9 @@
 //! An estimate, as far as `nft -j list ruleset` goes: whence it comes, interfaces and the contents
 //! of named sets are not known.
 
-use std::fmt;
 use std::net::IpAddr;
 
+use derive_more::Display;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,7 +20,8 @@ pub(super) struct HostRuleset {
     chains: Vec<Chain>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Display)]
+#[display("chain '{name}' of the table '{family} {table}'")]
 struct Chain {
     family: String,
     table: String,
@@ -51,12 +52,6 @@ struct ListedRule {
     chain: String,
     #[serde(default)]
     expr: Vec<Value>,
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "chain '{}' of the table '{} {}'", self.name, self.family, self.table)
-    }
 }
 
 /// A new packet from elsewhere.
