@@ -72,7 +72,7 @@ impl Gateway {
     fn start(doors: u32) -> Self {
         let net = Net::new();
         let inner = net.inner_host();
-        inner.echo_udp(PORT);
+        inner.echo_udp(&[INNER], PORT);
         let chain = "type filter hook forward priority 0; ct state invalid drop;";
         net.server
             .must("nft", &[&format!("table inet tracking {{ chain forward {{ {chain} }}; }}")]);

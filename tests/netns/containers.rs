@@ -339,17 +339,13 @@ fn the_port_that_a_container_listens_on_is_not_the_one_that_it_is_published_on()
     }
 }
 
-#[test]
-fn a_knock_opens_a_published_port() {
-    needs!("a knock for a container", "nft");
-    let net = Net::new();
-    let _container = behind_a_bridge(&net);
-    FAMILIES.iter().for_each(|it| Language::Nft.publish(&net.server, rules::NETAVARK_NFT, it));
-    let knockd = Knockd::start(
-        &net.server,
-        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
-doors: {app: {sequence: [7000, 8000/udp, 9000], open: [8443, 5353/udp], open_for: 1s}}",
-    );
+/// A daemon with a door to the container's published ports.
+const CONFIGURATION: &str =
+    "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
+doors: {app: {sequence: [7000, 8000/udp, 9000], open: [8443, 5353/udp], open_for: 1s}}";
+
+/// Knocks in each family, and holds what is published to it.
+fn knock_and_reach(net: &Net, knockd: &Knockd) {
     for Family { client, server, .. } in &FAMILIES {
         let opens = || [speaks(&net.client, server, APP.0), answers(&net.client, server, DNS.0)];
         assert_eq!(opens(), [false; 2]);
@@ -359,4 +355,31 @@ doors: {app: {sequence: [7000, 8000/udp, 9000], open: [8443, 5353/udp], open_for
         assert!(eventually(PATIENCE, || opens() == [false; 2]), "the kernel does not close it");
     }
     assert_eq!(knockd.count("app: OPEN SESAME"), 2);
+}
+
+#[test]
+fn a_knock_opens_a_published_port() {
+    needs!("a knock for a container", "nft");
+    let net = Net::new();
+    let _container = behind_a_bridge(&net);
+    FAMILIES.iter().for_each(|it| Language::Nft.publish(&net.server, rules::NETAVARK_NFT, it));
+    let knockd = Knockd::start(&net.server, CONFIGURATION);
+    knock_and_reach(&net, &knockd);
+}
+
+#[test]
+fn knockd_has_enough_of_the_capabilities_that_the_page_on_containers_gives_it() {
+    needs!("capabilities in a container", "nft", "setpriv");
+    let page = include_str!("../../docs/containers.md");
+    let given = page.split("--cap-drop all --cap-add ").nth(1).unwrap();
+    let given = given.split_whitespace().next().unwrap().to_lowercase();
+    let given = given.split(',').map(|one| format!(",+{one}")).collect::<String>();
+    let net = Net::new();
+    let _container = behind_a_bridge(&net);
+    FAMILIES.iter().for_each(|it| Language::Nft.publish(&net.server, rules::NETAVARK_NFT, it));
+    let mut command = net.server.command("setpriv");
+    command.args(["--bounding-set", &format!("-all{given}"), env!("CARGO_BIN_EXE_knockd")]);
+    let knockd = Knockd::start_by(command, CONFIGURATION);
+    knock_and_reach(&net, &knockd);
+    assert_eq!(knockd.stop().0.code(), Some(0));
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
@@ -112,8 +112,8 @@ pub(crate) fn inner_host(net: &Net) -> Host {
         client.must("ip", &["route", "add", inside, "via", via]);
     }
     tells(inner, 22);
-    inner.echo_udp(5000);
-    for address in INNER {
+    inner.echo_udp(&[INNER, OTHER].concat(), 5000);
+    for address in INNER.into_iter().chain(OTHER) {
         // Neighbours take a moment.
         assert!(eventually(PATIENCE, || gateway.reaches(address)), "no connection to {address}");
     }
@@ -227,6 +227,67 @@ fn datagrams_are_led_on_too_and_the_answers_come_back() {
     close(&knockd, "mosh");
     for (_, to) in WAYS {
         assert!(!answered(to, IN_VAIN), "{to}");
+    }
+}
+
+#[test]
+fn who_sends_from_one_port_all_the_time_gets_through_where_the_port_is_locked() {
+    needs!("forward a sender", "nft");
+    let scene = Scene::new();
+    let locking = ", open: [60001/udp]";
+    let knockd =
+        scene.knockd(&format!("doors:\n  vpn: {}", door("60001/udp", INNER, 5000, locking)));
+    let senders = WAYS.map(|(from, to)| {
+        let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        scene.net.client.enter(move || {
+            let socket = UdpSocket::bind((from, 6100)).unwrap();
+            socket.connect((to, 60001)).unwrap();
+            socket.set_read_timeout(Some(IN_VAIN)).unwrap();
+            socket
+        })
+    });
+    let is_answered = |socket: &UdpSocket| {
+        // An error may have come for what was sent before.
+        let _ = socket.send(b"?");
+        socket.recv(&mut [0; 10]).is_ok()
+    };
+    assert!(!senders.iter().any(is_answered));
+    open(&knockd, "vpn");
+    assert!(senders.iter().all(|it| eventually(PATIENCE, || is_answered(it))));
+    close(&knockd, "vpn");
+    assert!(senders.iter().all(is_answered), "what has begun does not go on");
+}
+
+#[test]
+fn a_door_with_a_target_leads_on_from_that_address_only() {
+    needs!("forward from a target", "nft");
+    let scene = Scene::new();
+    let own = ["192.0.2.10", "2001:db8::10"];
+    for address in own {
+        let wide = if address.contains(':') { "64" } else { "24" };
+        let (address, more) = (format!("{address}/{wide}"), nodad(wide));
+        let add = ["addr", "add", &address, "dev", "eth0"];
+        scene.net.server.must("ip", &[&add[..], more].concat());
+    }
+    let of = |target: &str, host: &str| {
+        format!(
+            "{{sequence: [7000, 8000, 9000], target: '{target}', forward: {{on: 2222, to: '{host}', port: 22}}}}"
+        )
+    };
+    let doors =
+        format!("doors:\n  four: {}\n  six: {}", of(own[0], INNER[0]), of(own[1], INNER[1]));
+    let knockd = scene.knockd(&doors);
+    for (((from, to), own), (door, inner)) in
+        WAYS.into_iter().zip(own).zip(["four", "six"].into_iter().zip(INNER))
+    {
+        request(&knockd, "open", door, from);
+        let led = eventually(PATIENCE, || {
+            scene.asks(from, own, 2222) == Some(format!("{inner} sees {from}"))
+        });
+        assert!(led, "{own}");
+        assert_eq!(scene.asks(from, to, 2222), None, "{to} leads on too");
+        request(&knockd, "close", door, from);
+        assert_eq!(scene.asks(from, own, 2222), None, "{own}");
     }
 }
 
@@ -693,7 +754,7 @@ fn a_range_opens_as_one_element_and_not_the_ports_beside_it() {
     const PORTS: [u16; 5] = [59_999, 60_000, 60_500, 61_000, 61_001];
     for port in PORTS {
         net.server.listen(port);
-        net.server.echo_udp(port);
+        net.server.echo_udp(&[SERVER, SERVER_6], port);
     }
     let range = "60000-61000";
     let knockd = Knockd::start(

@@ -88,7 +88,7 @@ impl Firewall {
         net.server.listen(22);
         for port in AROUND_RANGE {
             net.server.listen(port);
-            net.server.echo_udp(port);
+            net.server.echo_udp(&[SERVER, SERVER_6], port);
         }
         let script = format!(
             "PATH=/usr/local/sbin:/usr/sbin:/sbin:$PATH; daemons=

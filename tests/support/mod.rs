@@ -151,18 +151,11 @@ impl Host {
         thread::spawn(move || for _ in listener.incoming() {});
     }
 
-    /// Answers every datagram to a port with what it says, from the address that it came to.
-    pub(crate) fn echo_udp(&self, port: u16) {
-        for any in [IpAddr::from([0; 4]), IpAddr::from([0u16; 8])] {
-            let socket = self.enter(move || {
-                let kind = socket2::Domain::for_address(SocketAddr::new(any, port));
-                let socket = socket2::Socket::new(kind, socket2::Type::DGRAM, None).unwrap();
-                if any.is_ipv6() {
-                    socket.set_only_v6(true).unwrap();
-                }
-                socket.bind(&SocketAddr::new(any, port).into()).unwrap();
-                UdpSocket::from(socket)
-            });
+    /// Answers every datagram to a port of these addresses with what it says.
+    pub(crate) fn echo_udp(&self, addresses: &[&str], port: u16) {
+        for address in addresses {
+            let address: IpAddr = address.parse().unwrap();
+            let socket = self.enter(move || UdpSocket::bind((address, port)).unwrap());
             thread::spawn(move || {
                 let mut buffer = [0; 2000];
                 while let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -172,15 +165,16 @@ impl Host {
         }
     }
 
-    /// Whether a datagram to a port is answered in this time.
+    /// Whether a datagram to a port is answered from there in this time.
     pub(crate) fn is_answered(&self, address: &str, port: u16, limit: Duration) -> bool {
         let to = SocketAddr::new(address.parse().unwrap(), port);
         self.enter(move || {
             let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
             let socket = UdpSocket::bind((any, 0)).unwrap();
             socket.set_read_timeout(Some(limit)).unwrap();
-            socket.send_to(b"?", to).unwrap();
-            socket.recv_from(&mut [0; 10]).is_ok()
+            socket.connect(to).unwrap();
+            socket.send(b"?").unwrap();
+            socket.recv(&mut [0; 10]).is_ok()
         })
     }
 
