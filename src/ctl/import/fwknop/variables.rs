@@ -1,7 +1,6 @@
 //! The variables of fwknop's two files, and what becomes of each.
 
-/// All of them.
-const TABLE: &str = include_str!("variables.txt");
+use std::sync::LazyLock;
 
 /// What becomes of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,22 +27,30 @@ impl Switch {
     }
 }
 
-/// The variables of a file, `access` or `fwknopd`, and what becomes of each.
-pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, Fate)> {
-    let lines = TABLE.lines().filter_map(move |line| {
-        let cells: Vec<&str> = line.split(" | ").collect();
-        let (names, fate) = match *cells {
-            [of, ..] if of != file => return None,
-            [_, "carried", names] => (names, Fate::Carried),
-            [_, "left out", names, why] => (names, Fate::LeftOut(why)),
-            [_, "refused", names, help] => (names, Fate::Refused(None, help)),
-            [_, "refused if on", names, help] => (names, Fate::Refused(Some(Switch::On), help)),
-            [_, "refused if off", names, help] => (names, Fate::Refused(Some(Switch::Off), help)),
+const TABLE: &str = include_str!("variables.txt");
+
+/// All of them, each with its file.
+static VARIABLES: LazyLock<Vec<(&str, &str, Fate)>> = LazyLock::new(|| {
+    let lines = TABLE.lines().filter_map(|line| {
+        let mut cells = line.split(" | ");
+        let (file, kind, names) = (cells.next()?, cells.next()?, cells.next()?);
+        let why = cells.next().unwrap_or_default();
+        let fate = match kind {
+            "carried" => Fate::Carried,
+            "left out" => Fate::LeftOut(why),
+            "refused" => Fate::Refused(None, why),
+            "refused if on" => Fate::Refused(Some(Switch::On), why),
+            "refused if off" => Fate::Refused(Some(Switch::Off), why),
             _ => return None,
         };
-        Some(names.split(' ').map(move |name| (name, fate)))
+        Some(names.split(' ').map(move |name| (file, name, fate)))
     });
-    lines.flatten()
+    lines.flatten().collect()
+});
+
+/// The variables of a file, `access` or `fwknopd`, and what becomes of each.
+pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, Fate)> {
+    VARIABLES.iter().filter(move |(of, ..)| *of == file).map(|(_, name, fate)| (*name, *fate))
 }
 
 /// The variable of this name, if a file has such a one, and what becomes of it with this value;
