@@ -182,7 +182,7 @@ fn effects(door: &Door) -> Vec<String> {
     };
     effects.extend(opening.forwards.iter().map(|&Forward { on, to, port, masquerade }| {
         let (port, seen) =
-            (Knock { port, ..on }, if masquerade { ", as if from here" } else { "" });
+            (Knock { port, ..on }, if masquerade { ", as if from here," } else { "" });
         format!("connections to {on} go to {to} {port}{seen} for {after} for who knocks")
     }));
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {
