@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::name::Name;
 use crate::proto::open_ports::OpenPorts;
+use crate::proto::port_range::show;
 use crate::proto::words::words;
 
 /// The commands of a door, for both families.
@@ -220,10 +221,10 @@ impl Holes<'_> {
         match hole {
             Hole::Ip => Some(self.address.to_string()),
             Hole::Family => Some(if self.address.is_ipv4() { "4" } else { "6" }.to_owned()),
-            Hole::Port => self.port.map(|ports| ports.numbers(':')),
+            Hole::Port => self.port.map(|ports| show(&ports.range(), ':')),
             Hole::PortLow => self.port.map(|ports| ports.range().start().to_string()),
             Hole::PortHigh => self.port.map(|ports| ports.range().end().to_string()),
-            Hole::PortRange => self.port.map(|ports| ports.numbers('-')),
+            Hole::PortRange => self.port.map(|ports| show(&ports.range(), '-')),
             Hole::Proto => self.port.map(|ports| ports.protocol().to_string()),
             Hole::Door => Some(self.door.to_string()),
             Hole::Client => self.client.map(ToString::to_string),

@@ -39,9 +39,10 @@
 //! | channel | open as long as it lives | ends |
 //!
 //! Not in a frame, so known to the watcher alone: where a packet was sent to (`target`,
-//! fwknop's `destination`), fwknop's user name, and whether an address was named or observed
-//! where it is the source (`address: explicit`). Expiry, revocation and the configuration in force
-//! are [`Claim`](super::claim::Claim)'s.
+//! fwknop's `destination`), fwknop's user name, which ports a request of fwknop's names and where
+//! they shall lead, and whether an address was named or observed where it is the source
+//! (`address: explicit`). Expiry, revocation and the configuration in force are
+//! [`Claim`](super::claim::Claim)'s.
 
 use std::net::IpAddr;
 

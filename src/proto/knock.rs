@@ -71,15 +71,20 @@ impl FromStr for Knock {
     type Err = KnockError;
 
     fn from_str(text: &str) -> Result<Self, KnockError> {
-        let (port, protocol) = match text.split_once(['/', ':']) {
-            Some((port, protocol)) => (port, protocol.parse()?),
-            None => (text, Protocol::Tcp),
-        };
+        let (port, protocol) = with_protocol(text)?;
         Ok(Self { protocol, port: parse_port(port)? })
     }
 }
 
 serde_as_text! { Knock: Self::to_string, str::parse; }
+
+/// A text up to its protocol, and that: tcp where it names none.
+pub(super) fn with_protocol(text: &str) -> Result<(&str, Protocol), KnockError> {
+    match text.split_once(['/', ':']) {
+        Some((ports, protocol)) => Ok((ports, protocol.parse()?)),
+        None => Ok((text, Protocol::Tcp)),
+    }
+}
 
 /// A port from 1 to 65535, decimal digits only.
 ///

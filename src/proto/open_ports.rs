@@ -1,18 +1,20 @@
 //! Ports that a door opens: one, or some that follow each other.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-use super::knock::{Knock, KnockError, Protocol};
+use derive_more::Display;
+
+use super::knock::{Knock, Protocol, with_protocol};
 use super::port_range::{self, PortRange, RangeError};
 use super::words::serde_as_text;
 
 /// Ports of one protocol that follow each other; hardly ever more than one.
 ///
 /// Written `22/tcp`, or `60000-61000/udp`; with a colon as well, and tcp is the default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
+#[display("{}/{protocol}", port_range::show(&self.range(), '-'))]
 pub struct OpenPorts {
     protocol: Protocol,
     low: NonZeroU16,
@@ -53,14 +55,6 @@ impl OpenPorts {
     pub fn contains(self, knock: Knock) -> bool {
         self.protocol == knock.protocol && self.range().contains(&knock.port)
     }
-
-    /// The ports as packet filters write them, with this between the first and the last.
-    pub fn numbers(self, between: char) -> String {
-        match self.single() {
-            Some(Knock { port, .. }) => port.to_string(),
-            None => format!("{}{between}{}", self.low, self.high),
-        }
-    }
 }
 
 impl From<Knock> for OpenPorts {
@@ -69,33 +63,12 @@ impl From<Knock> for OpenPorts {
     }
 }
 
-impl fmt::Display for OpenPorts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.numbers('-'), self.protocol)
-    }
-}
-
-/// The reason why a text names no ports. The message says what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenPortsError {
-    #[error(transparent)]
-    Knock(#[from] KnockError),
-    #[error(transparent)]
-    Range(#[from] RangeError),
-}
-
 impl FromStr for OpenPorts {
-    type Err = OpenPortsError;
+    type Err = RangeError;
 
-    fn from_str(text: &str) -> Result<Self, OpenPortsError> {
-        let (ports, protocol) = match text.split_once(['/', ':']) {
-            Some((ports, protocol)) => (ports, protocol.parse().map_err(KnockError::from)?),
-            None => (text, Protocol::Tcp),
-        };
-        if !ports.contains('-') || ports.starts_with('-') {
-            return Ok(text.parse::<Knock>()?.into());
-        }
-        let (low, high) = port_range::parse_wide(ports)?.into_inner();
+    fn from_str(text: &str) -> Result<Self, RangeError> {
+        let (ports, protocol) = with_protocol(text)?;
+        let (low, high) = port_range::parse(ports)?.into_inner();
         Ok(Self { protocol, low, high })
     }
 }

@@ -685,7 +685,7 @@ doors.yaml:1:10: error: 'usr' is not a key of knockd: did you mean 'user'?
 doors.yaml:3:18: error: 'abc' is not a port: write a number from 1 to 65535
       a: {sequence: [abc], start_command: 'true'}
                      ^^^
-doors.yaml:5:37: error: unknown hole %X%: the holes are %IP% %FAMILY% %PORT% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
+doors.yaml:5:37: error: unknown hole %X%: the holes are %IP% %FAMILY% %PORT% %PORT_LOW% %PORT_HIGH% %PORT_RANGE% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
       c: {sequence: [2], start_command: '%X%'}
                                         ^^^^^
 doors.yaml:4:45: warning: 'open_for' has no effect: nothing closes this door

@@ -8,10 +8,13 @@ mod rules;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
 use std::thread;
 use std::time::Duration;
 
-use libknock::firewall::ruleset::Ruleset;
+use libknock::config::Forward;
+use libknock::firewall::ruleset::{GuardedDoor, Ruleset};
+use libknock::proto::knock::{Knock, Protocol};
 
 use self::rules::Language;
 use crate::guard_fixture::{
@@ -305,6 +308,49 @@ fn node_ports_of_kubernetes_in_nftables() {
 }
 
 #[test]
+fn a_door_leads_to_what_a_container_does_not_publish_and_past_what_it_does() {
+    needs!("forwards to containers", "nft", "iptables");
+    const INNER: u16 = 81;
+    let net = net();
+    let container = behind_a_bridge(&net);
+    let listener = container.enter(|| TcpListener::bind(("::", INNER)).unwrap());
+    thread::spawn(move || listener.incoming().flatten().map(|mut it| it.write_all(b"81!")).count());
+    for (language, rules) in
+        [(Language::Iptables, rules::KUBE_PROXY), (Language::Nft, rules::NETAVARK_NFT)]
+    {
+        for family in &FAMILIES {
+            language.publish(&net.server, rules, family);
+            let hear = |port| hears(&net.client, family.server, port);
+            let (name, app) = door("app", &[]);
+            let forwards = [APP.0, 9000].map(|on| Forward {
+                on: Knock::new(Protocol::Tcp, NonZeroU16::new(on).unwrap()),
+                to: family.inner.parse().unwrap(),
+                port: NonZeroU16::new(INNER).unwrap(),
+                masquerade: false,
+            });
+            let app = GuardedDoor { forwards: forwards.to_vec(), ..app };
+            let mut guard = Guard::set_up(now(), doors(&[(name, app)]), &[]).unwrap();
+            let (published, led) = ([Some(*b"one"), None], [Some(*b"81!"); 2]);
+            assert!(eventually(PATIENCE, || [APP.0, 9000].map(hear) == published), "{family:?}");
+            let_in(&mut guard, &grant("app", family.client, 60));
+            assert_eq!([APP.0, 9000].map(hear), led, "{family:?}");
+            shut_out(&mut guard, "app", family.client);
+            assert_eq!([APP.0, 9000].map(hear), published, "{family:?}");
+            guard.remove().unwrap();
+        }
+    }
+}
+
+/// What a TCP port says to whoever says `one`.
+fn hears(host: &Host, to: &str, port: u16) -> Option<[u8; 3]> {
+    let to = SocketAddr::new(to.parse().unwrap(), port);
+    let mut stream = host.enter(move || TcpStream::connect_timeout(&to, SILENCE)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = [0; 3];
+    stream.write_all(b"one").and_then(|()| stream.read_exact(&mut said)).ok().map(|()| said)
+}
+
+#[test]
 fn a_container_is_locked_out_of_a_locked_port_of_its_host_unless_it_is_trusted() {
     needs!("containers as clients", "nft");
     let net = net();
@@ -339,17 +385,13 @@ fn the_port_that_a_container_listens_on_is_not_the_one_that_it_is_published_on()
     }
 }
 
-#[test]
-fn a_knock_opens_a_published_port() {
-    needs!("a knock for a container", "nft");
-    let net = Net::new();
-    let _container = behind_a_bridge(&net);
-    FAMILIES.iter().for_each(|it| Language::Nft.publish(&net.server, rules::NETAVARK_NFT, it));
-    let knockd = Knockd::start(
-        &net.server,
-        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
-doors: {app: {sequence: [7000, 8000/udp, 9000], open: [8443, 5353/udp], open_for: 1s}}",
-    );
+/// A daemon with a door to the container's published ports.
+const CONFIGURATION: &str =
+    "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
+doors: {app: {sequence: [7000, 8000/udp, 9000], open: [8443, 5353/udp], open_for: 1s}}";
+
+/// Knocks in each family, and holds what is published to it.
+fn knock_and_reach(net: &Net, knockd: &Knockd) {
     for Family { client, server, .. } in &FAMILIES {
         let opens = || [speaks(&net.client, server, APP.0), answers(&net.client, server, DNS.0)];
         assert_eq!(opens(), [false; 2]);
@@ -359,4 +401,31 @@ doors: {app: {sequence: [7000, 8000/udp, 9000], open: [8443, 5353/udp], open_for
         assert!(eventually(PATIENCE, || opens() == [false; 2]), "the kernel does not close it");
     }
     assert_eq!(knockd.count("app: OPEN SESAME"), 2);
+}
+
+#[test]
+fn a_knock_opens_a_published_port() {
+    needs!("a knock for a container", "nft");
+    let net = Net::new();
+    let _container = behind_a_bridge(&net);
+    FAMILIES.iter().for_each(|it| Language::Nft.publish(&net.server, rules::NETAVARK_NFT, it));
+    let knockd = Knockd::start(&net.server, CONFIGURATION);
+    knock_and_reach(&net, &knockd);
+}
+
+#[test]
+fn knockd_has_enough_of_the_capabilities_that_the_page_on_containers_gives_it() {
+    needs!("capabilities in a container", "nft", "setpriv");
+    let page = include_str!("../../docs/containers.md");
+    let given = page.split("--cap-drop all --cap-add ").nth(1).unwrap();
+    let given = given.split_whitespace().next().unwrap().to_lowercase();
+    let given = given.split(',').map(|one| format!(",+{one}")).collect::<String>();
+    let net = Net::new();
+    let _container = behind_a_bridge(&net);
+    FAMILIES.iter().for_each(|it| Language::Nft.publish(&net.server, rules::NETAVARK_NFT, it));
+    let mut command = net.server.command("setpriv");
+    command.args(["--bounding-set", &format!("-all{given}"), env!("CARGO_BIN_EXE_knockd")]);
+    let knockd = Knockd::start_by(command, CONFIGURATION);
+    knock_and_reach(&net, &knockd);
+    assert_eq!(knockd.stop().0.code(), Some(0));
 }

@@ -138,6 +138,10 @@ fn knock_gets_to_the_host_that_it_names() {
 fn what_no_door_forwards_is_refused_and_leads_nowhere() {
     needs!("what_no_door_forwards_is_refused_and_leads_nowhere", "fwknop", "nft");
     let gateway = Gateway::new("fwknop: true", "");
+    let asking = format!(
+        "fwknop --no-home-dir --no-rc-file -E /dev/null -D {SERVER} -s --key-rijndael testkey \
+         --key-hmac hmackey"
+    );
     for (options, reason) in [
         ("-A tcp/2200 -N 198.51.100.8:2200 --nat-port 2222", "fwknop-nat"),
         ("-A tcp/22 -N 198.51.100.7 --nat-port 2222", "fwknop-nat"),
@@ -149,12 +153,16 @@ fn what_no_door_forwards_is_refused_and_leads_nowhere() {
         ("-A tcp/2222 -f 60", "fwknop-no-door"),
     ] {
         let before = crate::fwknop::counter(&gateway.knockd, reason);
-        gateway.run(&format!(
-            "fwknop --no-home-dir --no-rc-file -E /dev/null -D {SERVER} -s {options} \
-             --key-rijndael testkey --key-hmac hmackey"
-        ));
+        gateway.run(&format!("{asking} {options}"));
         crate::fwknop::wait_for_counter(&gateway.knockd, reason, before + 1);
     }
+    // It is logged, and explained, in the same words.
+    let why = "asks for NAT to a host and port that none of the client's doors forwards to";
+    gateway.knockd.wait_for(why);
+    let said = gateway.knockd.says_while(&["explain", "--live"], || {
+        gateway.run(&format!("{asking} -A tcp/22 -N 198.51.100.7"));
+    });
+    assert!(said.contains(why), "{said}");
     assert_eq!(gateway.knockd.grants(), [] as [serde_json::Value; 0]);
     gateway.leads_nowhere(2222);
     gateway.leads_nowhere(55000);

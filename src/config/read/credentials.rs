@@ -307,11 +307,8 @@ fn read_networks(reader: &mut Reader<'_>, key: &str) -> Parsed<Vec<Network>> {
 
 fn read_username(node: &Node) -> Result<String, Diagnostic> {
     let name = node.text("the name of a user")?;
-    let possible =
-        |byte: u8| (b' '..=b'~').contains(&byte) && !b"\"/\\[]:;|=,+*?<>".contains(&byte);
-    if name.len() <= 48 && name.bytes().all(possible) {
-        return Ok(name.to_owned());
-    }
-    let error = node.at.error("no client of fwknop can send this name");
-    Err(error.help("it is up to 48 letters, digits, blanks and marks such as @ . - _"))
+    name.parse::<fwknop::User>().map(|_| name.to_owned()).map_err(|_| {
+        let error = node.at.error("no client of fwknop can send this name");
+        error.help("it is up to 48 letters, digits, blanks and marks such as @ . - _")
+    })
 }

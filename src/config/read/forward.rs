@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::slice;
+use std::num::NonZeroU16;
 
-use super::tree::{KnownKeys, Node, Reader, Value, given_twice};
+use super::tree::{KnownKeys, Node, Reader, given_twice};
 use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
 use crate::config::{Family, Forward};
 use crate::proto::knock::Knock;
+use crate::proto::network::is_a_hosts;
 
 pub(super) const FORWARD: KnownKeys =
     KnownKeys { of: "forward", known: &["on", "to", "port", "masquerade"] };
@@ -17,14 +18,11 @@ const AN_ENTRY: &str = "{on: 2222/tcp, to: 192.168.1.10, port: 22}";
 /// Reads what a door forwards, and where each is written.
 pub(super) fn read_forwards(reader: &mut Reader<'_>) -> Parsed<Vec<(Forward, Place)>> {
     let Some(given) = reader.get("forward") else { return Ok(Vec::new()) };
-    let items = match &given.node.value {
-        Value::List(items) if !items.is_empty() => items.as_slice(),
-        Value::Mapping(_) => slice::from_ref(&given.node),
-        _ => {
-            let error = given.node.at.error("'forward' leads nowhere");
-            return reader.fail(error.help(format!("write for example forward: [{AN_ENTRY}]")));
-        }
-    };
+    let items = given.node.items();
+    if items.is_empty() {
+        let error = given.node.at.error("'forward' leads nowhere");
+        return reader.fail(error.help(format!("write for example forward: [{AN_ENTRY}]")));
+    }
     let found: Vec<_> = items.iter().map(|item| read_forward(item, reader.problems)).collect();
     let found = found.into_iter().collect::<Parsed<Vec<_>>>()?;
     let mut seen: HashMap<(Knock, Family), &Place> = HashMap::new();
@@ -44,11 +42,10 @@ fn read_forward(node: &Node, problems: &mut Problems) -> Parsed<(Forward, Place)
     };
     let on = reader.require("on", |node| node.parsed::<Knock>("a port"), missing("on"));
     let to = reader.require("to", read_host, missing("to"));
-    let port = reader.read("port", |node| node.integer(1, u16::MAX));
+    let port = reader.read("port", |node| node.integer(NonZeroU16::MIN, NonZeroU16::MAX));
     let masquerade = reader.read("masquerade", Node::boolean);
     let (on, to) = (on?, to?);
-    let port = port?.and_then(|port| port.try_into().ok()).unwrap_or(on.port);
-    let masquerade = masquerade?.unwrap_or_default();
+    let (port, masquerade) = (port?.unwrap_or(on.port), masquerade?.unwrap_or_default());
     Ok((Forward { on, to, port, masquerade }, node.at.clone()))
 }
 
@@ -60,16 +57,11 @@ fn read_host(node: &Node) -> Result<IpAddr, Diagnostic> {
         error.help("write an address such as 192.168.1.10; names are not looked up")
     })?;
     let address = address.to_canonical();
-    let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    let why = if address.is_loopback() {
-        "the kernel leads nothing from outside there"
-    } else if is_link_local {
-        "it is good on one link only"
-    } else if address.is_unspecified() || address.is_multicast() || is_broadcast {
-        "it is not the address of one host"
-    } else {
-        return Ok(address);
+    let why = match address {
+        _ if address.is_loopback() => "the kernel leads nothing from outside there",
+        IpAddr::V6(address) if address.is_unicast_link_local() => "it is good on one link only",
+        _ if !is_a_hosts(address) => "it is not the address of one host",
+        _ => return Ok(address),
     };
     let error = node.at.error(format!("nothing can be forwarded to {address}: {why}"));
     Err(error.help("write the address of the host in its network"))

@@ -136,11 +136,7 @@ fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
 
 fn read_opens(reader: &mut Reader<'_>) -> Parsed<Vec<(OpenPorts, Place)>> {
     let Some(given) = reader.get("open") else { return Ok(Vec::new()) };
-    let items = match &given.node.value {
-        Value::List(items) => items.as_slice(),
-        Value::Scalar(_) => std::slice::from_ref(&given.node),
-        _ => &[],
-    };
+    let items = given.node.items();
     if items.is_empty() {
         return reader
             .fail(given.node.at.error("'open' names no port: write for example [22/tcp]"));

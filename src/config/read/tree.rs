@@ -221,9 +221,13 @@ impl Node {
         absolute_path(self.text("a path")?, &self.at)
     }
 
-    /// The items of a list; of anything else, itself.
+    /// The items of a list; of anything else that there is, itself.
     pub(crate) fn items(&self) -> &[Self] {
-        if let Value::List(items) = &self.value { items } else { std::slice::from_ref(self) }
+        match &self.value {
+            Value::Null => &[],
+            Value::List(items) => items,
+            _ => std::slice::from_ref(self),
+        }
     }
 
     /// The items of a list.

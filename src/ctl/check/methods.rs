@@ -22,12 +22,12 @@ pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
                 config.clients.iter().filter(opens).count()
             };
             let datagram = door.recognition.spa.then(|| {
-                let ports = port_range::show(&config.settings.spa.ports);
+                let ports = port_range::show(&config.settings.spa.ports, '-');
                 let holders = count(holders(|client| client.spa.is_some()), "client");
                 format!("a datagram to {ports}/udp, by {holders}")
             });
             let request = door.recognition.fwknop.then(|| {
-                let ports = port_range::show(&config.settings.fwknop.ports);
+                let ports = port_range::show(&config.settings.fwknop.ports, '-');
                 let holders = count(holders(|client| client.fwknop.is_some()), "client");
                 format!("a request of fwknop's to {ports}/udp, by {holders}")
             });

@@ -20,8 +20,9 @@ use crate::ctl::target::Target;
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
 use crate::proto::method::Method;
+use crate::proto::port_range;
 use crate::proto::secret::Secret;
-use crate::proto::spa::{KEY_LEN, PORT, PrivateKey, PublicKey};
+use crate::proto::spa::{KEY_LEN, PORTS, PrivateKey, PublicKey};
 use crate::proto::totp::{SECRET_BYTES, encode_secret};
 use crate::sys::clock;
 
@@ -295,12 +296,7 @@ fn show(
 
 /// Where the server listens, unless that is where all do.
 fn spa_port(spa: &SpaSettings) -> Option<String> {
-    let (low, high) = (spa.ports.start(), spa.ports.end());
-    match (low.get(), high.get()) {
-        (PORT, PORT) => None,
-        _ if low == high => Some(low.to_string()),
-        _ => Some(format!("{low}-{high}")),
-    }
+    (spa.ports != PORTS).then(|| port_range::show(&spa.ports, '-'))
 }
 
 #[cfg(test)]
@@ -308,6 +304,7 @@ mod tests {
     use super::*;
     use crate::config::diagnostic::SourceText;
     use crate::config::load::parse;
+    use crate::proto::spa::PORT;
     use crate::proto::totp::{Protocols, Scheme, TotpMode};
 
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";

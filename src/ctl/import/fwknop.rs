@@ -303,6 +303,7 @@ mod tests {
     use crate::config::Config;
     use crate::config::diagnostic::SourceText;
     use crate::config::load;
+    use crate::ctl::import::side_by_side;
 
     /// Files that are only in memory; a directory holds all of them.
     struct Memory<'a>(&'a [(&'a str, &'a [u8])]);
@@ -320,6 +321,7 @@ mod tests {
 
     struct Outcome {
         yaml: String,
+        explained: String,
         notes: String,
         complete: bool,
     }
@@ -327,10 +329,12 @@ mod tests {
     fn run(files: &[(&str, &[u8])], open: &[Knock]) -> Outcome {
         let mut notes = Problems::default();
         let path = Path::new("access.conf");
-        let (page, _) = import(path, &Memory(files), &TimeZone::UTC, open, &mut notes);
-        let complete = !notes.has_errors();
-        let notes = notes.into_sorted().iter().map(|note| format!("{note}\n")).collect();
-        Outcome { yaml: page.into_text(), notes, complete }
+        let (page, parts) = import(path, &Memory(files), &TimeZone::UTC, open, &mut notes);
+        let (complete, yaml) = (!notes.has_errors(), page.into_text());
+        let (notes, mut explained) = (notes.into_sorted(), Vec::new());
+        side_by_side::write(&mut explained, &parts, yaml.clone(), &notes).unwrap();
+        let notes = notes.iter().map(|note| format!("{note}\n")).collect();
+        Outcome { yaml, explained: String::from_utf8(explained).unwrap(), notes, complete }
     }
 
     fn loaded(yaml: &str) -> Config {
@@ -411,6 +415,8 @@ mod tests {
             1 => "(HMAC_DIGEST_TYPE|ENCRYPTION_MODE) (md5|SHA1|SHA3_256|cbc|legacy|[a-z0-9]{1,6})",
             1 => "REQUIRE_(USERNAME|SOURCE_ADDRESS) [ -~]{1,10}",
             1 => "(FORCE_NAT|GPG_DECRYPT_PW|ENABLE_CMD_EXEC|DESTINATION) [ -~]{1,10}",
+            1 => "FORCE_NAT (10|127|224)\\.0\\.0\\.[0-9]{1,3} [0-9]{1,6}",
+            1 => "(FORCE_(MASQUERADE|SNAT)|FORWARD_ALL|DISABLE_DNAT) (Y|10\\.0\\.0\\.1)",
             1 => "%include(_folder|_keys)? (access|b)\\.conf",
             1 => "[ -~]{0,12}",
         ];
@@ -419,10 +425,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_comes_out_loads_and_no_note_shows_a_key(
+        fn what_comes_out_loads_and_neither_a_note_nor_what_is_explained_shows_a_key(
             text in conf(),
             other in conf(),
-            daemon in "((PCAP_INTF|PCAP_FILTER|MAX_SPA_PACKET_AGE|VERBOSE|ENABLE_UDP_SERVER|UDPSERV_PORT|SYSLOG_FACILITY|ENABLE_IPT_SNAT) [a-zA-Z0-9 $]{0,12};?\n){0,5}",
+            daemon in "((PCAP_INTF|PCAP_FILTER|MAX_SPA_PACKET_AGE|VERBOSE|ENABLE_UDP_SERVER|UDPSERV_PORT|SYSLOG_FACILITY|ENABLE_IPT_SNAT) [a-zA-Z0-9 $]{0,12};?\n|(ENABLE_IPT_SNAT|ENABLE_FIREWD_FORWARDING) Y;\n|PCAP_FILTER udp (dst )?port(range)? [0-9]{1,5}(-[0-9]{1,5})?;\n){0,5}",
             open: bool,
         ) {
             let files: [(&str, &[u8]); 3] = [
@@ -436,7 +442,9 @@ mod tests {
             let lines = text.lines().chain(other.lines());
             for key in lines.filter(|line| line.contains("KEY")).filter_map(|line| line.split(' ').nth(1)) {
                 let key = key.trim_end_matches([';', '=']);
-                prop_assert!(key.len() < 8 || !outcome.notes.contains(key), "{}", outcome.notes);
+                for said in [&outcome.notes, &outcome.explained] {
+                    prop_assert!(key.len() < 8 || !said.contains(key), "{said}");
+                }
             }
         }
 

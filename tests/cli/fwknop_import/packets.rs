@@ -131,7 +131,9 @@ fn by_fwknopd(directory: &Path, capture: &Path) -> Opened {
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(text.contains("Packet count limit"), "it did not read all of them: {text}");
     let mut opened = Opened::new();
-    for line in text.lines().filter_map(|line| line.strip_prefix("Added access rule to ")) {
+    // The second is for what is led to another host.
+    let rules = ["Added access rule to ", "Added FORWARD rule to "];
+    for line in text.lines().filter_map(|line| rules.iter().find_map(|it| line.strip_prefix(it))) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (address, ports) = (words[2], words[5].trim_end_matches(','));
         let number = PROBES.iter().enumerate().position(|(number, probe)| {
@@ -166,7 +168,8 @@ fn by_knockd(directory: &Path, capture: &Path, yaml: &str, config: &Config) -> O
         }
         let fraction = event["time"].as_f64().unwrap().fract() * 1e6;
         let door = config.doors.iter().find(|door| event["door"] == door.name().as_str()).unwrap();
-        let ports = door.opening.ports.iter().map(ToString::to_string);
+        let forwards = door.opening.forwards.iter().map(|forward| forward.on.to_string());
+        let ports = door.opening.ports.iter().map(ToString::to_string).chain(forwards);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is small")]
         opened.entry(fraction.round() as usize).or_default().extend(ports);
     }

@@ -23,7 +23,8 @@ struct Sandbox {
 }
 
 impl Sandbox {
-    fn new(server: &Host) -> Self {
+    /// None, said loudly, where there can be none.
+    fn new(test: &str, server: &Host) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_str().unwrap();
         // The user of rootless containers comes in here.
@@ -33,14 +34,19 @@ impl Sandbox {
             mknod -m 666 /dev/net/tun c 10 200 && echo nobody:100000:65536 > /run/subid &&
             mount --bind /run/subid /etc/subuid && mount --bind /run/subid /etc/subgid &&
             install -d -o nobody /run/user/nobody && exec sleep infinity";
-        let mut holder = server.command("unshare");
-        let holder = holder.args(["-m", "sh", "-c", script]).spawn().unwrap();
+        let mut holder =
+            server.command("unshare").args(["-m", "sh", "-c", script]).spawn().unwrap();
         let comm = format!("/proc/{}/comm", holder.id());
         let stands = || fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n");
+        let mut ended = || holder.try_wait().unwrap().is_some();
+        assert!(eventually(PATIENCE, || stands() || ended()), "no place for containers");
+        if ended() {
+            skipped(test, "mounts or device nodes are not to be had");
+            return None;
+        }
         let sandbox = Self { holder, directory };
-        assert!(eventually(PATIENCE, stands), "no place for containers");
         sandbox.make_image();
-        sandbox
+        Some(sandbox)
     }
 
     fn path(&self, name: &str) -> String {
@@ -85,15 +91,21 @@ trait Engine {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Starts a container with the published ports and these options; gives its namespace.
-    fn start(&self, image: &str, options: &[&str]) -> Host {
+    /// Starts a container with the published ports and these options; gives its namespace. None,
+    /// said loudly, where it does not start.
+    fn start(&self, test: &str, image: &str, options: &[&str]) -> Option<Host> {
         self.must(&["import", image, "hold"]);
         let ports = [(APP, "tcp"), (WEB, "tcp"), (DNS, "udp")]
             .map(|((outer, inner), protocol)| format!("-p{outer}:{inner}/{protocol}"));
         let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
         let run = ["run", "-d", "--name", "one"];
-        self.must(&[&run[..], &ports, options, &["hold", "/hold"]].concat());
-        namespace(&self.must(&["inspect", "-f", "{{.State.Pid}}", "one"]))
+        let started = self.run(&[&run[..], &ports, options, &["hold", "/hold"]].concat());
+        if !started.status.success() {
+            let said = String::from_utf8_lossy(&started.stderr);
+            skipped(test, &format!("no container starts: {}", said.lines().last().unwrap_or("")));
+            return None;
+        }
+        Some(namespace(&self.must(&["inspect", "-f", "{{.State.Pid}}", "one"])))
     }
 }
 
@@ -114,7 +126,7 @@ struct Docker {
 impl Docker {
     /// None, said loudly, where it does not start.
     fn start(test: &str, server: &Host, options: &[&str]) -> Option<Self> {
-        let sandbox = Sandbox::new(server);
+        let sandbox = Sandbox::new(test, server)?;
         let log = fs::File::create(sandbox.path("log")).unwrap();
         let mut daemon = sandbox.command("dockerd");
         for (option, name) in [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid")] {
@@ -181,11 +193,11 @@ impl Engine for Podman {
 }
 
 impl Podman {
-    fn new(server: &Host, is_rootless: bool) -> Self {
-        let sandbox = Sandbox::new(server);
+    fn new(test: &str, server: &Host, is_rootless: bool) -> Option<Self> {
+        let sandbox = Sandbox::new(test, server)?;
         let owner = if is_rootless { "nobody" } else { "root" };
         must("install", &["-d", "-o", owner, &sandbox.path("home")]);
-        Self { sandbox, is_rootless }
+        Some(Self { sandbox, is_rootless })
     }
 }
 
@@ -219,7 +231,8 @@ fn docker_itself() {
         return;
     };
     docker.must(&BOTH);
-    let container = docker.start(&docker.sandbox.path("hold.tar"), &["--network=both"]);
+    let image = docker.sandbox.path("hold.tar");
+    let Some(container) = docker.start("docker", &image, &["--network=both"]) else { return };
     ask(&net, &container, &FAMILIES);
     for family in &FAMILIES {
         Question { net: &net, container: &container, family }.ask_by_target();
@@ -231,7 +244,8 @@ fn docker_itself_whose_proxy_takes_ipv6_to_a_container_that_has_none() {
     needs!("docker with its proxy", "dockerd", "docker", "iptables", "nft", "tar");
     let net = net();
     let Some(docker) = Docker::start("docker with its proxy", &net.server, &[]) else { return };
-    let container = docker.start(&docker.sandbox.path("hold.tar"), &[]);
+    let image = docker.sandbox.path("hold.tar");
+    let Some(container) = docker.start("docker with its proxy", &image, &[]) else { return };
     ask(&net, &container, &FAMILIES);
 }
 
@@ -239,10 +253,11 @@ fn docker_itself_whose_proxy_takes_ipv6_to_a_container_that_has_none() {
 fn podman_itself() {
     needs!("podman", "podman", "iptables", "nft", "tar");
     let net = net();
-    let podman = Podman::new(&net.server, false);
+    let Some(podman) = Podman::new("podman", &net.server, false) else { return };
     podman.must(&BOTH);
+    let image = podman.sandbox.path("hold.tar");
     let options = [&MODEST[..], &["--network=both"]].concat();
-    let container = podman.start(&podman.sandbox.path("hold.tar"), &options);
+    let Some(container) = podman.start("podman", &image, &options) else { return };
     ask(&net, &container, &FAMILIES);
     for family in &FAMILIES {
         Question { net: &net, container: &container, family }.ask_by_target();
@@ -253,8 +268,10 @@ fn podman_itself() {
 fn podman_itself_without_root() {
     needs!("rootless podman", "podman", "newuidmap", "nft", "setpriv", "tar");
     let net = net();
-    let podman = Podman::new(&net.server, true);
-    let container = podman.start(&podman.sandbox.path("hold.tar"), &MODEST);
+    lead_out(&net);
+    let Some(podman) = Podman::new("rootless podman", &net.server, true) else { return };
+    let image = podman.sandbox.path("hold.tar");
+    let Some(container) = podman.start("rootless podman", &image, &MODEST) else { return };
     ask(&net, &container, &FAMILIES);
 }
 
@@ -262,13 +279,17 @@ fn podman_itself_without_root() {
 fn pasta_itself() {
     needs!("pasta", "pasta", "nft", "setpriv", "tar");
     let net = net();
-    for family in &FAMILIES {
-        let flag = if family.is_v6() { "-6" } else { "-4" };
-        net.server.must("ip", &[flag, "route", "add", "default", "via", family.client]);
-    }
-    let sandbox = Sandbox::new(&net.server);
+    lead_out(&net);
+    let Some(sandbox) = Sandbox::new("pasta", &net.server) else { return };
     let pasta = Pasta::start(&sandbox);
     ask(&net, &pasta.container, &FAMILIES);
+}
+
+/// Gives the server a way to the world, of which pasta makes one for its container.
+fn lead_out(net: &Net) {
+    for (flag, gateway) in [("-4", "192.0.2.254"), ("-6", "2001:db8::fe")] {
+        net.server.must("ip", &[flag, "route", "add", "default", "via", gateway]);
+    }
 }
 
 /// Pasta, which takes the ports of a host to a program in a namespace of its own.
@@ -282,8 +303,7 @@ impl Pasta {
     fn start(sandbox: &Sandbox) -> Self {
         let mut pasta = sandbox.command("setpriv");
         pasta.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "pasta"]);
-        // The client is its gateway too, which otherwise stands for this host.
-        pasta.args(["--foreground", "--config-net", "--no-map-gw"]);
+        pasta.args(["--foreground", "--config-net"]);
         pasta.args(["-t", &format!("{}:{},{}:{}", APP.0, APP.1, WEB.0, WEB.1)]);
         pasta.args(["-u", &format!("{}:{}", DNS.0, DNS.1)]);
         let process = pasta.args(["--", &sandbox.path("hold")]).spawn().unwrap();
