@@ -146,11 +146,9 @@ pub(super) fn user(text: &str) -> Result<User, String> {
 /// # Errors
 /// Says how to write it.
 pub(super) fn nat_target(text: &str) -> Result<NatTarget, String> {
-    let (host, port) = match text.split_once([':', ',']) {
-        Some((host, port)) => (host, parse_port(port).map(Some)),
-        None => (text, Ok(None)),
-    };
-    match port {
+    let (host, port) = text.split_once([':', ',']).unzip();
+    let host = host.unwrap_or(text);
+    match port.map(parse_port).transpose() {
         Ok(port) if NatAccess::new(host, NonZeroU16::MIN, false).is_ok() => {
             Ok(NatTarget { host: host.to_owned(), port })
         }

@@ -59,6 +59,11 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// The port of that host.
+    pub const fn inner(&self) -> Knock {
+        Knock::new(self.on.protocol, self.port)
+    }
+
     /// Whether it is for whoever comes from this address.
     pub fn is_for(&self, address: IpAddr) -> bool {
         Family::of(self.to) == Family::of(address.to_canonical())

@@ -32,7 +32,6 @@ use crate::config::{
 use crate::firewall;
 use crate::keeper::rights;
 use crate::proto::duration;
-use crate::proto::knock::Knock;
 use crate::sys::{clock, privileges};
 
 /// Prints errors and warnings on standard error and each door on standard output.
@@ -180,9 +179,9 @@ fn effects(door: &Door) -> Vec<String> {
         }
         Mechanism::Set(set) => effects_of_set(set, &ports, &after).into(),
     };
-    effects.extend(opening.forwards.iter().map(|&Forward { on, to, port, masquerade }| {
-        let (port, seen) =
-            (Knock { port, ..on }, if masquerade { ", as if from here" } else { "" });
+    effects.extend(opening.forwards.iter().map(|forward| {
+        let Forward { on, to, masquerade, .. } = forward;
+        let (port, seen) = (forward.inner(), if *masquerade { ", as if from here" } else { "" });
         format!("connections to {on} go to {to} {port}{seen} for {after} for who knocks")
     }));
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {

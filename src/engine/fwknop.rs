@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
@@ -14,7 +15,7 @@ use super::{
     ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, Local, Reason,
     Refusal, Setup, UncleanStart, is_over,
 };
-use crate::config::{AddressPolicy, Client, Forward, FwknopClient, FwknopSettings, Recognition};
+use crate::config::{AddressPolicy, Client, FwknopClient, FwknopSettings, Recognition};
 use crate::proto::fwknop::{
     Access, END_LEN, FwknopDatagram, FwknopError, FwknopKeys, FwknopReceiver, MIN_LEN,
     OpenedRequest,
@@ -22,7 +23,6 @@ use crate::proto::fwknop::{
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::proto::network::{Network, may_ask_for};
-use crate::proto::open_ports::OpenPorts;
 use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};
@@ -48,16 +48,7 @@ struct FwknopHolder {
     receiver: FwknopReceiver,
     expires: Option<Wall>,
     is: FwknopClient,
-    doors: Vec<FwknopDoor>,
-}
-
-/// A door of a client's, and what it does. One that runs commands of its own opens and forwards
-/// nothing: any request for access is for it.
-#[derive(Clone, Debug)]
-struct FwknopDoor {
-    id: DoorId,
-    opens: Vec<OpenPorts>,
-    forwards: Vec<Forward>,
+    doors: Vec<(DoorId, Arc<Recognition>)>,
 }
 
 /// What a request wants done with its ports.
@@ -76,10 +67,12 @@ enum Wanted {
 impl FwknopJudge {
     /// The clients among all that hold fwknop's keys.
     pub(super) fn new(setup: &Setup) -> Self {
+        let doors = (0..).map(DoorId).zip(setup.doors.iter().cloned().map(Arc::new));
+        let doors: Vec<_> = doors.filter(|(_, door)| door.fwknop).collect();
         let holders: Vec<FwknopHolder> = (0..)
             .map(ClientId)
             .zip(&setup.clients)
-            .flat_map(|(id, client)| FwknopHolder::all(id, client, &setup.doors))
+            .flat_map(|(id, client)| FwknopHolder::all(id, client, &doors))
             .collect();
         let mut lengths = Box::new([false; END_LEN]);
         for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
@@ -181,18 +174,10 @@ impl FwknopJudge {
 
 impl FwknopHolder {
     /// With the keys that a client has, and with those that it had before.
-    fn all(id: ClientId, client: &Client, doors: &[Recognition]) -> Vec<Self> {
+    fn all(id: ClientId, client: &Client, doors: &[(DoorId, Arc<Recognition>)]) -> Vec<Self> {
         let Some(is) = &client.fwknop else { return Vec::new() };
-        let doors: Vec<_> = (0..)
-            .map(DoorId)
-            .zip(doors)
-            .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
-            .map(|(id, Recognition { opens, forwards, .. })| FwknopDoor {
-                id,
-                opens: opens.clone(),
-                forwards: forwards.clone(),
-            })
-            .collect();
+        let doors = doors.iter().filter(|(_, door)| client.doors.contains(&door.name));
+        let doors: Vec<_> = doors.cloned().collect();
         let holder = |key, hmac, until: Option<Wall>| Self {
             client: id,
             receiver: FwknopKeys { key, mode: is.mode, hmac }.into(),
@@ -269,33 +254,34 @@ impl FwknopHolder {
                 (Wanted::Forward(host, nat.port), FwknopError::Nat)
             }
         };
-        let does = move |door: &FwknopDoor, port: &Knock| door.does(wanted, *port, address, local);
-        if !access.ports.iter().all(|port| self.doors.iter().any(|door| does(door, port))) {
+        let does =
+            move |door: &Recognition, port: &Knock| wanted.is_done_by(door, *port, address, local);
+        if !access.ports.iter().all(|port| self.doors.iter().any(|(_, door)| does(door, port))) {
             return Err(error.into());
         }
-        let does_some = move |door: &&FwknopDoor| access.ports.iter().any(|port| does(door, port));
-        Ok(self.doors.iter().filter(does_some).map(|door| door.id))
+        let does_some = move |door: &Recognition| access.ports.iter().any(|port| does(door, port));
+        Ok(self.doors.iter().filter(move |(_, door)| does_some(door)).map(|(id, _)| *id))
     }
 }
 
-impl FwknopDoor {
-    /// Whether it does what is wanted of a port, for an address.
-    fn does(&self, wanted: Wanted, port: Knock, address: IpAddr, local: &Local) -> bool {
-        let opens = || self.opens.iter().any(|ports| ports.contains(port));
+impl Wanted {
+    /// Whether a door does that with a port, for an address. One that runs commands of its own opens
+    /// and forwards nothing: any request for access is for it.
+    fn is_done_by(self, door: &Recognition, port: Knock, address: IpAddr, local: &Local) -> bool {
+        let Recognition { opens: open, forwards, .. } = door;
+        let opens = || open.iter().any(|ports| ports.contains(port));
         let leads = |to: NonZeroU16, is_there: &dyn Fn(IpAddr) -> bool| {
-            let mut of_port = self.forwards.iter().filter(|it| it.on == port && it.port == to);
+            let mut of_port = forwards.iter().filter(|it| it.on == port && it.port == to);
             of_port.any(|forward| forward.is_for(address) && is_there(forward.to))
         };
-        match wanted {
-            Wanted::Open => opens() || (self.opens.is_empty() && self.forwards.is_empty()),
-            Wanted::OpenOrForward => {
-                self.does(Wanted::Open, port, address, local)
-                    || self.forwards.iter().any(|it| it.on == port && it.is_for(address))
+        match self {
+            Self::Open => opens() || (open.is_empty() && forwards.is_empty()),
+            Self::OpenOrForward => {
+                Self::Open.is_done_by(door, port, address, local)
+                    || forwards.iter().any(|it| it.on == port && it.is_for(address))
             }
-            Wanted::Forward(host, to) => leads(to, &|it| it == host),
-            Wanted::Local(to) => {
-                leads(to, &|it| local.contains(it)) || (to == port.port && opens())
-            }
+            Self::Forward(host, to) => leads(to, &|it| it == host),
+            Self::Local(to) => leads(to, &|it| local.contains(it)) || (to == port.port && opens()),
         }
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::trusted::trusted;
 use super::connections::InboundConnection;
 use super::netlink::{
-    ChainKind, Comment, ElementKey, ElementRef, Hook, KeyPart, Load, NftChange, NftRule,
+    ChainHook, ChainKind, Comment, ElementKey, ElementRef, Hook, KeyPart, Load, NftChange, NftRule,
     SetElement, SetRef,
 };
 use crate::config::{Family, Forward, GuardMode, Name, NftFamily, NftName};
@@ -155,12 +155,9 @@ impl Ruleset {
     pub(super) fn shared(&self) -> HashSet<Name> {
         let mut known: HashMap<GuardElement, &Name> = HashMap::new();
         let mut shared = HashSet::new();
-        for (name, door) in &self.doors {
-            let ports = door.ports.iter().flat_map(|ports| self.parts(*ports));
-            let ports = ports.map(|ports| port_element(GuardMode::Lock, door.target, ports));
-            let anybody = FAMILIES.map(Family::unspecified);
-            let forwards = anybody.into_iter().flat_map(|address| door.forwarding(address));
-            for element in ports.chain(forwards.map(|(element, _)| element)) {
+        for name in self.doors.keys() {
+            let anybody = FAMILIES.map(Family::unspecified).into_iter();
+            for (element, _) in anybody.flat_map(|address| self.elements(name, address, None)) {
                 if let Some(other) = known.insert(element, name) {
                     shared.extend([other, name].map(Name::clone));
                 }
@@ -253,10 +250,6 @@ impl GuardElement {
     }
 }
 
-fn to_port(key: ElementKey, port: Knock) -> ElementKey {
-    key.protocol(port.protocol.number()).port(port.port.get())
-}
-
 impl InboundConnection {
     /// The elements that would lock the ports that it is to.
     pub(super) fn guarded(&self) -> [GuardElement; 2] {
@@ -266,8 +259,8 @@ impl InboundConnection {
     /// The element that lets it go on.
     pub(super) fn older(&self) -> GuardElement {
         let peer = self.peer.ip().to_canonical();
-        let key = to_port(ElementKey::from(peer).port(self.peer.port()), self.port);
-        SetKind::Older.of(Family::of(peer)).at(key)
+        let key = ElementKey::from(peer).port(self.peer.port());
+        SetKind::Older.of(Family::of(peer)).at_ports(key, self.port.into())
     }
 }
 
@@ -472,20 +465,15 @@ impl TableNeeds {
     }
 }
 
-const CHAINS: [(&str, Option<Hook>); 13] = [
-    ("let_in", None),
-    ("begun", None),
-    ("older", None),
-    ("others", None),
-    ("host", None),
-    ("granted", None),
-    ("everybody", None),
-    ("untranslated", None),
-    ("target", None),
-    ("prerouting", Some(Hook::Prerouting)),
-    ("input", Some(Hook::Input)),
-    ("forward", Some(Hook::Forward)),
-    ("output", Some(Hook::Output)),
+/// The chains that the kernel asks; the others are asked by them.
+const HOOKS: [(&str, ChainHook); 6] = [
+    ("prerouting", (ChainKind::Filter, Hook::Prerouting, PRIORITY)),
+    ("input", (ChainKind::Filter, Hook::Input, PRIORITY)),
+    ("forward", (ChainKind::Filter, Hook::Forward, PRIORITY)),
+    ("output", (ChainKind::Filter, Hook::Output, PRIORITY)),
+    // The translation comes before that of others (-100 and 100).
+    ("nat_prerouting", (ChainKind::Nat, Hook::Prerouting, -110)),
+    ("nat_postrouting", (ChainKind::Nat, Hook::Postrouting, 90)),
 ];
 
 /// What makes the table, empty and with this comment, in the place of one that may be there.
@@ -495,15 +483,13 @@ fn empty_table(comment: &str, needs: TableNeeds) -> Vec<NftChange> {
     let mut changes = vec![new(), NftChange::delete_table(TABLE), new()];
     let sets = GuardSet::all().filter(|set| needs.has(*set));
     changes.extend((1..).zip(sets).map(|(id, set)| set.declaration(id)));
-    let at = |hook: Option<Hook>| hook.map(|hook| (ChainKind::Filter, hook, PRIORITY));
-    changes.extend(CHAINS.map(|(name, hook)| NftChange::chain(TABLE, name, at(hook))));
-    let forwarding: &[_] = if needs.forwards { &forward::CHAINS } else { &[] };
-    let observing: &[&str] = if needs.observing { &observe::CHAINS } else { &[] };
-    let others = forwarding.iter().copied().chain(observing.iter().map(|&name| (name, None)));
-    changes.extend(others.map(|(name, hook)| NftChange::chain(TABLE, name, hook)));
-    let observing = needs.observing.then(|| observe::rules(needs));
-    let rules = rules(needs).into_iter().chain(observing.into_iter().flatten());
-    changes.extend(rules.map(|(chain, rule)| NftChange::rule(TABLE, chain, &rule)));
+    let rules = rules(needs);
+    let chains: BTreeSet<&str> = rules.iter().map(|(chain, _)| *chain).collect();
+    changes.extend(chains.into_iter().map(|chain| {
+        let hook = HOOKS.into_iter().find(|(name, _)| *name == chain);
+        NftChange::chain(TABLE, chain, hook.map(|(_, hook)| hook))
+    }));
+    changes.extend(rules.iter().map(|(chain, rule)| NftChange::rule(TABLE, chain, rule)));
     changes
 }
 
@@ -594,6 +580,9 @@ fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
         ("others", any().drop()),
         ("older", any().drop()),
     ]);
+    if needs.observing {
+        rules.extend(observe::rules(needs));
+    }
     rules
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config;
+use crate::config::{self, Forward};
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{Engine, Local, Verdict};
 use crate::proto::fwknop::{

@@ -6,21 +6,13 @@
 
 use std::net::IpAddr;
 
-use super::{FAMILIES, GuardElement, GuardSet, GuardedDoor, LABEL, Ruleset, SetKind, to_port};
+use super::{FAMILIES, GuardElement, GuardSet, GuardedDoor, LABEL, Ruleset, SetKind};
 use crate::config::{Family, Forward};
-use crate::firewall::netlink::{ChainHook, ChainKind, ElementKey, Hook, KeyPart, Load, NftRule};
+use crate::firewall::netlink::{ElementKey, KeyPart, Load, NftRule};
 
 /// The bit of a connection's label that says: it is led to another host. Bit 93 on machines that
 /// are little-endian.
 const FORWARDED: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0];
-
-/// The translation comes before that of others (-100 and 100).
-pub(super) const CHAINS: [(&str, Option<ChainHook>); 4] = [
-    ("forwards", None),
-    ("forwarded", None),
-    ("nat_prerouting", Some((ChainKind::Nat, Hook::Prerouting, -110))),
-    ("nat_postrouting", Some((ChainKind::Nat, Hook::Postrouting, 90))),
-];
 
 impl SetKind {
     /// Whether it is there only to forward.
@@ -56,9 +48,8 @@ impl GuardedDoor {
         let from = ElementKey::from(address);
         let from = self.target.iter().fold(from, |key, target| key.address(*target));
         self.forwards.iter().filter(move |it| it.is_for(address)).flat_map(move |forward| {
-            let key = to_port(from.clone(), forward.on);
             let leads_to = ElementKey::from(forward.to).port(forward.port.get());
-            let of = |kind: SetKind| kind.of(family).at(key.clone());
+            let of = |kind: SetKind| kind.of(family).at_ports(from.clone(), forward.on.into());
             let [led, map] = kinds.map(of);
             [(led, None), (map, Some(leads_to))]
         })
@@ -73,9 +64,8 @@ impl Ruleset {
     /// The elements of the hosts for which connections come from this one.
     pub(super) fn masqueraded(&self) -> impl Iterator<Item = GuardElement> {
         self.forwards().filter(|forward| forward.masquerade).map(|forward| {
-            let to = ElementKey::from(forward.to).protocol(forward.on.protocol.number());
             let set = SetKind::Masqueraded.of(Family::of(forward.to));
-            set.at(to.port(forward.port.get()))
+            set.at_ports(forward.to.into(), forward.inner().into())
         })
     }
 }

@@ -72,8 +72,6 @@ impl GuardSet {
     }
 }
 
-pub(super) const CHAINS: [&str; 2] = ["observed", "noted"];
-
 /// The rules that note packets to observed ports; none drops any.
 pub(super) fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
     let any = NftRule::default;

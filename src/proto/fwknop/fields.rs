@@ -220,15 +220,11 @@ impl FwknopRequest {
         let read_nat = |text: String| NatAccess::read(&text, matches!(kind, 5 | 6));
         let nat = nat.map(|field| decode(field).and_then(read_nat).ok_or(FwknopError::NatAccess));
         let nat = nat.transpose()?;
-        let timeout = match timeout {
-            None => None,
-            Some(digits) => Some(
-                number(digits, digits.len())
-                    .and_then(|timeout| u32::try_from(timeout).ok())
-                    .filter(|timeout| *timeout <= MAX_TIMEOUT)
-                    .ok_or(FwknopError::Timeout)?,
-            ),
+        let read_timeout = |digits: &str| {
+            let seconds = number(digits, digits.len()).and_then(|it| u32::try_from(it).ok());
+            seconds.filter(|it| *it <= MAX_TIMEOUT).ok_or(FwknopError::Timeout)
         };
+        let timeout = timeout.copied().map(read_timeout).transpose()?;
         Ok(Self { random, user, timestamp, access: Access { address, ports, nat, timeout } })
     }
 }

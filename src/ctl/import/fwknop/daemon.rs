@@ -154,16 +154,10 @@ impl FwknopdVariables<'_> {
             }
         }
         let (at, text) = self.text(name)?;
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let filter = match words.as_slice() {
-            ["udp", "and", "dst", filter @ ..]
-            | ["udp", "and" | "dst", filter @ ..]
-            | ["udp", filter @ ..] => filter,
-            _ => &[],
-        };
-        let ports = match (name, filter, words.as_slice()) {
-            ("PCAP_FILTER", ["portrange", ports], _) => port_range::parse(ports).ok(),
-            ("PCAP_FILTER", ["port", port], _) | ("UDPSERV_PORT" | "NFQ_PORT", _, [port]) => {
+        let words = text.split_whitespace().filter(|word| !["and", "dst"].contains(word));
+        let ports = match (name, words.collect::<Vec<_>>().as_slice()) {
+            ("PCAP_FILTER", ["udp", "portrange", ports]) => port_range::parse(ports).ok(),
+            ("PCAP_FILTER", ["udp", "port", port]) | ("UDPSERV_PORT" | "NFQ_PORT", [port]) => {
                 parse_port(port).ok().map(|port| port..=port)
             }
             _ => None,
@@ -192,12 +186,10 @@ impl FwknopdVariables<'_> {
 
     fn facility(&mut self) -> Option<String> {
         let (at, text) = self.text("SYSLOG_FACILITY")?;
-        let known = [
-            "daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
-            "local7",
-        ];
+        let known = "daemon local0 local1 local2 local3 local4 local5 local6 local7";
+        let is_known = |name: &&str| known.split(' ').any(|known| known == *name);
         let lower = text.to_ascii_lowercase();
-        if let Some(name) = lower.strip_prefix("log_").filter(|name| known.contains(name)) {
+        if let Some(name) = lower.strip_prefix("log_").filter(is_known) {
             return Some(name.to_owned());
         }
         self.notes.push(at.error(format!("left out: '{text}' is not a facility of fwknopd")));

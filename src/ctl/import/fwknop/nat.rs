@@ -49,19 +49,14 @@ pub(super) fn read_nat(
         return Err(all.left_out(why));
     }
     let text = given.text();
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let host = match words.as_slice() {
-        [to, port, ..] => to
-            .parse::<Ipv4Addr>()
-            .ok()
-            .filter(|to| is_a_hosts((*to).into()) && !to.is_loopback())
-            .zip(u16::try_from(atoi(port)).ok().and_then(NonZeroU16::new)),
-        _ => None,
-    };
-    let Some((to, port)) = host else {
+    let mut words = text.split_whitespace();
+    let to = words.next().and_then(|to| to.parse::<Ipv4Addr>().ok());
+    let to = to.filter(|to| is_a_hosts((*to).into()) && !to.is_loopback());
+    let port = words.next().and_then(|port| u16::try_from(atoi(port)).ok()?.try_into().ok());
+    let Some((to, port)) = to.zip(port) else {
         return Err(given.left_out(format!("'{text}' is not the address and the port of a host")));
     };
-    if words.join(" ") != format!("{to} {port}") {
+    if !text.split_whitespace().eq(format!("{to} {port}").split(' ')) {
         notes.push(given.at.error(format!("fwknopd reads '{text}' as {to} {port} in FORCE_NAT")));
     }
     if daemon.asked.is_empty() {
