@@ -6,8 +6,8 @@ const TABLE: &str = include_str!("variables.txt");
 /// What becomes of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// What it says is imported.
-    Carried,
+    /// What it says is imported, to these keys; `""`: to what is called as it is.
+    Carried(&'static str),
     /// It says nothing about who gets in, and why.
     LeftOut(&'static str),
     /// Where it has such a value, it lets somebody in, or opens something, in a way that there is
@@ -34,7 +34,8 @@ pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, Fate)
         let cells: Vec<&str> = line.split(" | ").collect();
         let (names, fate) = match *cells {
             [of, ..] if of != file => return None,
-            [_, "carried", names] => (names, Fate::Carried),
+            [_, "carried", names] => (names, Fate::Carried("")),
+            [_, "carried", names, keys] => (names, Fate::Carried(keys)),
             [_, "left out", names, why] => (names, Fate::LeftOut(why)),
             [_, "refused", names, help] => (names, Fate::Refused(None, help)),
             [_, "refused if on", names, help] => (names, Fate::Refused(Some(Switch::On), help)),
@@ -54,6 +55,14 @@ pub(super) fn find(file: &str, name: &str, value: &[u8]) -> Option<(&'static str
     Some((name, (!is_idle).then_some(fate)))
 }
 
+/// The keys that what a variable of `access.conf` says goes to, where they are called otherwise.
+pub(in crate::ctl::import) fn keys_of(name: &str) -> &'static str {
+    match find("access", name, b"") {
+        Some((_, Some(Fate::Carried(keys)))) => keys,
+        _ => "",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -63,7 +72,7 @@ mod tests {
     /// What becomes of each variable of a file, in words.
     fn of(file: &str) -> BTreeMap<String, &'static str> {
         let words = |fate| match fate {
-            Fate::Carried => "carried",
+            Fate::Carried(_) => "carried",
             Fate::LeftOut(_) => "left out",
             Fate::Refused(None, _) => "refused",
             Fate::Refused(Some(Switch::On), _) => "refused if on",
