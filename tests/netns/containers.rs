@@ -8,10 +8,13 @@ mod rules;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
 use std::thread;
 use std::time::Duration;
 
-use libknock::firewall::ruleset::Ruleset;
+use libknock::config::Forward;
+use libknock::firewall::ruleset::{GuardedDoor, Ruleset};
+use libknock::proto::knock::{Knock, Protocol};
 
 use self::rules::Language;
 use crate::guard_fixture::{
@@ -302,6 +305,49 @@ fn node_ports_of_kubernetes() {
 fn node_ports_of_kubernetes_in_nftables() {
     needs!("kube-proxy's rules in nftables", "nft");
     lock_and_open(Language::Nft, rules::KUBE_PROXY_NFT);
+}
+
+#[test]
+fn a_door_leads_to_what_a_container_does_not_publish_and_past_what_it_does() {
+    needs!("forwards to containers", "nft", "iptables");
+    const INNER: u16 = 81;
+    let net = net();
+    let container = behind_a_bridge(&net);
+    let listener = container.enter(|| TcpListener::bind(("::", INNER)).unwrap());
+    thread::spawn(move || listener.incoming().flatten().map(|mut it| it.write_all(b"81!")).count());
+    for (language, rules) in
+        [(Language::Iptables, rules::KUBE_PROXY), (Language::Nft, rules::NETAVARK_NFT)]
+    {
+        for family in &FAMILIES {
+            language.publish(&net.server, rules, family);
+            let hear = |port| hears(&net.client, family.server, port);
+            let (name, app) = door("app", &[]);
+            let forwards = [APP.0, 9000].map(|on| Forward {
+                on: Knock::new(Protocol::Tcp, NonZeroU16::new(on).unwrap()),
+                to: family.inner.parse().unwrap(),
+                port: NonZeroU16::new(INNER).unwrap(),
+                masquerade: false,
+            });
+            let app = GuardedDoor { forwards: forwards.to_vec(), ..app };
+            let mut guard = Guard::set_up(now(), doors(&[(name, app)]), &[]).unwrap();
+            let (published, led) = ([Some(*b"one"), None], [Some(*b"81!"); 2]);
+            assert!(eventually(PATIENCE, || [APP.0, 9000].map(hear) == published), "{family:?}");
+            let_in(&mut guard, &grant("app", family.client, 60));
+            assert_eq!([APP.0, 9000].map(hear), led, "{family:?}");
+            shut_out(&mut guard, "app", family.client);
+            assert_eq!([APP.0, 9000].map(hear), published, "{family:?}");
+            guard.remove().unwrap();
+        }
+    }
+}
+
+/// What a TCP port says to whoever says `one`.
+fn hears(host: &Host, to: &str, port: u16) -> Option<[u8; 3]> {
+    let to = SocketAddr::new(to.parse().unwrap(), port);
+    let mut stream = host.enter(move || TcpStream::connect_timeout(&to, SILENCE)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = [0; 3];
+    stream.write_all(b"one").and_then(|()| stream.read_exact(&mut said)).ok().map(|()| said)
 }
 
 #[test]

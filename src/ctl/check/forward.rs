@@ -17,89 +17,82 @@ struct Forwarding<'a> {
     at: &'a Place,
 }
 
+/// What is to be said of a forward, and what to do.
+type Doubt = (String, String);
+
 /// Warnings about all forwards.
 pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
     let doors = loaded.config.doors.iter().zip(&loaded.places.doors);
-    let all: Vec<_> = doors
-        .flat_map(|(door, places)| {
-            let forwards = door.opening.forwards.iter().zip(&places.forwards);
-            forwards.map(move |(&forward, at)| Forwarding { door, forward, at })
-        })
-        .collect();
-    let mut warnings = Vec::new();
-    let mut told = HashSet::new();
+    let forwards = doors.flat_map(|(door, places)| {
+        let forwards = door.opening.forwards.iter().zip(&places.forwards);
+        forwards.map(move |(&forward, at)| Forwarding { door, forward, at })
+    });
+    let all: Vec<_> = forwards.collect();
+    let (mut told, mut warnings) = (HashSet::new(), Vec::new());
     for (index, one) in all.iter().copied().enumerate() {
-        let (to, family) = (one.forward.to, Family::of(one.forward.to));
-        let is_here = around.addresses.contains(&to);
-        if !is_here && !around.forwards.contains(&family) && told.insert(family) {
-            warnings.push(one.not_a_router());
-        }
-        if !is_here && around.unreachable.contains(&to) {
-            let warning = one.at.warning(format!("this host knows no way to {to}"));
-            warnings.push(warning.help("is that its address, and is the interface to it up?"));
-        }
-        warnings.extend(one.dropped(around, is_here));
-        warnings.extend(one.meets_others(loaded, around));
+        let mut doubts = one.on_the_way(around);
+        // Of each family once.
+        doubts.extend(one.not_a_router(around).filter(|_| told.insert(Family::of(one.forward.to))));
+        doubts.extend(one.beside_others(loaded, around));
         let mut earlier = all[..index].iter().filter(|other| one.contradicts(**other, loaded));
-        warnings.extend(earlier.next_back().map(|other| one.decided_by_the_last(*other)));
+        doubts.extend(earlier.next_back().map(|other| one.decided_by_the_last(*other)));
+        let warn = |(message, help): Doubt| one.at.warning(message).help(help);
+        warnings.extend(doubts.into_iter().map(warn));
     }
     warnings
 }
 
 impl Forwarding<'_> {
-    fn not_a_router(self) -> Diagnostic {
-        let (name, key) = match Family::of(self.forward.to) {
+    fn not_a_router(self, around: &HostContext) -> Option<Doubt> {
+        let (family, to) = (Family::of(self.forward.to), self.forward.to);
+        let (name, key) = match family {
             Family::V4 => ("IPv4", "net.ipv4.ip_forward"),
             Family::V6 => ("IPv6", "net.ipv6.conf.all.forwarding"),
         };
-        let warning = self.at.warning(format!("this host leads no {name} on: {key} is 0"));
-        warning.help(format!(
-            "write '{key} = 1' into /etc/sysctl.d/50-gateway.conf, and run 'sysctl -p' with that file"
-        ))
+        let message = format!("this host leads no {name} on: {key} is 0");
+        let file = "/etc/sysctl.d/50-gateway.conf";
+        let help = format!("write '{key} = 1' into {file}, and run 'sysctl -p {file}'");
+        let is_ready = around.forwards.contains(&family) || around.addresses.contains(&to);
+        (!is_ready).then_some((message, help))
     }
 
-    fn dropped(self, around: &HostContext, is_here: bool) -> Vec<Diagnostic> {
+    /// Why nothing may come to the host.
+    fn on_the_way(self, around: &HostContext) -> Vec<Doubt> {
         let Forward { on, to, port, .. } = self.forward;
         let (port, address) = (Knock { port, ..on }, SocketAddr::new(to, port.get()));
-        let Some(ruleset) = &around.ruleset else { return Vec::new() };
-        let message = |chain| format!("{on} may lead nowhere: {address} is dropped by {chain}");
-        if is_here {
-            let warn = |chain: String| self.at.warning(message(chain));
-            let help = format!("let {port} through in that firewall");
-            return ruleset.dropping(port).into_iter().map(|it| warn(it).help(&*help)).collect();
-        }
-        let warn = |(chain, rule)| {
-            let help = format!("let it through, and keep that over a reboot: {rule}");
-            self.at.warning(message(chain)).help(help)
+        let here = |chain: String| (chain, format!("a rule for {port} there"));
+        let dropped: Vec<Doubt> = match &around.ruleset {
+            None => Vec::new(),
+            Some(rules) if around.addresses.contains(&to) => {
+                rules.dropping(port).into_iter().map(here).collect()
+            }
+            Some(rules) => rules.dropping_to(port, to),
         };
-        ruleset.dropping_to(port, to).into_iter().map(warn).collect()
+        let dropped = dropped.into_iter().map(|(chain, rule)| {
+            let help = format!("let it through, and keep that over a reboot: {rule}");
+            (format!("{on} may lead nowhere: {address} is dropped by {chain}"), help)
+        });
+        let help = "is that its address, and is the interface to it up?";
+        let no_way = (format!("this host knows no way to {to}"), help.to_owned());
+        let is_lost = around.unreachable.contains(&to);
+        is_lost.then_some(no_way).into_iter().chain(dropped).collect()
     }
 
-    /// Whom else the port leads somewhere.
-    fn meets_others(self, loaded: &Loaded, around: &HostContext) -> Option<Diagnostic> {
+    /// Where the port leads others.
+    fn beside_others(self, loaded: &Loaded, around: &HostContext) -> Option<Doubt> {
         let on = self.forward.on;
-        let locks = |door: &&Door| {
-            let is_of_port = door.opening.ports.iter().any(|ports| ports.contains(on));
-            door.opening.is_locked() && is_of_port && self.is_beside(door)
-        };
-        match loaded.config.doors.iter().find(locks) {
-            Some(door) if door.name() == self.door.name() => None,
-            Some(door) => {
-                let message = format!(
-                    "{on} is opened by door '{}' too: whoever has only that open meets this host there",
-                    door.name()
-                );
-                Some(self.at.warning(message).help("forward another port, unless that is meant"))
-            }
-            None if around.listening.contains(on) => {
-                let message = format!(
-                    "something listens on {on} here: everybody whom this door does not lead on reaches it"
-                );
-                Some(self.at.warning(message).help(format!(
-                    "forward another port; or add open: [{on}] to the door, which locks it for them"
-                )))
-            }
-            None => None,
+        let opens = |door: &Door| door.opening.ports.iter().any(|ports| ports.contains(on));
+        let locks = |it: &&Door| it.opening.is_locked() && opens(it) && self.is_beside(it);
+        match loaded.config.doors.iter().find(locks).map(Door::name) {
+            Some(name) if name == self.door.name() => None,
+            Some(name) => Some((
+                format!("{on} is opened by door '{name}' too: whoever has only that open meets this host there"),
+                "forward another port, unless that is meant".to_owned(),
+            )),
+            None => around.listening.contains(on).then(|| (
+                format!("something listens on {on} here: everybody whom this door does not lead on reaches it"),
+                format!("forward another port; or add open: [{on}] to the door, which locks it for them"),
+            )),
         }
     }
 
@@ -120,14 +113,14 @@ impl Forwarding<'_> {
         is_same && differs && self.is_beside(other.door) && (is_of_one() || is_of_client())
     }
 
-    fn decided_by_the_last(self, other: Self) -> Diagnostic {
-        let message = format!(
-            "{} is forwarded by door '{}' too, to {}: whoever opens both is led by the one opened last",
-            self.forward.on,
-            other.door.name(),
-            other.forward.to
-        );
-        self.at.warning(message).help(format!("forward another port; the other is at {}", other.at))
+    fn decided_by_the_last(self, other: Self) -> Doubt {
+        let (on, name, to) = (self.forward.on, other.door.name(), other.forward.to);
+        (
+            format!(
+                "{on} is forwarded by door '{name}' too, to {to}: whoever opens both is led by the one opened last"
+            ),
+            format!("forward another port; the other is at {}", other.at),
+        )
     }
 }
 

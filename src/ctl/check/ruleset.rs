@@ -4,9 +4,9 @@
 //! An estimate, as far as `nft -j list ruleset` goes: whence it comes, interfaces and the contents
 //! of named sets are not known.
 
-use std::fmt;
 use std::net::IpAddr;
 
+use derive_more::Display;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,7 +20,8 @@ pub(super) struct HostRuleset {
     chains: Vec<Chain>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Display)]
+#[display("chain '{name}' of the table '{family} {table}'")]
 struct Chain {
     family: String,
     table: String,
@@ -51,12 +52,6 @@ struct ListedRule {
     chain: String,
     #[serde(default)]
     expr: Vec<Value>,
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "chain '{}' of the table '{} {}'", self.name, self.family, self.table)
-    }
 }
 
 /// A new packet from elsewhere.
@@ -149,23 +144,25 @@ impl HostRuleset {
     /// these can say so, it is for what is led on alone.
     fn remedy(&self, chain: &Chain, Knock { port, protocol }: Knock, to: IpAddr) -> String {
         let Chain { family, table, name, .. } = chain;
-        let (ip, version, iptables) =
-            if to.is_ipv4() { ("ip", "ipv4", "iptables") } else { ("ip6", "ipv6", "ip6tables") };
-        let is_ufws = |it: &Chain| it.is(family, table, &format!("ufw{}-before-forward", &ip[2..]));
+        let (six, version) = if to.is_ipv4() { ("", 4) } else { ("6", 6) };
+        let is_ufws = |it: &Chain| it.is(family, table, &format!("ufw{six}-before-forward"));
         if table == "firewalld" {
             let policy = "firewall-cmd --permanent --policy=knockd";
+            let rule = format!(
+                "rule family=ipv{version} destination address={to} port port={port} protocol={protocol} accept"
+            );
             format!(
-                "firewall-cmd --permanent --new-policy=knockd; {policy} --add-ingress-zone=ANY; {policy} --add-egress-zone=ANY; {policy} --add-rich-rule='rule family={version} destination address={to} port port={port} protocol={protocol} accept'; firewall-cmd --reload"
+                "firewall-cmd --permanent --new-policy=knockd; {policy} --add-ingress-zone=ANY; {policy} --add-egress-zone=ANY; {policy} --add-rich-rule='{rule}'; firewall-cmd --reload"
             )
         } else if self.chains.iter().any(is_ufws) {
             format!("ufw route allow proto {protocol} to {to} port {port}")
         } else if (family != "inet" && table == "filter") && name == "FORWARD" {
             format!(
-                "{iptables} -I FORWARD -d {to} -p {protocol} --dport {port} -m conntrack --ctstate DNAT -j ACCEPT"
+                "ip{six}tables -I FORWARD -d {to} -p {protocol} --dport {port} -m conntrack --ctstate DNAT -j ACCEPT"
             )
         } else {
             format!(
-                "nft insert rule {family} {table} {name} ct status dnat {ip} daddr {to} {protocol} dport {port} accept"
+                "nft insert rule {family} {table} {name} ct status dnat ip{six} daddr {to} {protocol} dport {port} accept"
             )
         }
     }
@@ -413,12 +410,9 @@ fn is_port(value: &Value, port: Knock) -> Option<bool> {
 }
 
 fn is_address(value: &Value, address: IpAddr) -> Option<bool> {
-    let (known, length) = match value.get("prefix") {
-        Some(prefix) => (&prefix["addr"], prefix["len"].as_u64()),
-        None => (value, None),
-    };
-    let known: IpAddr = known.as_str()?.parse().ok()?;
-    let length = length.map_or(u8::MAX, |length| u8::try_from(length).unwrap_or(u8::MAX));
+    let known = value.get("prefix").map_or(value, |prefix| &prefix["addr"]);
+    let length = value["prefix"]["len"].as_u64().unwrap_or(u64::MAX).try_into();
+    let (known, length) = (known.as_str()?.parse().ok()?, length.unwrap_or(u8::MAX));
     Some(Network::around(known, length).contains(address))
 }
 
