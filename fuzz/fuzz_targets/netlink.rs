@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use knock_fuzz::take;

@@ -141,22 +141,17 @@ impl RcStanza {
         }
         let wrong = |expected| format!("{name}: {value}: {expected}");
         let lacks = |missing| Err(format!("{name}: {missing}"));
+        let port = || parse_port(value).map_err(|_| wrong(A_PORT));
         let ClientSettings { knocks, request, fwknop, .. } = &mut self.settings;
         match name {
             "SPA_SERVER" => self.server = Some(value.to_owned()),
             "SPA_SERVER_PORT" => {
-                let port = parse_port(value).map_err(|_| wrong(A_PORT))?;
+                let port = port()?;
                 request.spa_port.get_or_insert(port..=port);
             }
-            "SPA_SOURCE_PORT" => {
-                self.source_port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
-            }
+            "SPA_SOURCE_PORT" => self.source_port = Some(port()?),
             // It wins over a port, wherever that stands.
-            "RAND_PORT" => {
-                if is_yes(value) {
-                    request.spa_port = Some(RANDOM);
-                }
-            }
+            "RAND_PORT" if is_yes(value) => request.spa_port = Some(RANDOM),
             "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
                 return lacks("knock sends over UDP only");
             }
@@ -192,15 +187,11 @@ impl RcStanza {
             }
             "NAT_LOCAL" => fwknop.nat_local = is_yes(value),
             "NAT_PORT" => {
-                let port = parse_port(value).map_err(|_| wrong(A_PORT))?;
+                let port = port()?;
                 fwknop.nat_port.get_or_insert(port..=port);
             }
             // It wins too.
-            "NAT_RAND_PORT" => {
-                if is_yes(value) {
-                    fwknop.nat_port = Some(RANDOM);
-                }
-            }
+            "NAT_RAND_PORT" if is_yes(value) => fwknop.nat_port = Some(RANDOM),
             "USE_GPG" if is_yes(value) => return lacks("knock does not encrypt with GnuPG"),
             "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => return lacks(NO_RESOLVER),
             "CLIENT_TIMEOUT" => return Err(CLIENT_TIMEOUT.to_owned()),
@@ -227,9 +218,9 @@ const HMAC_KEY_FILE: &str =
 const NO_RESOLVER: &str =
     "knock asks no web server for its address: write ALLOW_IP with an address, or ALLOW_IP source";
 
-/// Variables that say how to do what is not done here, or how much to print.
+/// Variables that say how to do what is not done here, or how much to print, and what is off.
 const WITHOUT_EFFECT: &str = "\
-    SPA_SERVER_PROTO USE_GPG USE_GPG_AGENT GPG_RECIPIENT GPG_SIGNER \
+    SPA_SERVER_PROTO RAND_PORT NAT_RAND_PORT USE_GPG USE_GPG_AGENT GPG_RECIPIENT GPG_SIGNER \
     GPG_SIGNING_PW GPG_SIGNING_PW_BASE64 GPG_NO_SIGNING_PW GPG_HOMEDIR GPG_EXE RESOLVE_IP_HTTP \
     RESOLVE_IP_HTTPS RESOLVE_HTTP_ONLY RESOLVE_URL SERVER_RESOLVE_IPV4 WGET_CMD HTTP_USER_AGENT \
     USE_WGET_USER_AGENT VERBOSE NO_SAVE_ARGS";

@@ -96,9 +96,10 @@ pub(super) fn read_door(
     reader.problems.extend(effects);
     let (opening, [opens_places, forwards_places]) = opening?;
     if opening.mechanism == Mechanism::Guard {
-        reader.problems.extend(guarded_knocks(&knocks, totp, &opening.ports, &opens_places));
-        let on: Vec<OpenPorts> = opening.forwards.iter().map(|it| it.on.into()).collect();
-        reader.problems.extend(guarded_knocks(&knocks, totp, &on, &forwards_places));
+        let on = opening.forwards.iter().map(|forward| forward.on.into());
+        let ports = opening.ports.iter().copied().chain(on);
+        let ports = ports.zip(opens_places.iter().chain(&forwards_places));
+        reader.problems.extend(guarded_knocks(&knocks, totp, ports));
     }
     let door = Door {
         recognition: Recognition {
@@ -182,17 +183,14 @@ fn read_own_lockout(reader: &mut Reader<'_>, totp: Option<Scheme>) -> Parsed<Opt
 }
 
 /// Whoever uses a port that the guard opens would knock at the same door again.
-fn guarded_knocks(
+fn guarded_knocks<'a>(
     sequence: &[Knock],
     totp: Option<Scheme>,
-    ports: &[OpenPorts],
-    places: &[Place],
+    ports: impl Iterator<Item = (OpenPorts, &'a Place)>,
 ) -> Vec<Diagnostic> {
-    let rotating = totp.map(|scheme| scheme.watched()).unwrap_or_default();
-    let is_knocked = |ports: &OpenPorts| {
-        sequence.iter().any(|knock| ports.contains(*knock)) || rotating.meets(*ports)
-    };
-    let both = ports.iter().zip(places).filter(|(ports, _)| is_knocked(ports));
+    let mut knocked = totp.map(|scheme| scheme.watched()).unwrap_or_default();
+    knocked.extend(sequence.iter().copied());
+    let both = ports.filter(|(ports, _)| knocked.meets(*ports));
     both.map(|(port, at)| {
         at.error(format!("{port} is both knocked on and guarded by this door"))
             .help("knock on ports that nothing else uses")

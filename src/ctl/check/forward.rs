@@ -7,7 +7,6 @@ use super::guard::HostContext;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
 use crate::config::{Client, Door, Family, Forward};
-use crate::proto::knock::Knock;
 
 /// A forward of a door, and where it is written.
 #[derive(Clone, Copy)]
@@ -59,7 +58,7 @@ impl Forwarding<'_> {
     /// Why nothing may come to the host.
     fn on_the_way(self, around: &HostContext) -> Vec<Doubt> {
         let Forward { on, to, port, .. } = self.forward;
-        let (port, address) = (Knock { port, ..on }, SocketAddr::new(to, port.get()));
+        let (port, address) = (self.forward.inner(), SocketAddr::new(to, port.get()));
         let here = |chain: String| (chain, format!("a rule for {port} there"));
         let dropped: Vec<Doubt> = match &around.ruleset {
             None => Vec::new(),

@@ -7,7 +7,7 @@ mod keys;
 mod lines;
 mod nat;
 mod stanzas;
-mod variables;
+pub(super) mod variables;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

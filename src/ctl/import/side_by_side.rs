@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::fwknop::variables::keys_of;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Severity, SourceText};
 use crate::config::tree::{Mapping, Node, Value};
@@ -52,11 +53,14 @@ pub(super) fn write(
                 Some(None) => "",
             };
             let lower = about.to_lowercase();
-            let keys = counterparts(about);
-            let keys = if keys.is_empty() { &[lower.as_str()][..] } else { keys };
+            let keys = match keys_of(about) {
+                "" if *about == "Seq_Cooldown" => "cooldown",
+                "" => &lower,
+                keys => keys,
+            };
             let mut now: Vec<String> = places
                 .iter()
-                .flat_map(|place| keys.iter().filter_map(|key| Some(text(place.value(key)?))))
+                .flat_map(|place| keys.split(' ').filter_map(|key| Some(text(place.value(key)?))))
                 .collect();
             now.dedup();
             let now = match now.join(", ") {
@@ -76,28 +80,6 @@ pub(super) fn write(
         writeln!(out)?;
     }
     Ok(())
-}
-
-/// The keys of a page that have what a variable says, where their name is another.
-fn counterparts(about: &str) -> &'static [&'static str] {
-    match about {
-        "SOURCE" => &["from"],
-        "KEY" => &["key", "key_base64"],
-        "HMAC_KEY" => &["hmac_key", "hmac_key_base64"],
-        "HMAC_DIGEST_TYPE" => &["hmac_type"],
-        "ENCRYPTION_MODE" => &["mode"],
-        "REQUIRE_USERNAME" => &["username"],
-        "REQUIRE_SOURCE" | "REQUIRE_SOURCE_ADDRESS" => &["address"],
-        "ACCESS_EXPIRE" | "ACCESS_EXPIRE_EPOCH" => &["expires"],
-        "OPEN_PORTS" => &["open", "forward"],
-        "FORCE_NAT" | "FORCE_MASQUERADE" | "FORCE_SNAT" => &["forward"],
-        "FW_ACCESS_TIMEOUT" | "CMD_CYCLE_TIMER" => &["open_for"],
-        "MAX_FW_TIMEOUT" => &["open_for_max"],
-        "CMD_CYCLE_OPEN" => &["start_command", "via"],
-        "CMD_CYCLE_CLOSE" => &["stop_command", "via"],
-        "Seq_Cooldown" => &["cooldown"],
-        _ => &[],
-    }
 }
 
 /// A value in words.

@@ -72,7 +72,7 @@ impl FwknopdVariables<'_> {
             Some(Fate::Refused(_, help)) => {
                 Some(at.error(format!("{name} is not carried over")).help(help))
             }
-            Some(Fate::Carried) | None => None,
+            Some(Fate::Carried(_)) | None => None,
         });
     }
 

@@ -239,7 +239,7 @@ impl StanzaReader<'_> {
         };
         let given = StanzaVariable { at, name, value: value.to_vec() };
         match fate {
-            Some(Fate::Carried) => {}
+            Some(Fate::Carried(_)) => {}
             Some(Fate::LeftOut(why)) => {
                 return self.notes.push(given.at.warning(format!("{name} {why}: left out")));
             }

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 /// What becomes of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// What it says is imported.
-    Carried,
+    /// What it says is imported, to these keys; `""`: to what is called as it is.
+    Carried(&'static str),
     /// It says nothing about who gets in, and why.
     LeftOut(&'static str),
     /// Where it has such a value, it lets somebody in, or opens something, in a way that there is
@@ -29,18 +29,21 @@ impl Switch {
 
 const TABLE: &str = include_str!("variables.txt");
 
-/// All of them, each with its file.
+/// All variables, each with its file, and what becomes of it.
 static VARIABLES: LazyLock<Vec<(&str, &str, Fate)>> = LazyLock::new(|| {
     let lines = TABLE.lines().filter_map(|line| {
-        let mut cells = line.split(" | ");
-        let (file, kind, names) = (cells.next()?, cells.next()?, cells.next()?);
-        let why = cells.next().unwrap_or_default();
-        let fate = match kind {
-            "carried" => Fate::Carried,
-            "left out" => Fate::LeftOut(why),
-            "refused" => Fate::Refused(None, why),
-            "refused if on" => Fate::Refused(Some(Switch::On), why),
-            "refused if off" => Fate::Refused(Some(Switch::Off), why),
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let (file, names, fate) = match *cells {
+            [file, "carried", names] => (file, names, Fate::Carried("")),
+            [file, "carried", names, keys] => (file, names, Fate::Carried(keys)),
+            [file, "left out", names, why] => (file, names, Fate::LeftOut(why)),
+            [file, "refused", names, help] => (file, names, Fate::Refused(None, help)),
+            [file, "refused if on", names, help] => {
+                (file, names, Fate::Refused(Some(Switch::On), help))
+            }
+            [file, "refused if off", names, help] => {
+                (file, names, Fate::Refused(Some(Switch::Off), help))
+            }
             _ => return None,
         };
         Some(names.split(' ').map(move |name| (file, name, fate)))
@@ -61,6 +64,14 @@ pub(super) fn find(file: &str, name: &str, value: &[u8]) -> Option<(&'static str
     Some((name, (!is_idle).then_some(fate)))
 }
 
+/// The keys that what a variable of `access.conf` says goes to, where they are called otherwise.
+pub(in crate::ctl::import) fn keys_of(name: &str) -> &'static str {
+    match find("access", name, b"") {
+        Some((_, Some(Fate::Carried(keys)))) => keys,
+        _ => "",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -70,7 +81,7 @@ mod tests {
     /// What becomes of each variable of a file, in words.
     fn of(file: &str) -> BTreeMap<String, &'static str> {
         let words = |fate| match fate {
-            Fate::Carried => "carried",
+            Fate::Carried(_) => "carried",
             Fate::LeftOut(_) => "left out",
             Fate::Refused(None, _) => "refused",
             Fate::Refused(Some(Switch::On), _) => "refused if on",
