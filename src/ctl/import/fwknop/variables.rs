@@ -1,11 +1,13 @@
 //! The variables of fwknop's two files, and what becomes of each.
 
+use self::VariableFate::{Carried, LeftOut, Refused};
+
 /// All of them.
 const TABLE: &str = include_str!("variables.txt");
 
 /// What becomes of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum VariableFate {
     /// What it says is imported, to these keys; `""`: to what is called as it is.
     Carried(&'static str),
     /// It says nothing about who gets in, and why.
@@ -29,17 +31,17 @@ impl Switch {
 }
 
 /// The variables of a file, `access` or `fwknopd`, and what becomes of each.
-pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, Fate)> {
+pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, VariableFate)> {
     let lines = TABLE.lines().filter_map(move |line| {
         let cells: Vec<&str> = line.split(" | ").collect();
         let (names, fate) = match *cells {
             [of, ..] if of != file => return None,
-            [_, "carried", names] => (names, Fate::Carried("")),
-            [_, "carried", names, keys] => (names, Fate::Carried(keys)),
-            [_, "left out", names, why] => (names, Fate::LeftOut(why)),
-            [_, "refused", names, help] => (names, Fate::Refused(None, help)),
-            [_, "refused if on", names, help] => (names, Fate::Refused(Some(Switch::On), help)),
-            [_, "refused if off", names, help] => (names, Fate::Refused(Some(Switch::Off), help)),
+            [_, "carried", names] => (names, Carried("")),
+            [_, "carried", names, keys] => (names, Carried(keys)),
+            [_, "left out", names, why] => (names, LeftOut(why)),
+            [_, "refused", names, help] => (names, Refused(None, help)),
+            [_, "refused if on", names, help] => (names, Refused(Some(Switch::On), help)),
+            [_, "refused if off", names, help] => (names, Refused(Some(Switch::Off), help)),
             _ => return None,
         };
         Some(names.split(' ').map(move |name| (name, fate)))
@@ -49,16 +51,20 @@ pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, Fate)
 
 /// The variable of this name, if a file has such a one, and what becomes of it with this value;
 /// that is nothing where it is refused with another.
-pub(super) fn find(file: &str, name: &str, value: &[u8]) -> Option<(&'static str, Option<Fate>)> {
+pub(super) fn find(
+    file: &str,
+    name: &str,
+    value: &[u8],
+) -> Option<(&'static str, Option<VariableFate>)> {
     let (name, fate) = variables(file).find(|(known, _)| *known == name)?;
-    let is_idle = matches!(fate, Fate::Refused(Some(when), _) if when != Switch::read(value));
+    let is_idle = matches!(fate, Refused(Some(when), _) if when != Switch::read(value));
     Some((name, (!is_idle).then_some(fate)))
 }
 
 /// The keys that what a variable of `access.conf` says goes to, where they are called otherwise.
 pub(in crate::ctl::import) fn keys_of(name: &str) -> &'static str {
     match find("access", name, b"") {
-        Some((_, Some(Fate::Carried(keys)))) => keys,
+        Some((_, Some(Carried(keys)))) => keys,
         _ => "",
     }
 }
@@ -72,11 +78,11 @@ mod tests {
     /// What becomes of each variable of a file, in words.
     fn of(file: &str) -> BTreeMap<String, &'static str> {
         let words = |fate| match fate {
-            Fate::Carried(_) => "carried",
-            Fate::LeftOut(_) => "left out",
-            Fate::Refused(None, _) => "refused",
-            Fate::Refused(Some(Switch::On), _) => "refused if on",
-            Fate::Refused(Some(Switch::Off), _) => "refused if off",
+            Carried(_) => "carried",
+            LeftOut(_) => "left out",
+            Refused(None, _) => "refused",
+            Refused(Some(Switch::On), _) => "refused if on",
+            Refused(Some(Switch::Off), _) => "refused if off",
         };
         let mut found = BTreeMap::new();
         for (name, fate) in variables(file) {
@@ -114,10 +120,10 @@ mod tests {
     fn a_switch_says_nothing_where_it_is_as_it_is_here() {
         let fate = |file, name, value| find(file, name, value).unwrap().1;
         assert!(fate("access", "ENABLE_CMD_EXEC", b"N").is_none());
-        assert!(matches!(fate("access", "ENABLE_CMD_EXEC", b"yes"), Some(Fate::Refused(..))));
+        assert!(matches!(fate("access", "ENABLE_CMD_EXEC", b"yes"), Some(Refused(..))));
         assert!(fate("fwknopd", "ENABLE_DIGEST_PERSISTENCE", b"Y").is_none());
         let off = fate("fwknopd", "ENABLE_DIGEST_PERSISTENCE", b"N");
-        assert!(matches!(off, Some(Fate::Refused(..))));
+        assert!(matches!(off, Some(Refused(..))));
         assert!(find("access", "ENABLE_DIGEST_PERSISTENCE", b"N").is_none());
     }
 }
