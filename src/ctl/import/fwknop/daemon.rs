@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
 use super::nat::Translation;
-use super::variables::{Fate, Switch, find};
+use super::variables::{Switch, VariableFate, find};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
@@ -68,11 +68,11 @@ impl FwknopdVariables<'_> {
             }));
         };
         self.notes.extend(match fate {
-            Some(Fate::LeftOut(why)) => Some(at.warning(format!("{name} {why}: left out"))),
-            Some(Fate::Refused(_, help)) => {
+            Some(VariableFate::LeftOut(why)) => Some(at.warning(format!("{name} {why}: left out"))),
+            Some(VariableFate::Refused(_, help)) => {
                 Some(at.error(format!("{name} is not carried over")).help(help))
             }
-            Some(Fate::Carried(_)) | None => None,
+            Some(VariableFate::Carried(_)) | None => None,
         });
     }
 

@@ -10,7 +10,7 @@ use super::super::{Files, unreadable};
 use super::cycle::read_cycle;
 use super::keys::{is_key, read_keys};
 use super::lines::read_lines;
-use super::variables::{Fate, Switch, find, variables};
+use super::variables::{Switch, VariableFate, find, variables};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
 
 /// How many files may include one another, the first one counted.
@@ -239,11 +239,11 @@ impl StanzaReader<'_> {
         };
         let given = StanzaVariable { at, name, value: value.to_vec() };
         match fate {
-            Some(Fate::Carried(_)) => {}
-            Some(Fate::LeftOut(why)) => {
+            Some(VariableFate::Carried(_)) => {}
+            Some(VariableFate::LeftOut(why)) => {
                 return self.notes.push(given.at.warning(format!("{name} {why}: left out")));
             }
-            Some(Fate::Refused(_, help)) => {
+            Some(VariableFate::Refused(_, help)) => {
                 let error = given.at.error(format!("{name} is not carried over"));
                 // Once said is enough.
                 let first = self.helped.insert(help);
