@@ -33,8 +33,8 @@ pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
         // Of each family once.
         doubts.extend(one.not_a_router(around).filter(|_| told.insert(Family::of(one.forward.to))));
         doubts.extend(one.beside_others(loaded, around));
-        let mut earlier = all[..index].iter().filter(|other| one.contradicts(**other, loaded));
-        doubts.extend(earlier.next_back().map(|other| one.decided_by_the_last(*other)));
+        let mut earlier = all[..index].iter().rev();
+        doubts.extend(earlier.find_map(|other| one.contradiction(*other, loaded)));
         let warn = |(message, help): Doubt| one.at.warning(message).help(help);
         warnings.extend(doubts.into_iter().map(warn));
     }
@@ -100,7 +100,7 @@ impl Forwarding<'_> {
     }
 
     /// Whether one client may have both open, and is led to different hosts.
-    fn contradicts(self, other: Self, loaded: &Loaded) -> bool {
+    fn contradiction(self, other: Self, loaded: &Loaded) -> Option<Doubt> {
         let [one, two] = [self.forward, other.forward];
         let is_same = one.on == two.on && Family::of(one.to) == Family::of(two.to);
         let differs = (one.to, one.port) != (two.to, two.port);
@@ -109,17 +109,13 @@ impl Forwarding<'_> {
         let is_anybodys = |it: Self| !it.door.recognition.sequence.is_empty();
         let is_of_one = || is_anybodys(self) || is_anybodys(other);
         let is_of_client = || loaded.config.clients.iter().any(has_both);
-        is_same && differs && self.is_beside(other.door) && (is_of_one() || is_of_client())
-    }
-
-    fn decided_by_the_last(self, other: Self) -> Doubt {
-        let (on, name, to) = (self.forward.on, other.door.name(), other.forward.to);
-        (
-            format!(
-                "{on} is forwarded by door '{name}' too, to {to}: whoever opens both is led by the one opened last"
-            ),
+        let may_be_both = || is_of_one() || is_of_client();
+        let is_one = is_same && differs && self.is_beside(other.door) && may_be_both();
+        let (on, name, to) = (one.on, other.door.name(), two.to);
+        is_one.then(|| (
+            format!("{on} is forwarded by door '{name}' too, to {to}: whoever opens both is led by the one opened last"),
             format!("forward another port; the other is at {}", other.at),
-        )
+        ))
     }
 }
 
