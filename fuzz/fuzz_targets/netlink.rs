@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use knock_fuzz::take;
@@ -71,8 +72,12 @@ fn is_read_again(mut input: &[u8]) {
             _ => take::<16>(&mut input).into(),
         };
         let mut key = ElementKey::from(address);
+        let value = (shape & 32 != 0).then(|| ElementKey::from(address).port(1));
         if shape & 2 != 0 {
             key = key.port(u16::from_be_bytes([high, low])).protocol(protocol);
+        }
+        if let (Some(first), 64..) = (NonZeroU16::new(low.into()), shape) {
+            key = key.ports(&(first..=first.saturating_add(high.into())));
         }
         let says = input.split_at(input.len().min(length.into()));
         input = says.1;
@@ -80,7 +85,7 @@ fn is_read_again(mut input: &[u8]) {
         let left = (shape & 4 != 0).then(|| Duration::from_millis(u64::from(high) << 20 | 1));
         let counted = Counter { packets: u64::from(high), bytes: u64::from(low) << 40 };
         let counter = (shape & 16 != 0).then_some(counted);
-        added.push(SetElement { key, is_end: shape & 8 != 0, left, comment, counter });
+        added.push(SetElement { key, value, is_end: shape & 8 != 0, left, comment, counter });
     }
     let changes: Vec<_> = NftChange::add_all(&set, &added).collect();
     let bytes = batch(u32::MAX - 1, None, &changes);

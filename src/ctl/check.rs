@@ -181,7 +181,7 @@ fn effects(door: &Door) -> Vec<String> {
     };
     effects.extend(opening.forwards.iter().map(|forward| {
         let Forward { on, to, masquerade, .. } = forward;
-        let (port, seen) = (forward.inner(), if *masquerade { ", as if from here" } else { "" });
+        let (port, seen) = (forward.inner(), if *masquerade { ", as if from here," } else { "" });
         format!("connections to {on} go to {to} {port}{seen} for {after} for who knocks")
     }));
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {

@@ -450,6 +450,34 @@ fn errors_fail_and_nothing_else_is_said() {
 }
 
 #[test]
+fn a_door_that_forwards_says_where_each_family_is_led() {
+    let text = "doors:
+  inner:
+    sequence: [201, 403, 302]
+    open: [60000-60010/udp]
+    forward:
+      - {on: 1022, to: 192.0.2.9, port: 22}
+      - {on: 1022, to: \"2001:db8:1::9\", masquerade: true}
+";
+    let said = run("knockctl", &["check"], text);
+    for line in [
+        "    the guard locks 60000-60010/udp, and lets in for 30s who knocks\n",
+        "    connections to 1022/tcp go to 192.0.2.9 22/tcp for 30s for who knocks\n",
+        "    connections to 1022/tcp go to 2001:db8:1::9 1022/tcp, as if from here, for 30s for who knocks\n",
+    ] {
+        assert!(said.output.contains(line), "{}{}", said.output, said.errors);
+    }
+    let said = run("knockctl", &["check", "--json"], text);
+    let objects = said.output.lines().map(|line| serde_json::from_str(line).unwrap());
+    let objects: Vec<serde_json::Value> = objects.collect();
+    let door = objects.iter().find(|object| object["about"] == "door").unwrap();
+    let first = serde_json::json!(
+        {"on": "1022/tcp", "to": "192.0.2.9", "port": 22, "masquerade": false}
+    );
+    assert_eq!(door["forwards"][0], first, "{door}");
+}
+
+#[test]
 fn a_script_is_told_the_same_in_objects() {
     let wrong = run("knockctl", &["check", "--json"], "doors: {a: {sequence: [abc], open: 22}}");
     assert_eq!((wrong.status, wrong.errors.as_str()), (Some(1), ""));

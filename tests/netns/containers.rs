@@ -417,9 +417,9 @@ fn a_knock_opens_a_published_port() {
 fn knockd_has_enough_of_the_capabilities_that_the_page_on_containers_gives_it() {
     needs!("capabilities in a container", "nft", "setpriv");
     let page = include_str!("../../docs/containers.md");
-    let given = page.split("--cap-drop all --cap-add ").nth(1).unwrap();
-    let given = given.split_whitespace().next().unwrap().to_lowercase();
-    let given = given.split(',').map(|one| format!(",+{one}")).collect::<String>();
+    let given = page.split("--cap-add ").skip(1).filter_map(|rest| rest.split_whitespace().next());
+    let given: String = given.map(|one| format!(",+{}", one.to_lowercase())).collect();
+    assert_eq!(given.matches('+').count(), 6, "{given}");
     let net = Net::new();
     let _container = behind_a_bridge(&net);
     FAMILIES.iter().for_each(|it| Language::Nft.publish(&net.server, rules::NETAVARK_NFT, it));

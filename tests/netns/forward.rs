@@ -13,7 +13,8 @@ use libknock::sys::clock;
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, must, needs,
+    CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, command, eventually, must,
+    needs,
 };
 use crate::templates::{FIREWALLD, Firewall, UFW};
 
@@ -201,6 +202,11 @@ fn whoever_has_knocked_is_led_to_the_inner_host_and_nobody_else_is() {
     scene.leads_nowhere(2222);
     scene.knock(SEQUENCE);
     scene.leads_inside(2222);
+    let mut knockctl = command(env!("CARGO_BIN_EXE_knockctl"));
+    let said = knockctl.arg("-c").arg(&knockd.config).arg("status").output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    let shown = "2222/tcp->198.51.100.7:22 2222/tcp->[2001:db8:1::7]:22";
+    assert!(said.contains(shown), "{said}");
     for (from, to) in [(STRANGER, SERVER), (STRANGER_6, SERVER_6)] {
         assert_eq!(scene.asks(from, to, 2222), None, "{from} has not knocked");
     }

@@ -1,9 +1,8 @@
 //! The variables of fwknop's two files, and what becomes of each.
 
-use self::VariableFate::{Carried, LeftOut, Refused};
+use std::sync::LazyLock;
 
-/// All of them.
-const TABLE: &str = include_str!("variables.txt");
+use self::VariableFate::{Carried, LeftOut, Refused};
 
 /// What becomes of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,23 +29,30 @@ impl Switch {
     }
 }
 
-/// The variables of a file, `access` or `fwknopd`, and what becomes of each.
-pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, VariableFate)> {
-    let lines = TABLE.lines().filter_map(move |line| {
-        let cells: Vec<&str> = line.split(" | ").collect();
-        let (names, fate) = match *cells {
-            [of, ..] if of != file => return None,
-            [_, "carried", names] => (names, Carried("")),
-            [_, "carried", names, keys] => (names, Carried(keys)),
-            [_, "left out", names, why] => (names, LeftOut(why)),
-            [_, "refused", names, help] => (names, Refused(None, help)),
-            [_, "refused if on", names, help] => (names, Refused(Some(Switch::On), help)),
-            [_, "refused if off", names, help] => (names, Refused(Some(Switch::Off), help)),
+const TABLE: &str = include_str!("variables.txt");
+
+/// All variables, each with its file, and what becomes of it.
+static VARIABLES: LazyLock<Vec<(&str, &str, VariableFate)>> = LazyLock::new(|| {
+    let lines = TABLE.lines().filter_map(|line| {
+        let mut cells = line.split(" | ");
+        let (file, kind, names) = (cells.next()?, cells.next()?, cells.next()?);
+        let what = cells.next().unwrap_or_default();
+        let fate = match kind {
+            "carried" => Carried(what),
+            "left out" => LeftOut(what),
+            "refused" => Refused(None, what),
+            "refused if on" => Refused(Some(Switch::On), what),
+            "refused if off" => Refused(Some(Switch::Off), what),
             _ => return None,
         };
-        Some(names.split(' ').map(move |name| (name, fate)))
+        Some(names.split(' ').map(move |name| (file, name, fate)))
     });
-    lines.flatten()
+    lines.flatten().collect()
+});
+
+/// The variables of a file, `access` or `fwknopd`, and what becomes of each.
+pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, VariableFate)> {
+    VARIABLES.iter().filter(move |(of, ..)| *of == file).map(|(_, name, fate)| (*name, *fate))
 }
 
 /// The variable of this name, if a file has such a one, and what becomes of it with this value;
