@@ -2,9 +2,11 @@
 
 use std::sync::LazyLock;
 
+use self::VariableFate::{Carried, LeftOut, Refused};
+
 /// What becomes of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum VariableFate {
     /// What it says is imported, to these keys; `""`: to what is called as it is.
     Carried(&'static str),
     /// It says nothing about who gets in, and why.
@@ -30,20 +32,17 @@ impl Switch {
 const TABLE: &str = include_str!("variables.txt");
 
 /// All variables, each with its file, and what becomes of it.
-static VARIABLES: LazyLock<Vec<(&str, &str, Fate)>> = LazyLock::new(|| {
+static VARIABLES: LazyLock<Vec<(&str, &str, VariableFate)>> = LazyLock::new(|| {
     let lines = TABLE.lines().filter_map(|line| {
-        let cells: Vec<&str> = line.split(" | ").collect();
-        let (file, names, fate) = match *cells {
-            [file, "carried", names] => (file, names, Fate::Carried("")),
-            [file, "carried", names, keys] => (file, names, Fate::Carried(keys)),
-            [file, "left out", names, why] => (file, names, Fate::LeftOut(why)),
-            [file, "refused", names, help] => (file, names, Fate::Refused(None, help)),
-            [file, "refused if on", names, help] => {
-                (file, names, Fate::Refused(Some(Switch::On), help))
-            }
-            [file, "refused if off", names, help] => {
-                (file, names, Fate::Refused(Some(Switch::Off), help))
-            }
+        let mut cells = line.split(" | ");
+        let (file, kind, names) = (cells.next()?, cells.next()?, cells.next()?);
+        let what = cells.next().unwrap_or_default();
+        let fate = match kind {
+            "carried" => Carried(what),
+            "left out" => LeftOut(what),
+            "refused" => Refused(None, what),
+            "refused if on" => Refused(Some(Switch::On), what),
+            "refused if off" => Refused(Some(Switch::Off), what),
             _ => return None,
         };
         Some(names.split(' ').map(move |name| (file, name, fate)))
@@ -52,22 +51,26 @@ static VARIABLES: LazyLock<Vec<(&str, &str, Fate)>> = LazyLock::new(|| {
 });
 
 /// The variables of a file, `access` or `fwknopd`, and what becomes of each.
-pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, Fate)> {
+pub(super) fn variables(file: &str) -> impl Iterator<Item = (&'static str, VariableFate)> {
     VARIABLES.iter().filter(move |(of, ..)| *of == file).map(|(_, name, fate)| (*name, *fate))
 }
 
 /// The variable of this name, if a file has such a one, and what becomes of it with this value;
 /// that is nothing where it is refused with another.
-pub(super) fn find(file: &str, name: &str, value: &[u8]) -> Option<(&'static str, Option<Fate>)> {
+pub(super) fn find(
+    file: &str,
+    name: &str,
+    value: &[u8],
+) -> Option<(&'static str, Option<VariableFate>)> {
     let (name, fate) = variables(file).find(|(known, _)| *known == name)?;
-    let is_idle = matches!(fate, Fate::Refused(Some(when), _) if when != Switch::read(value));
+    let is_idle = matches!(fate, Refused(Some(when), _) if when != Switch::read(value));
     Some((name, (!is_idle).then_some(fate)))
 }
 
 /// The keys that what a variable of `access.conf` says goes to, where they are called otherwise.
 pub(in crate::ctl::import) fn keys_of(name: &str) -> &'static str {
     match find("access", name, b"") {
-        Some((_, Some(Fate::Carried(keys)))) => keys,
+        Some((_, Some(Carried(keys)))) => keys,
         _ => "",
     }
 }
@@ -81,11 +84,11 @@ mod tests {
     /// What becomes of each variable of a file, in words.
     fn of(file: &str) -> BTreeMap<String, &'static str> {
         let words = |fate| match fate {
-            Fate::Carried(_) => "carried",
-            Fate::LeftOut(_) => "left out",
-            Fate::Refused(None, _) => "refused",
-            Fate::Refused(Some(Switch::On), _) => "refused if on",
-            Fate::Refused(Some(Switch::Off), _) => "refused if off",
+            Carried(_) => "carried",
+            LeftOut(_) => "left out",
+            Refused(None, _) => "refused",
+            Refused(Some(Switch::On), _) => "refused if on",
+            Refused(Some(Switch::Off), _) => "refused if off",
         };
         let mut found = BTreeMap::new();
         for (name, fate) in variables(file) {
@@ -123,10 +126,10 @@ mod tests {
     fn a_switch_says_nothing_where_it_is_as_it_is_here() {
         let fate = |file, name, value| find(file, name, value).unwrap().1;
         assert!(fate("access", "ENABLE_CMD_EXEC", b"N").is_none());
-        assert!(matches!(fate("access", "ENABLE_CMD_EXEC", b"yes"), Some(Fate::Refused(..))));
+        assert!(matches!(fate("access", "ENABLE_CMD_EXEC", b"yes"), Some(Refused(..))));
         assert!(fate("fwknopd", "ENABLE_DIGEST_PERSISTENCE", b"Y").is_none());
         let off = fate("fwknopd", "ENABLE_DIGEST_PERSISTENCE", b"N");
-        assert!(matches!(off, Some(Fate::Refused(..))));
+        assert!(matches!(off, Some(Refused(..))));
         assert!(find("access", "ENABLE_DIGEST_PERSISTENCE", b"N").is_none());
     }
 }
