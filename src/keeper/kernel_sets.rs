@@ -248,12 +248,13 @@ impl KernelSets {
     /// # Errors
     /// When the kernel does not tell.
     pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> Result<Vec<bool>, KernelSetsError> {
-        let mut sets: HashMap<SetRef, HashSet<(ElementKey, Option<ElementKey>)>> = HashMap::new();
+        let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
         let mut is_held = |kept: &KernelGrant| {
             let Ok((slots, netlink)) = self.find(&kept.key, &kept.element) else {
                 return Ok(false);
             };
-            for ElementRef { set, key, value } in slots {
+            // Where it leads somewhere else, another of the address's grants decides.
+            for ElementRef { set, key, .. } in slots {
                 let keys = match sets.entry(set) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(unread) => {
@@ -261,12 +262,10 @@ impl KernelSets {
                             Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
                             entries => entries?,
                         };
-                        unread.insert(
-                            entries.into_iter().map(|entry| (entry.key, entry.value)).collect(),
-                        )
+                        unread.insert(entries.into_iter().map(|entry| entry.key).collect())
                     }
                 };
-                if !keys.contains(&(key, value)) {
+                if !keys.contains(&key) {
                     return Ok(false);
                 }
             }
