@@ -502,6 +502,42 @@ fn of_two_doors_on_one_port_the_one_opened_last_decides() {
 }
 
 #[test]
+fn the_one_opened_last_decides_too_when_its_time_is_the_shorter() {
+    needs!("forwards of different lengths", "nft");
+    let scene = Scene::new();
+    let door = |name: &str, inner, ports: &str, open_for: &str| {
+        let door = door("2222", inner, 22, &format!(", open_for: {open_for}"));
+        format!("  {name}: {}\n", door.replace("7000, 8000, 9000", ports))
+    };
+    let doors = door("one", INNER, "7000, 8000, 9000", "3h")
+        + &door("two", OTHER, "7100, 9100, 8100", "2h")
+        + &door("three", INNER, "7200, 9200, 8200", "1h");
+    let mut knockd = scene.knockd(&format!("doors:\n{doors}"));
+    let leads_to = |hosts: [&str; 2], after: &str| {
+        for ((from, to), host) in WAYS.into_iter().zip(hosts) {
+            let leads = || scene.asks(from, to, 2222).is_some_and(|it| it.starts_with(host));
+            assert!(eventually(PATIENCE, leads), "{after}: {:?}", scene.asks(from, to, 2222));
+        }
+    };
+    ["one", "two", "three"].iter().for_each(|door| open(&knockd, door));
+    close(&knockd, "three");
+    leads_to(OTHER, "the end of another");
+    knockd.ask(r#"{"do":"reload"}"#);
+    leads_to(OTHER, "a reload");
+    scene.net.server.must("nft", &["flush", "ruleset"]);
+    knockd.wait_for("it is restored");
+    leads_to(OTHER, "a flush");
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    let again = knockd.start_again(&scene.net.server);
+    again.wait_for("starting up");
+    leads_to(OTHER, "a restart");
+    open(&again, "one");
+    again.ask(r#"{"do":"reload"}"#);
+    leads_to(INNER, "a reload after it was extended");
+}
+
+#[test]
 fn a_port_that_another_door_locks_stays_locked_for_who_is_not_led_on() {
     needs!("forward of a locked port", "nft");
     let scene = Scene::new();
