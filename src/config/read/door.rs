@@ -194,7 +194,7 @@ fn guarded_knocks(
     };
     let both = ports.iter().zip(places).filter(|(ports, _)| is_knocked(ports));
     both.map(|(port, at)| {
-        at.error(format!("{port} is both knocked on and guarded by this door"))
+        at.error(format!("{port} is both knocked on and opened by this door"))
             .help("knock on ports that nothing else uses")
     })
     .collect()
