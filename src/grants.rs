@@ -151,6 +151,8 @@ pub struct Grant {
     pub backend: GrantBackend,
     state: GrantPhase,
     is_own: bool,
+    /// The greater, the later it was opened or extended.
+    pub turn: u64,
 }
 
 /// All grants, and when each ends; at first none, and no limits.
@@ -255,7 +257,9 @@ impl Grants {
                 Decision::Act(pairs.map(|pair| pair.open.clone()).collect())
             }
             Transition::Extend(id, later) => {
+                self.last += 1;
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
+                grant.turn = self.last;
                 grant.origin = prepared.origin;
                 let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {

@@ -168,7 +168,7 @@ impl Ruleset {
 
     /// The changes that make the table, with this comment, in the place of one that may be there,
     /// with all that it holds: guarded ports, connections that are `older` than the lock of their
-    /// port, what somebody else has `added` to the sets, and grants.
+    /// port, what somebody else has `added` to the sets, and grants, the one opened last at the end.
     pub(super) fn changes(
         &self,
         now: Monotonic,
@@ -207,15 +207,18 @@ impl Ruleset {
         let lasting: BTreeSet<_> = observed.into_iter().chain(self.masqueraded()).collect();
         let lasting = lasting.into_iter().chain(older.iter().cloned());
         lasting.for_each(|element| add(element, None, None, Comment::default()));
-        // Of several grants that hold one element, the longest.
-        let mut grants: Vec<_> = grants.iter().filter(|grant| !grant.left.is_zero()).collect();
-        grants.sort_by_key(|grant| Reverse(grant.left));
-        for grant in grants {
-            let elements = self.elements(&grant.door, grant.address, grant.source_port);
-            for (element, value) in elements {
-                if there.insert(element.clone()) {
-                    add(element, value, Some(grant.left), grant.comment.clone());
-                }
+        let grants = grants.iter().rev().filter(|grant| !grant.left.is_zero());
+        let mut held: Vec<_> = grants
+            .flat_map(|grant| {
+                let elements = self.elements(&grant.door, grant.address, grant.source_port);
+                elements.into_iter().map(move |(element, value)| (grant, element, value))
+            })
+            .collect();
+        // Of several grants that hold one element, the longest; where one leads, the last.
+        held.sort_by_key(|(grant, _, value)| Reverse(value.is_none().then_some(grant.left)));
+        for (grant, element, value) in held {
+            if there.insert(element.clone()) {
+                add(element, value, Some(grant.left), grant.comment.clone());
             }
         }
         let mut changes = empty_table(comment, needs);

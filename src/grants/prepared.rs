@@ -68,6 +68,7 @@ impl PreparedGrant {
             deadline: self.until,
             backend: self.action.backend.clone(),
             is_own: self.action.is_own,
+            turn: id.0,
         }
     }
 }

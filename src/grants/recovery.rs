@@ -159,7 +159,7 @@ impl Grants {
         if matches!(state, GrantPhase::Open { .. }) {
             self.deadlines.insert((deadline, id));
         }
-        self.add(Grant { id, key, origin, state, deadline, backend, is_own: false });
+        self.add(Grant { id, key, origin, state, deadline, backend, is_own: false, turn: id.0 });
     }
 }
 

@@ -244,8 +244,10 @@ impl Doors {
     }
 }
 
-/// What the kernel has to hold, of these.
+/// What the kernel has to hold, of these; what was opened or extended last comes last.
 fn holding<'a>(grants: impl Iterator<Item = &'a Grant>, now: Monotonic) -> Vec<KernelGrant> {
-    let held = grants.filter_map(|grant| grant.in_kernel(now));
+    let mut grants: Vec<_> = grants.collect();
+    grants.sort_unstable_by_key(|grant| grant.turn);
+    let held = grants.into_iter().filter_map(|grant| grant.in_kernel(now));
     held.filter(|held| !held.left.is_zero()).collect()
 }

@@ -197,7 +197,7 @@ impl KernelSets {
     }
 
     /// Lets an address in no more; what one of the `others` holds too, no longer than that one
-    /// says.
+    /// says. Where it leads, the last of them says.
     ///
     /// # Errors
     /// When the kernel refuses; an address that is not in is none.
@@ -228,9 +228,12 @@ impl KernelSets {
             let holds = |(slots, kept): &&(Vec<ElementRef>, KernelGrant)| {
                 slots.iter().find(|it| it.is_at(slot)).map(|it| (it.clone(), kept.clone()))
             };
-            let others = held.iter().filter_map(|held| holds(&held));
-            let longest = others.max_by_key(|(_, kept)| kept.left);
-            let other = longest.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
+            let mut others = held.iter().filter_map(|held| holds(&held));
+            let other = match slot.value {
+                Some(_) => others.next_back(),
+                None => others.max_by_key(|(_, kept)| kept.left),
+            };
+            let other = other.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
                     info!(source = %key.address, door = %key.door,

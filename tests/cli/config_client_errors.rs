@@ -605,7 +605,7 @@ c.yaml:4:40: error: 'fro' is not a key of lockout: did you mean 'for'?
                                            ^^^
 "#]];
     a_guarded_port_within_the_range: said_of_door("totp: {ports: 7000-7999}\nopen: [7022]") => str![[r#"
-c.yaml:4:12: error: 7022/tcp is both knocked on and guarded by this door
+c.yaml:4:12: error: 7022/tcp is both knocked on and opened by this door
         open: [7022]
                ^^^^
     knock on ports that nothing else uses

@@ -315,7 +315,7 @@ doors.yaml:4:10: error: the guard has nothing to lock: the door has no 'open'
     write the ports that the door opens, such as open: [22/tcp]
 "#]];
     a_guarded_port_that_is_knocked_on: said_of_door("sequence: [7000, 22, 8000]\nopen: [80, 22]") => str![[r#"
-doors.yaml:4:16: error: 22/tcp is both knocked on and guarded by this door
+doors.yaml:4:16: error: 22/tcp is both knocked on and opened by this door
         open: [80, 22]
                    ^^
     knock on ports that nothing else uses
@@ -332,7 +332,7 @@ doors.yaml:3:16: error: '7000-7002' is not a port: write a number from 1 to 6553
                    ^^^^^^^^^
 "#]];
     a_range_that_is_knocked_on: said_of_door("sequence: [7000, 9000, 8000]\nopen: [7900-8100]") => str![[r#"
-doors.yaml:4:12: error: 7900-8100/tcp is both knocked on and guarded by this door
+doors.yaml:4:12: error: 7900-8100/tcp is both knocked on and opened by this door
         open: [7900-8100]
                ^^^^^^^^^
     knock on ports that nothing else uses
@@ -379,13 +379,19 @@ doors.yaml:9:44: error: '0' is not valid here: write a number from 1 to 65535
           - {on: 2226, to: 192.168.1.10, port: 0}
                                                ^
 "#]];
+    a_range_that_is_forwarded: said_of_door("sequence: [7000, 9000, 8000]\nforward: [{on: 2222-2229/tcp, to: 192.168.1.10}]") => str![[r#"
+doors.yaml:4:20: error: '2222-2229' is not a port: write a number from 1 to 65535
+        forward: [{on: 2222-2229/tcp, to: 192.168.1.10}]
+                       ^^^^^^^^^^^^^
+    an entry is for one port, such as 2222/tcp
+"#]];
     a_port_that_is_forwarded_twice: said_of_door("sequence: [7000, 9000, 8000]\nforward:\n  - {on: 2222, to: 192.168.1.10}\n  - {on: 2222, to: 2001:db8::10}\n  - {on: 2222, to: 192.168.1.11}") => str![[r#"
 doors.yaml:7:9: error: a forward of 2222/tcp is given twice: first at doors.yaml:5:9
           - {on: 2222, to: 192.168.1.11}
             ^
 "#]];
     a_forward_that_is_knocked_on: said_of_door("sequence: [7000, 9000, 8000]\nforward: [{on: 9000, to: 192.168.1.10}]") => str![[r#"
-doors.yaml:4:15: error: 9000/tcp is both knocked on and guarded by this door
+doors.yaml:4:15: error: 9000/tcp is both knocked on and opened by this door
         forward: [{on: 9000, to: 192.168.1.10}]
                   ^
     knock on ports that nothing else uses

@@ -118,6 +118,8 @@ pub(crate) fn inner_host(net: &Net) -> Host {
         // Neighbours take a moment.
         assert!(eventually(PATIENCE, || gateway.reaches(address)), "no connection to {address}");
     }
+    let others = || OTHER.into_iter().all(|address| gateway.reaches(address));
+    assert!(eventually(PATIENCE, others), "no connection to {OTHER:?}");
     inner_host
 }
 
@@ -544,8 +546,8 @@ fn of_two_doors_on_one_port_the_one_opened_last_decides() {
         scene.knockd(&format!("doors:\n  one: {}\n  two: {other}", door("2222", INNER, 22, "")));
     let leads_to = |hosts: [&str; 2]| {
         for ((from, to), host) in WAYS.into_iter().zip(hosts) {
-            let said = scene.asks(from, to, 2222);
-            assert!(said.as_ref().is_some_and(|it| it.starts_with(host)), "{to}: {said:?}");
+            let leads = || scene.asks(from, to, 2222).is_some_and(|it| it.starts_with(host));
+            assert!(eventually(PATIENCE, leads), "{to}: {:?}", scene.asks(from, to, 2222));
         }
     };
     open(&knockd, "one");
@@ -564,6 +566,42 @@ fn of_two_doors_on_one_port_the_one_opened_last_decides() {
     open(&knockd, "two");
     close(&knockd, "one");
     leads_to(OTHER);
+}
+
+#[test]
+fn the_one_opened_last_decides_too_when_its_time_is_the_shorter() {
+    needs!("forwards of different lengths", "nft");
+    let scene = Scene::new();
+    let door = |name: &str, inner, ports: &str, open_for: &str| {
+        let door = door("2222", inner, 22, &format!(", open_for: {open_for}"));
+        format!("  {name}: {}\n", door.replace("7000, 8000, 9000", ports))
+    };
+    let doors = door("one", INNER, "7000, 8000, 9000", "3h")
+        + &door("two", OTHER, "7100, 9100, 8100", "2h")
+        + &door("three", INNER, "7200, 9200, 8200", "1h");
+    let mut knockd = scene.knockd(&format!("doors:\n{doors}"));
+    let leads_to = |hosts: [&str; 2], after: &str| {
+        for ((from, to), host) in WAYS.into_iter().zip(hosts) {
+            let leads = || scene.asks(from, to, 2222).is_some_and(|it| it.starts_with(host));
+            assert!(eventually(PATIENCE, leads), "{after}: {:?}", scene.asks(from, to, 2222));
+        }
+    };
+    ["one", "two", "three"].iter().for_each(|door| open(&knockd, door));
+    close(&knockd, "three");
+    leads_to(OTHER, "the end of another");
+    knockd.ask(r#"{"do":"reload"}"#);
+    leads_to(OTHER, "a reload");
+    scene.net.server.must("nft", &["flush", "ruleset"]);
+    knockd.wait_for("it is restored");
+    leads_to(OTHER, "a flush");
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    let again = knockd.start_again(&scene.net.server);
+    again.wait_for("starting up");
+    leads_to(OTHER, "a restart");
+    open(&again, "one");
+    again.ask(r#"{"do":"reload"}"#);
+    leads_to(INNER, "a reload after it was extended");
 }
 
 #[test]

@@ -112,7 +112,11 @@ impl Guard {
                 (*until > now).then(|| (at, until.since(now), it.comment.clone()))
             };
             let others = self.grants.iter().filter(|it| it.1.address == address);
-            let other = others.filter_map(holds).max_by_key(|(_, left, _)| *left);
+            let mut others = others.filter_map(holds);
+            let other = match slot.value {
+                Some(_) => others.next_back(),
+                None => others.max_by_key(|(_, left, _)| *left),
+            };
             match self.guard.netlink.release(&slot, other)? {
                 Removal::WasNotThere => {}
                 done => removal = done,

@@ -129,7 +129,9 @@ impl Model {
 
     fn elements(&self) -> Vec<GuardGrant> {
         let now = now();
-        let left = self.grants.iter().map(|(key, (until, _))| (key, until.since(now)));
+        let mut grants: Vec<_> = self.grants.iter().collect();
+        grants.sort_by_key(|(_, (_, opened))| *opened);
+        let left = grants.into_iter().map(|(key, (until, _))| (key, until.since(now)));
         let grants = left.filter(|(_, left)| !left.is_zero());
         grants.map(|((door, client), left)| GuardGrant { left, ..grant(door, client, 0) }).collect()
     }
@@ -182,7 +184,7 @@ fn live(seed: u64) {
             0..=4 => {
                 // Of doors that lead one port to different hosts the keeper sees to the end.
                 let leads = ["f", "g"].contains(&name.as_str());
-                let seconds = if leads { 60 } else { *dice.of(&[1, 60, 60]) };
+                let seconds = if leads { *dice.of(&[60, 90]) } else { *dice.of(&[1, 60, 60]) };
                 let until = now() + Duration::from_secs(seconds);
                 let_in(&mut guard, &grant(&name, client, seconds));
                 let key = (name.clone(), client.to_owned());

@@ -192,7 +192,7 @@ fn guarded_knocks<'a>(
     knocked.extend(sequence.iter().copied());
     let both = ports.filter(|(ports, _)| knocked.meets(*ports));
     both.map(|(port, at)| {
-        at.error(format!("{port} is both knocked on and guarded by this door"))
+        at.error(format!("{port} is both knocked on and opened by this door"))
             .help("knock on ports that nothing else uses")
     })
     .collect()

@@ -40,7 +40,9 @@ fn read_forward(node: &Node, problems: &mut Problems) -> Parsed<(Forward, Place)
         let error = node.at.error(format!("a forward without '{key}'"));
         error.help(format!("write for example {AN_ENTRY}"))
     };
-    let on = reader.require("on", |node| node.parsed::<Knock>("a port"), missing("on"));
+    let one_port = |error: Diagnostic| error.help("an entry is for one port, such as 2222/tcp");
+    let read_on = |node: &Node| node.parsed::<Knock>("a port").map_err(one_port);
+    let on = reader.require("on", read_on, missing("on"));
     let to = reader.require("to", read_host, missing("to"));
     let port = reader.read("port", |node| node.integer(NonZeroU16::MIN, NonZeroU16::MAX));
     let masquerade = reader.read("masquerade", Node::boolean);
