@@ -61,6 +61,7 @@ pub fn lint(loaded: &Loaded, host: &HostFacts) -> Vec<Diagnostic> {
         warnings.extend(doors.knocks_on_opened_ports(one));
         warnings.extend(listened_on(one, &host.listening));
         warnings.extend(host.network.as_ref().and_then(|network| foreign_target(one, network)));
+        warnings.extend(leads_nobody(one));
         warnings.extend(doors.opened_on_the_way(index, one));
     }
     let clients = loaded.config.clients.iter().zip(&loaded.places.clients);
@@ -100,6 +101,15 @@ fn foreign_target(one: Linted<'_>, network: &HostNetwork) -> Option<Diagnostic> 
     let message = format!("{target} is not an address of this host, and it forwards nothing");
     let warning = one.places.of("target").warning(message);
     Some(warning.help("remove it: then a knock at any address of this host counts"))
+}
+
+/// A forward that is for who comes by the family that the door's target is not of.
+fn leads_nobody(one: Linted<'_>) -> Option<Diagnostic> {
+    let target = one.door.recognition.target?;
+    let mut forwards = one.door.opening.forwards.iter().zip(&one.places.forwards);
+    let (_, at) = forwards.find(|(it, _)| Family::of(it.to) != Family::of(target))?;
+    let message = format!("nobody who comes to {target} is led to an address of the other family");
+    Some(at.warning(message).help("remove this entry; or make it one of a door without 'target'"))
 }
 
 fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
