@@ -8,7 +8,7 @@ mod rotating;
 pub(crate) mod scan;
 mod sequences;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -20,6 +20,7 @@ use super::diagnostic::{Diagnostic, Place};
 use super::loaded::Loaded;
 use super::template::Family;
 use super::watch::watch_sets;
+use crate::proto::knock::Knock;
 use crate::proto::name::Name;
 use crate::proto::ports::PortSet;
 use crate::time::Wall;
@@ -61,12 +62,14 @@ pub fn lint(loaded: &Loaded, host: &HostFacts) -> Vec<Diagnostic> {
         warnings.extend(doors.knocks_on_opened_ports(one));
         warnings.extend(listened_on(one, &host.listening));
         warnings.extend(host.network.as_ref().and_then(|network| foreign_target(one, network)));
+        warnings.extend(leads_nobody(one));
         warnings.extend(doors.opened_on_the_way(index, one));
     }
     let clients = loaded.config.clients.iter().zip(&loaded.places.clients);
     warnings.extend(clients.filter_map(|(it, places)| looks_like_option(&it.name, &places.name)));
     warnings.extend(readable(&doors));
     warnings.extend(doors.shared_prefixes());
+    warnings.extend(masqueraded_anyway(&doors));
     warnings.extend(rotating::doubts(loaded, &doors, &host.listening));
     warnings.extend(host.now.into_iter().flat_map(|now| datagrams::expired(loaded, now)));
     warnings
@@ -100,6 +103,34 @@ fn foreign_target(one: Linted<'_>, network: &HostNetwork) -> Option<Diagnostic> 
     let message = format!("{target} is not an address of this host, and it forwards nothing");
     let warning = one.places.of("target").warning(message);
     Some(warning.help("remove it: then a knock at any address of this host counts"))
+}
+
+/// A forward that is for who comes by the family that the door's target is not of.
+fn leads_nobody(one: Linted<'_>) -> Option<Diagnostic> {
+    let target = one.door.recognition.target?;
+    let mut forwards = one.door.opening.forwards.iter().zip(&one.places.forwards);
+    let (_, at) = forwards.find(|(it, _)| Family::of(it.to) != Family::of(target))?;
+    let message = format!("nobody who comes to {target} is led to an address of the other family");
+    Some(at.warning(message).help("remove this entry; or make it one of a door without 'target'"))
+}
+
+/// Forwards to where another one masquerades: the guard does so for a host and port.
+fn masqueraded_anyway(doors: &LintedDoors<'_>) -> Vec<Diagnostic> {
+    let all = || {
+        let all = doors.all.iter();
+        let forwards =
+            all.flat_map(|one| one.door.opening.forwards.iter().zip(&one.places.forwards));
+        forwards.map(|(it, at)| ((it.to, Knock { port: it.port, ..it.on }), it.masquerade, at))
+    };
+    let others = all().filter(|(_, masquerade, _)| *masquerade);
+    let others: HashMap<_, _> = others.map(|(leads_to, _, at)| (leads_to, at)).collect();
+    let plain = all().filter(|(_, masquerade, _)| !masquerade);
+    let doubt = |(leads_to, _, at): (_, _, &Place)| {
+        let other = others.get(&leads_to)?;
+        let message = format!("masqueraded all the same, since another forward there is: {other}");
+        Some(at.warning(message).help("write masquerade: true for both, or for none"))
+    };
+    plain.filter_map(doubt).collect()
 }
 
 fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {

@@ -1175,6 +1175,20 @@ doors.yaml:2:3: warning: shares a prefix of 2 knocks with door 'b': who knows on
     the other is at doors.yaml:3:3
 
 "#]];
+    a_forward_for_nobody: doubts("a: {sequence: [9000, 7000, 8000], target: 192.0.2.1, forward: [{on: 2222, to: 192.168.1.10}, {on: 2222, to: '2001:db8:1::10'}]}", &[]) => str![[r#"
+doors.yaml:2:96: warning: nobody who comes to 192.0.2.1 is led to an address of the other family
+     target: 192.0.2.1, forward: [{on: 2222, to: 192.168.1.10}, {on: 2222, to: '2001:db8:1::10'}]}
+                                                                ^
+    remove this entry; or make it one of a door without 'target'
+
+"#]];
+    a_forward_that_another_one_masquerades: doubts("a: {sequence: [9000, 7000, 8000], forward: {on: 2222, to: 192.168.1.10, port: 22}}\nb: {sequence: [9100, 7100, 8100], forward: [{on: 2223, to: 192.168.1.10, port: 22, masquerade: true}, {on: 2224, to: 192.168.1.10, port: 23}]}", &[]) => str![[r#"
+doors.yaml:2:46: warning: masqueraded all the same, since another forward there is: doors.yaml:3:47
+      a: {sequence: [9000, 7000, 8000], forward: {on: 2222, to: 192.168.1.10, port: 22}}
+                                                 ^
+    write masquerade: true for both, or for none
+
+"#]];
     doors_with_different_targets_do_not_meet: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true', target: 192.0.2.1}\nb: {sequence: [9000, 8000, 8500], start_command: 'true', target: 192.0.2.2}", &[]) => str![];
 }
 
