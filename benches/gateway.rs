@@ -1,4 +1,5 @@
-//! What a packet costs on its way through a gateway with a thousand forwarding doors.
+//! What a packet costs on its way through a gateway with a thousand forwarding doors, and how soon
+//! such a door opens.
 //!
 //! Round trips of datagrams between a client and a host behind the gateway, to which no door
 //! leads: within one flow, and each in a flow of its own. Without knockd (but with connection
@@ -6,22 +7,34 @@
 //! door, and with as many as the first
 //! argument says, each of them open for somebody. In turn, so that whatever else the machine does
 //! meets all of them alike. The doors are knocked at by TCP alone: what is captured has a cost of
-//! its own. Needs root.
+//! its own.
+//!
+//! Then the time from a request to the first SYN/ACK of the port that it opens, of this host or of
+//! the one behind it: by turns, at one knockd, so that whichever processors its processes have come
+//! to is the same for both; and where the ports are open anyway. Needs root.
 
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
 mod support;
 
+#[allow(dead_code, reason = "what other benchmarks need")]
+mod probes;
+
 use std::fmt::Write;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use support::{Host, INNER, Knockd, Net, can_make_namespaces, has_programs};
+use libknock::proto::fwknop::{FwknopKey, HmacKey, NatAccess};
+use probes::{Attempted, until_open};
+use support::requests::of_fwknop_to;
+use support::{CLIENT, Host, INNER, Knockd, Net, can_make_namespaces, has_programs};
 
 const ROUNDS: usize = 60;
 /// In one round.
 const TRIPS: u32 = 1000;
-const PORT: u16 = 5000;
+const ECHO: u16 = 5000;
+/// How often each door is opened.
+const OPENED: u8 = 200;
 
 fn main() {
     if !can_make_namespaces("gateway") || !has_programs("gateway", &["nft"]) {
@@ -52,6 +65,58 @@ fn main() {
         });
         println!("{:24} {:>22} {:>22}", name, shown[0], shown[1]);
     }
+    drop(gateways);
+    opens();
+}
+
+/// One knockd with a door to its own port and one to the same port of the host behind it.
+fn opens() {
+    const KEY: &str = "d2l0aG91dCBhIGtub2NrIG5vdGhpbmcgb3BlbnM=";
+    const HMAC_KEY: &str = "bm90aGluZyBvcGVucyB3aXRob3V0IGEga25vY2s=";
+    let net = Net::new();
+    let inner = net.inner_host();
+    net.server.must("ip", &["route", "add", "198.51.100.0/23", "via", CLIENT]);
+    [&net.server, &inner].into_iter().for_each(|host| host.listen(probes::PORT));
+    let lead = format!(
+        "table ip t {{ chain c {{ type nat hook prerouting priority -100;
+         ip saddr 198.51.100.250-198.51.100.254 tcp dport 22 dnat to {INNER}; }}; }}"
+    );
+    net.server.must("nft", &[&lead]);
+    let (key, hmac) =
+        (FwknopKey::from_base64(KEY).unwrap(), HmacKey::from_base64(HMAC_KEY).unwrap());
+    let nat = NatAccess::new(INNER, 22.try_into().unwrap(), false).unwrap();
+    let knockd = Knockd::start(
+        &net.server,
+        &format!(
+            "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
+             \x20 trusted: [198.51.100.240/28]}}\n\
+             clients: {{owner: {{doors: [here, there], fwknop: {{key_base64: {KEY}, hmac_key_base64: {HMAC_KEY}}}}}}}\n\
+             doors:\n  here: {{fwknop: true, open: [22], open_for: 1h}}\n\
+             \x20 there: {{fwknop: true, forward: {{on: 22, to: {INNER}}}, open_for: 1h}}\n"
+        ),
+    );
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for round in 0..OPENED {
+        // Two that are trusted, and of which one is led on by another's rule: the floors.
+        let sources = [[round, 0], [round, 1], [245, 2], [252, 3]];
+        for ([last, kind], times) in sources.into_iter().zip(&mut times) {
+            let source = Ipv4Addr::new(198, 51, if kind == 1 { 101 } else { 100 }, last);
+            let nat = (kind == 1).then(|| nat.clone());
+            let request = of_fwknop_to(&key, &hmac, Some(source), nat);
+            let time = until_open(&net, source, Attempted::Request(request));
+            times.extend(time.map(|time| time.as_secs_f64() * 1e3));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let [here, there, floor_here, floor_there] = times.map(|times| middle(times.into_iter()));
+    println!(
+        "from a request to the open port, p50: {here:.3} ms here, {there:.3} ms behind, x {:.2}",
+        there / here
+    );
+    println!(
+        "where they are open anyway:           {floor_here:.3} ms here, {floor_there:.3} ms behind"
+    );
+    drop(knockd);
 }
 
 fn middle(values: impl Iterator<Item = f64>) -> f64 {
@@ -75,7 +140,7 @@ impl Gateway {
     fn start((doors, kind): (u32, &str)) -> Self {
         let net = Net::new();
         let inner = net.inner_host();
-        inner.echo_udp(&[INNER], PORT);
+        inner.echo_udp(&[INNER], ECHO);
         let chain = "type filter hook forward priority 0; ct state invalid drop;";
         net.server
             .must("nft", &[&format!("table inet tracking {{ chain forward {{ {chain} }}; }}")]);
@@ -99,7 +164,7 @@ impl Gateway {
             let socket = || {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                 socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-                socket.connect((INNER, PORT)).unwrap();
+                socket.connect((INNER, ECHO)).unwrap();
                 socket
             };
             let trip = |socket: &UdpSocket| {

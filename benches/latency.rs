@@ -1,7 +1,7 @@
 //! From the last knock on the wire to the first SYN/ACK of the port that it opens.
 //!
 //! In one run: a port that is open anyway (the floor), knockd with its guard, once to a sequence and
-//! once to a native SPA request, once as a gateway to another host, and with a template,
+//! once to a native SPA request, and with a template,
 //! classic knockd and fwknopd, each between two network namespaces of its own. Each of 200 rounds
 //! measures all of them, one after the other, from another source. Both ends of a measurement are
 //! stamps of the client's kernel. Needs root.
@@ -21,7 +21,7 @@ use libknock::proto::spa::{PrivateKey, PublicKey};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use probes::{Attempted, PORT, until_open};
-use support::{Host, INNER, Knockd, Net, can_make_namespaces, eventually, has_programs};
+use support::{Knockd, Net, can_make_namespaces, eventually, has_programs};
 
 const ROUNDS: u8 = 200;
 
@@ -60,10 +60,9 @@ fn main() {
 const FLOOR: &str = "open already (floor)";
 
 /// Who is measured, and which programs that takes. The floor comes first.
-const CONTENDERS: [(&str, Contender, &[&str]); 11] = [
+const CONTENDERS: [(&str, Contender, &[&str]); 10] = [
     (FLOOR, Contender::Nothing, &[]),
     ("knockd, guard", Contender::Ours("via: guard"), &[]),
-    ("knockd, guard, forward", Contender::Forward, &[]),
     ("knockd, guard, no sandbox", Contender::NoSandbox, &[]),
     ("other build, guard", Contender::OtherBuild, &[]),
     ("knockd, guard, SPA", Contender::Spa, &[]),
@@ -91,8 +90,6 @@ enum Contender {
     /// Nobody has to.
     Nothing,
     Ours(&'static str),
-    /// The guard, to a sequence; the port that it locks leads to another host.
-    Forward,
     /// The guard, with `sandbox: off`.
     NoSandbox,
     /// The guard of another `knockd`, which the environment variable `OTHER_KNOCKD` names.
@@ -115,7 +112,6 @@ struct Entry {
     // Before the namespaces that it runs in.
     running: Running,
     net: Net,
-    _inner: Option<Host>,
     /// `None`: the port did not open.
     times: Vec<Option<Duration>>,
 }
@@ -128,10 +124,7 @@ impl Entry {
         let net = Net::new();
         // Sources of their own beyond the client, so that no round finds the port open.
         net.server.must("ip", &["route", "add", "198.51.100.0/24", "via", support::CLIENT]);
-        let inner = matches!(who, Contender::Forward).then(|| net.inner_host());
-        if let Some(inner) = &inner {
-            inner.listen(PORT);
-        } else if matches!(
+        if matches!(
             who,
             Contender::Nothing
                 | Contender::Spa
@@ -145,7 +138,7 @@ impl Entry {
             net.shut(PORT);
         }
         let running = Running::start(&net, who);
-        Self { name, who, running, net, _inner: inner, times: Vec::new() }
+        Self { name, who, running, net, times: Vec::new() }
     }
 
     /// `None`: the port has never opened.
@@ -221,10 +214,6 @@ impl Running {
             Contender::Nothing => {}
             Contender::Ours(via) => {
                 running.ours = Some(Knockd::start(&net.server, &with_sequence(via)));
-            }
-            Contender::Forward => {
-                let forward = format!("via: guard, forward: {{on: {PORT}, to: {INNER}}}");
-                running.ours = Some(Knockd::start(&net.server, &with_sequence(&forward)));
             }
             Contender::NoSandbox => {
                 let off = "user: nobody, sandbox: off";

@@ -34,18 +34,23 @@ pub(crate) fn of_fwknop(
     hmac: &fwknop::HmacKey,
     address: Option<Ipv4Addr>,
 ) -> Vec<u8> {
+    of_fwknop_to(key, hmac, address, None)
+}
+
+/// The same; to another host, where there is one.
+pub(crate) fn of_fwknop_to(
+    key: &fwknop::FwknopKey,
+    hmac: &fwknop::HmacKey,
+    address: Option<Ipv4Addr>,
+    nat: Option<fwknop::NatAccess>,
+) -> Vec<u8> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).unwrap();
     let request = fwknop::FwknopRequest {
         random: fwknop::Random::new(random),
         user: "owner".parse().unwrap(),
         timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
-        access: fwknop::Access {
-            address,
-            ports: vec!["22".parse().unwrap()],
-            nat: None,
-            timeout: None,
-        },
+        access: fwknop::Access { address, ports: vec!["22".parse().unwrap()], nat, timeout: None },
     };
     let hmac = Some((hmac, fwknop::Hash::Sha256));
     let salt = random[..8].try_into().unwrap();
