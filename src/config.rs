@@ -79,6 +79,9 @@ impl Config {
         if opening.is_locked() {
             return Err(format!("door '{name}' is locked already"));
         }
+        if opening.ports.is_empty() && !opening.forwards.is_empty() {
+            return Err(format!("door '{name}' only forwards: it has no port to lock"));
+        }
         if !opening.is_observed() {
             let via = &opening.mechanism;
             return Err(format!(

@@ -73,12 +73,17 @@ impl Forward {
 impl Opening {
     /// Whether the guard keeps those out who have not knocked.
     pub fn is_locked(&self) -> bool {
-        self.mechanism == Mechanism::Guard && self.guard == GuardMode::Lock
+        self.is_guarded() && self.guard == GuardMode::Lock
     }
 
     /// Whether the guard only notes who they are.
     pub fn is_observed(&self) -> bool {
-        self.mechanism == Mechanism::Guard && self.guard == GuardMode::Observe
+        self.is_guarded() && self.guard == GuardMode::Observe
+    }
+
+    /// Whether it has ports of this host that the guard opens; one that only forwards has none.
+    pub fn is_guarded(&self) -> bool {
+        self.mechanism == Mechanism::Guard && !self.ports.is_empty()
     }
 
     /// Whether it opens or forwards something for whoever comes from this address.

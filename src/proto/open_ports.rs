@@ -67,6 +67,11 @@ impl FromStr for OpenPorts {
     type Err = RangeError;
 
     fn from_str(text: &str) -> Result<Self, RangeError> {
+        // As iptables has a range.
+        let is_port = |after: &str| after.starts_with(|first: char| first.is_ascii_digit());
+        if text.split_once(':').is_some_and(|(_, after)| is_port(after)) {
+            return Err(RangeError::None(text.to_owned()));
+        }
         let (ports, protocol) = with_protocol(text)?;
         let (low, high) = port_range::parse(ports)?.into_inner();
         Ok(Self { protocol, low, high })
@@ -104,6 +109,10 @@ mod tests {
             ("-1", "'-1' is not a port: write a number from 1 to 65535"),
             ("2-1/udp", "the range 2-1 holds no port: write the lower port first"),
             ("1-70000", "port 70000 is out of range: ports go from 1 to 65535"),
+            (
+                "60000:61000/udp",
+                "'60000:61000/udp' is not a range of ports: write the first and the last, as in 20000-29999",
+            ),
             ("1-2/icmp", "'icmp' is not a protocol: write tcp or udp"),
         ] {
             assert_eq!(shown(text), Err(why.to_owned()));

@@ -326,6 +326,25 @@ doors.yaml:4:12: error: the range 61000-60000 holds no port: write the lower por
         open: [61000-60000/udp]
                ^^^^^^^^^^^^^^^
 "#]];
+    a_range_as_iptables_has_it: said_of_door("sequence: [7000, 9000, 8000]\nopen: [60000:61000/udp]") => str![[r#"
+doors.yaml:4:12: error: '60000:61000/udp' is not a range of ports: write the first and the last, as in 20000-29999
+        open: [60000:61000/udp]
+               ^^^^^^^^^^^^^^^
+"#]];
+    a_forward_to_an_address_with_its_port: said_of_door("sequence: [7000, 9000, 8000]\nforward: [{on: 2222, to: '192.168.1.10:22'}]") => str![[r#"
+doors.yaml:4:30: error: '192.168.1.10:22' is not an IP address
+        forward: [{on: 2222, to: '192.168.1.10:22'}]
+                                 ^^^^^^^^^^^^^^^^^
+    write to: "192.168.1.10", port: 22
+"#]];
+    a_forward_that_observes: said_of_door("sequence: [7000, 9000, 8000]\nguard: observe\nforward: [{on: 2222, to: 192.168.1.10}]") => str![[r#"
+doors.yaml:4:5: warning: 'guard' has no effect: this door only forwards: it has no port to lock
+        guard: observe
+        ^^^^^
+    remove it
+
+"#]];
+    a_forward_where_the_whole_guard_observes: said("knockd: {guard: observe}\ndoors: {in: {sequence: [7000, 9000, 8000], forward: [{on: 2222, to: 192.168.1.10}]}}") => str![];
     a_range_in_a_sequence: said_of_door("sequence: [7000-7002, 9000, 8000]\nopen: [22]") => str![[r#"
 doors.yaml:3:16: error: '7000-7002' is not a port: write a number from 1 to 65535
         sequence: [7000-7002, 9000, 8000]

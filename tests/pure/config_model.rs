@@ -119,6 +119,16 @@ fn a_door_that_only_forwards_is_for_the_families_of_its_hosts() {
 }
 
 #[test]
+fn a_door_that_only_forwards_has_no_port_to_lock() {
+    let text = "knockd: {guard: observe}\ndoors: {in: {sequence: [1, 3, 2], forward: {on: 2222, to: 192.168.1.10}}}";
+    let mut config = parse(&SourceText::new("f.yaml", text)).unwrap().config;
+    let why = config.lock(&"in".parse().unwrap()).unwrap_err();
+    assert_eq!(why, "door 'in' only forwards: it has no port to lock");
+    let opening = &config.doors[0].opening;
+    assert!(!opening.is_locked() && !opening.is_observed());
+}
+
+#[test]
 fn a_door_with_commands_of_its_own_closes_after_ten_seconds_as_in_the_classic() {
     let door = door_of("start_command: a\nstop_command: b");
     assert_eq!(door.opening.open_for, Duration::from_secs(10));

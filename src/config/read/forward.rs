@@ -1,7 +1,7 @@
 //! Reader of a door's `forward`: the ports that lead to other hosts.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::tree::{KnownKeys, Node, Reader, given_twice};
@@ -56,7 +56,10 @@ fn read_host(node: &Node) -> Result<IpAddr, Diagnostic> {
     let text = node.text("the address of a host")?;
     let address = text.parse::<IpAddr>().map_err(|_| {
         let error = node.at.error(format!("'{text}' is not an IP address"));
-        error.help("write an address such as 192.168.1.10; names are not looked up")
+        error.help(match text.parse::<SocketAddr>() {
+            Ok(it) => format!("write to: \"{}\", port: {}", it.ip(), it.port()),
+            Err(_) => "write an address such as 192.168.1.10; names are not looked up".to_owned(),
+        })
     })?;
     let address = address.to_canonical();
     let why = match address {

@@ -109,6 +109,10 @@ fn about_guard_mode(
         let why = "the guard does not open this door";
         return given.map(|given| given.without_effect(why, "remove it, or write via: guard"));
     }
+    if !opening.is_guarded() {
+        let why = "this door only forwards: it has no port to lock";
+        return given.map(|given| given.without_effect(why, "remove it"));
+    }
     let (at, name) = (given.map_or(&door.at, |given| &given.node.at), &door.key);
     let warning = at.warning(format!("door '{name}' only observes: it keeps nobody out"));
     let help = format!("'knockctl observe' says who comes, 'knockctl lock {name}' locks it");
