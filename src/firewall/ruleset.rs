@@ -6,6 +6,7 @@
 
 mod forward;
 pub mod observe;
+mod sets;
 mod trusted;
 
 use std::cmp::Reverse;
@@ -16,17 +17,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::sets::GuardSet;
+pub use self::sets::SetKind;
 use self::trusted::trusted;
 use super::connections::InboundConnection;
 use super::netlink::{
-    ChainHook, ChainKind, Comment, ElementKey, ElementRef, Hook, KeyPart, Load, NftChange, NftRule,
-    SetElement, SetRef,
+    ChainHook, ChainKind, Comment, ElementKey, ElementRef, Hook, Load, NftChange, NftRule,
+    SetElement,
 };
-use crate::config::{Family, Forward, GuardMode, Name, NftFamily, NftName};
+use crate::config::{Family, Forward, GuardMode, Name};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;
-use crate::proto::words::words;
 use crate::time::Monotonic;
 
 /// The name of the table, in the family `inet`.
@@ -264,172 +266,6 @@ impl InboundConnection {
         let peer = self.peer.ip().to_canonical();
         let key = ElementKey::from(peer).port(self.peer.port());
         SetKind::Older.of(Family::of(peer)).at_ports(key, self.port.into())
-    }
-}
-
-words! {
-/// The purpose of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SetKind {
-    /// Guarded ports of the host.
-    Guarded = "guarded",
-    /// Guarded ports of other addresses, or of one of the host's.
-    GuardedTo = "guarded_to",
-    /// Who may reach a port of the host.
-    Open = "open",
-    OpenTo = "open_to",
-    /// The same, from one source port only.
-    Bound = "bound",
-    BoundTo = "bound_to",
-    /// Connections that are older than the lock of their port.
-    Older = "older",
-    Trusted = "trusted",
-    /// Who is led to another host by a port of this one, or by one of an address; and where to.
-    /// These are there only to forward.
-    Forwarded = "forwarded",
-    ForwardedTo = "forwarded_to",
-    Forward = "forward",
-    ForwardTo = "forward_to",
-    /// The hosts and ports for which who is led there comes from this host.
-    Masqueraded = "masqueraded",
-    /// Ports of the host that everybody may reach, and who does is noted. From here on sets are
-    /// there only to observe.
-    Observed = "observed",
-    ObservedTo = "observed_to",
-    /// Who has sent there what the lock would drop.
-    Tried = "tried",
-    /// Who had a connection, and whose stayed.
-    Connected = "connected",
-    Stayed = "stayed",
-    /// Connections to such a port that have just begun, and those that go on.
-    Arrived = "arrived",
-    Active = "active",
-}
-}
-
-impl SetKind {
-    pub(super) const fn of(self, family: Family) -> GuardSet {
-        GuardSet { kind: self, family: Some(family), is_of_ranges: false }
-    }
-
-    /// Whether there is a set of ranges beside that of single ports.
-    fn has_ranges(self) -> bool {
-        self <= Self::BoundTo || matches!(self, Self::Observed | Self::ObservedTo)
-    }
-
-    /// Whether its elements are grants.
-    pub(super) fn is_of_grants(self) -> bool {
-        (Self::Open..=Self::BoundTo).contains(&self)
-            || (Self::Forwarded..=Self::ForwardTo).contains(&self)
-    }
-}
-
-/// A set of the table; but for those of the host's ports there are two of each kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct GuardSet {
-    pub(super) kind: SetKind,
-    pub(super) family: Option<Family>,
-    /// Those are apart: each range in a set costs a packet something, a single port does not.
-    pub(super) is_of_ranges: bool,
-}
-
-impl GuardSet {
-    pub(super) const GUARDED: Self =
-        Self { kind: SetKind::Guarded, family: None, is_of_ranges: false };
-
-    const OBSERVED: Self = Self { kind: SetKind::Observed, ..Self::GUARDED };
-
-    pub(super) fn all() -> impl Iterator<Item = Self> {
-        SetKind::ALL.into_iter().flat_map(|kind| {
-            let sets = match kind {
-                SetKind::Guarded | SetKind::Observed => vec![Self { kind, ..Self::GUARDED }],
-                _ => FAMILIES.map(|family| kind.of(family)).to_vec(),
-            };
-            let of_ranges = |set: &Self| Self { is_of_ranges: true, ..*set };
-            let ranges: Vec<_> = sets.iter().filter(|_| kind.has_ranges()).map(of_ranges).collect();
-            sets.into_iter().chain(ranges)
-        })
-    }
-
-    /// The set for such ports beside this one.
-    const fn width(self, is_of_ranges: bool) -> Self {
-        Self { is_of_ranges, ..self }
-    }
-
-    fn at_ports(self, key: ElementKey, ports: OpenPorts) -> GuardElement {
-        let key = key.protocol(ports.protocol().number()).ports(&ports.range());
-        self.width(ports.single().is_none()).at(key)
-    }
-
-    pub(super) const fn at(self, key: ElementKey) -> GuardElement {
-        GuardElement { set: self, key }
-    }
-
-    pub(super) fn reference(self) -> SetRef {
-        let ranges = if self.is_of_ranges { "_ranges" } else { "" };
-        let family = match self.family {
-            None => "",
-            Some(Family::V4) => "_4",
-            Some(Family::V6) => "_6",
-        };
-        let name = format!("{}{ranges}{family}", self.kind.as_str());
-        let (family, table) = (NftFamily::Inet, NftName::own(TABLE.to_owned()));
-        SetRef { family, table, set: NftName::own(name) }
-    }
-
-    /// How long its keys are, in bytes.
-    pub(super) fn key_length(self) -> usize {
-        self.key().iter().map(|part| part.bytes()).sum()
-    }
-
-    fn key(self) -> Vec<KeyPart> {
-        let [source, destination] = KeyPart::addresses(self.family.unwrap_or(Family::V4));
-        let (from, port) = (KeyPart::SOURCE_PORT, [KeyPart::PROTOCOL, KeyPart::PORT]);
-        let before: &[KeyPart] = match self.kind {
-            SetKind::Trusted => return vec![source],
-            SetKind::Guarded | SetKind::Observed => &[],
-            SetKind::GuardedTo | SetKind::ObservedTo | SetKind::Masqueraded => &[destination],
-            SetKind::Open | SetKind::Tried | SetKind::Connected | SetKind::Stayed => &[source],
-            SetKind::Forwarded | SetKind::Forward => &[source],
-            SetKind::OpenTo | SetKind::ForwardedTo | SetKind::ForwardTo => &[source, destination],
-            SetKind::Bound | SetKind::Older | SetKind::Arrived | SetKind::Active => &[source, from],
-            SetKind::BoundTo => &[source, from, destination],
-        };
-        [before, &port].concat()
-    }
-
-    fn declaration(self, id: u32) -> NftChange {
-        // `NFT_SET_INTERVAL`, `NFT_SET_TIMEOUT`, and `NFT_SET_EVAL` for what rules fill.
-        // And `NFT_SET_MAP`, and `NFT_SET_CONCAT` for ranges in a part of a key.
-        let flags = match self.kind {
-            SetKind::Trusted => 0x4,
-            SetKind::Older | SetKind::Observed | SetKind::ObservedTo | SetKind::Masqueraded => 0,
-            kind if kind.is_map() => 0x18,
-            _ if self.kind.bounds().is_some() => 0x30,
-            _ => 0x10,
-        };
-        let flags = if self.is_of_ranges { flags | 0x84 } else { flags };
-        let set = NftChange::set(&self.reference(), id, flags, &self.key());
-        match (self.kind.bounds(), self.value()) {
-            (Some((size, timeout)), _) => set.bounded(size, timeout),
-            (None, Some(value)) => set.to(&value),
-            (None, None) if self.is_of_ranges => set.of_ranges(&self.key()),
-            (None, None) => set,
-        }
-    }
-
-    /// Goes on where a packet is in the set.
-    fn holds(self, rule: NftRule) -> NftRule {
-        self.concerns(rule).in_set(&self.reference(), &self.key())
-    }
-
-    /// Goes on where a packet is of the set's family.
-    fn concerns(self, rule: NftRule) -> NftRule {
-        match self.family {
-            None => rule,
-            Some(Family::V4) => rule.is(Load::NETWORK_PROTOCOL, &[2]),
-            Some(Family::V6) => rule.is(Load::NETWORK_PROTOCOL, &[10]),
-        }
     }
 }
 
