@@ -4,23 +4,117 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
-use super::attribute::{array, find, find_u32};
+use super::attribute::{Attributes, array, find, find_u32};
 use crate::firewall::connections::InboundConnection;
 use crate::proto::knock::{Knock, Protocol};
 
-/// The question for all of them.
+/// Kinds of messages: a question for them, or what one of them has become; and one that is no more.
 pub(super) const GET: u16 = 1 << 8 | 1;
+pub(super) const DELETE: u16 = 1 << 8 | 2;
+/// `NFNLGRP_CONNTRACK_NEW`, `_UPDATE` and `_DESTROY`, as bits.
+pub(super) const GROUPS: u32 = 0b111;
 
-const ORIGINAL: u16 = 1;
+pub(super) const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const SEEN_REPLY: u32 = 2;
+const TCP_STATE: [u16; 3] = [4, 1, 1];
+const TIMEOUT: u16 = 7;
+const ID: u16 = 12;
+const FILTER: u16 = 25;
 const ADDRESSES: u16 = 1;
-const PORTS: u16 = 2;
+pub(super) const PORTS: u16 = 2;
+pub(super) const PROTOCOL: u16 = 1;
+pub(super) const DESTINATION_PORT: u16 = 3;
 
 /// One direction of a connection: its protocol, whence, and where to.
 type Direction = (Protocol, SocketAddr, SocketAddr);
+
+/// A connection that the kernel tracks, as its first packet came: before translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackedConnection {
+    /// The kernel's number for it, for as long as it is tracked.
+    pub id: u32,
+    pub protocol: Protocol,
+    pub client: SocketAddr,
+    pub to: SocketAddr,
+    /// Who answers: somebody else than `to` where it is translated.
+    pub answered_by: SocketAddr,
+    pub phase: ConnectionPhase,
+    /// Until the kernel forgets it if nothing more comes.
+    pub left: Duration,
+}
+
+/// The phase of a connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConnectionPhase {
+    /// UDP that nobody has answered; TCP before both have agreed to speak.
+    Begun,
+    /// Also TCP that one side alone has closed.
+    Alive,
+    /// TCP that both sides have closed, or that one has reset.
+    Ended,
+    /// The kernel has forgotten it.
+    Gone,
+}
+
+impl TrackedConnection {
+    /// The port that it is to; `None` of port 0.
+    pub fn port(&self) -> Option<Knock> {
+        Some(Knock::new(self.protocol, NonZeroU16::new(self.to.port())?))
+    }
+}
+
+/// The connection in a message of this kind. None where it has no ports, and where the message
+/// does not say how far one of TCP is: then that is as it was.
+pub fn tracked(kind: u16, body: &[u8]) -> Option<TrackedConnection> {
+    let (protocol, client, to) = direction(body, ORIGINAL)?;
+    let (_, answered_by, _) = direction(body, REPLY)?;
+    let is_answered = find_u32(body, STATUS)? & SEEN_REPLY != 0;
+    let tcp = find(body, &TCP_STATE).and_then(|state| state.first());
+    let phase = match (protocol, tcp) {
+        _ if kind == DELETE => ConnectionPhase::Gone,
+        (Protocol::Tcp, None) => return None,
+        // `TCP_CONNTRACK_…`: LAST_ACK, TIME_WAIT, CLOSE.
+        (Protocol::Tcp, Some(6..=8)) => ConnectionPhase::Ended,
+        // ESTABLISHED, FIN_WAIT, CLOSE_WAIT.
+        (Protocol::Tcp, Some(3..=5)) | (Protocol::Udp, _) if is_answered => ConnectionPhase::Alive,
+        _ => ConnectionPhase::Begun,
+    };
+    let left = Duration::from_secs(find_u32(body, TIMEOUT).unwrap_or(0).into());
+    Some(TrackedConnection {
+        id: find_u32(body, ID)?,
+        protocol,
+        client,
+        to,
+        answered_by,
+        phase,
+        left,
+    })
+}
+
+/// What the kernel is to tell of: the connections of a client, or to a port. Before Linux 5.8 it
+/// tells all.
+pub(super) fn only(client: Option<IpAddr>, port: Option<Knock>) -> Attributes {
+    // `CTA_FILTER_F_CTA_…`: the source, and the protocol with the port.
+    let flags = client.map_or(0, |_| 1_u32) | port.map_or(0, |_| 1 << 3 | 1 << 5);
+    let source = |it: Attributes, address: IpAddr| match address {
+        IpAddr::V4(address) => it.bytes(1, &address.octets()),
+        IpAddr::V6(address) => it.bytes(3, &address.octets()),
+    };
+    let address = client.map(|address| source(Attributes::default(), address));
+    let port = port.map(|Knock { protocol, port }| {
+        let ports = Attributes::default().bytes(PROTOCOL, &[protocol.number()]);
+        ports.bytes(DESTINATION_PORT, &port.get().to_be_bytes())
+    });
+    let tuple = Attributes::default().optional(address, |it, address| it.nest(ADDRESSES, &address));
+    let tuple = tuple.optional(port, |it, port| it.nest(PORTS, &port));
+    // In the machine's order, unlike everything else.
+    let filter = Attributes::default().bytes(1, &flags.to_ne_bytes());
+    Attributes::default().nest(ORIGINAL, &tuple).nest(FILTER, &filter)
+}
 
 /// The packets of a connection that may come to this host: of either direction, and of the first
 /// as it is after translation too. None where it has not been answered.
@@ -41,7 +135,7 @@ pub fn connections(body: &[u8]) -> Vec<InboundConnection> {
 
 fn direction(body: &[u8], which: u16) -> Option<Direction> {
     let tuple = find(body, &[which])?;
-    let [protocol] = array(find(tuple, &[PORTS, 1])?, 0)?;
+    let [protocol] = array(find(tuple, &[PORTS, PROTOCOL])?, 0)?;
     let protocol = Protocol::ALL.into_iter().find(|known| known.number() == protocol)?;
     let end = |v4, v6, port| {
         let address = |kind| find(tuple, &[ADDRESSES, kind]);
@@ -51,7 +145,7 @@ fn direction(body: &[u8], which: u16) -> Option<Direction> {
         };
         Some(SocketAddr::new(ip, u16::from_be_bytes(array(find(tuple, &[PORTS, port])?, 0)?)))
     };
-    Some((protocol, end(1, 3, 2)?, end(2, 4, 3)?))
+    Some((protocol, end(1, 3, 2)?, end(2, 4, DESTINATION_PORT)?))
 }
 
 #[cfg(test)]
@@ -95,10 +189,50 @@ mod tests {
         assert_eq!(told(1, SEEN_REPLY), [""; 0]);
     }
 
+    fn phase(kind: u16, protocol: u8, status: u32, state: Option<u8>) -> Option<ConnectionPhase> {
+        let (client, here) = (("192.0.2.2", 4000), ("192.0.2.1", 22));
+        let state = state.map(|state| {
+            let tcp = Attributes::default().bytes(1, &[state]);
+            Attributes::default().nest(1, &tcp)
+        });
+        let body = Attributes::default()
+            .nest(ORIGINAL, &tuple(protocol, client, here))
+            .nest(REPLY, &tuple(protocol, here, client))
+            .u32(STATUS, status)
+            .u32(ID, 7)
+            .optional(state, |it, state| it.nest(TCP_STATE[0], &state));
+        tracked(kind, body.as_bytes()).map(|it| it.phase)
+    }
+
+    #[test]
+    fn only_what_both_have_agreed_on_is_alive() {
+        use ConnectionPhase::{Alive, Begun, Ended, Gone};
+        let new = GET - 1;
+        for (state, expected) in [
+            (1, Begun),
+            (2, Begun),
+            (3, Alive),
+            (4, Alive),
+            (5, Alive),
+            (6, Ended),
+            (7, Ended),
+            (8, Ended),
+            (9, Begun),
+        ] {
+            assert_eq!(phase(new, 6, SEEN_REPLY, Some(state)), Some(expected), "{state}");
+        }
+        assert_eq!(phase(new, 6, 0, Some(3)), Some(Begun), "taken up in the middle, unanswered");
+        assert_eq!(phase(new, 17, 0, None), Some(Begun));
+        assert_eq!(phase(new, 17, SEEN_REPLY, None), Some(Alive));
+        assert_eq!(phase(new, 6, SEEN_REPLY, None), None, "something else has changed");
+        assert_eq!(phase(DELETE, 6, SEEN_REPLY, None), Some(Gone));
+        assert_eq!(phase(DELETE, 17, 0, None), Some(Gone));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_a_panic(bytes in proptest::collection::vec(0u8..12, 0..120)) {
-            let _ = connections(&bytes);
+            let _ = (connections(&bytes), tracked(GET, &bytes));
         }
     }
 }
