@@ -23,7 +23,7 @@ use nix::sys::time::TimeVal;
 
 use attribute::{Attributes, find_text};
 pub use connection_events::ConnectionEvents;
-pub use conntrack::{ConnectionPhase, TrackedConnection};
+pub use conntrack::Oblivion;
 use message::{ChangedObject, batch, replies};
 pub use message::{DELETE_ELEMENT, DELETE_TABLE, NEW_ELEMENT, NftChange};
 pub use monitor::{Monitor, NftEvent};
@@ -32,6 +32,7 @@ pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement, SetRef};
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
+use crate::grants::TrackedConnection;
 use crate::proto::open_ports::OpenPorts;
 use crate::sys::host;
 
@@ -317,11 +318,12 @@ impl Netlink {
         let is_wanted = |it: &TrackedConnection| {
             it.port().is_some_and(|port| wanted.iter().any(|ports| ports.contains(port)))
         };
-        let mut found = Vec::new();
+        let (mut found, times) = (Vec::new(), Oblivion::of_host());
         for (port, family) in asked.into_iter().flat_map(|port| BOTH.map(|family| (port, family))) {
             let only =
                 port.map_or_else(Attributes::default, |port| conntrack::only(None, Some(port)));
-            let take = |body: &[u8]| conntrack::tracked(conntrack::GET, body).filter(is_wanted);
+            let take =
+                |body: &[u8]| conntrack::tracked(&times, conntrack::GET, body).filter(is_wanted);
             let told = self.ask(conntrack::GET, message::DUMP, Some(family), &only, take)?;
             found.extend(told.into_iter().flatten());
         }

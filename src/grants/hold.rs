@@ -2,41 +2,50 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::{Grant, GrantId, GrantPhase, Grants, ids_of};
 use crate::config::{Door, Hold, Mechanism, Name, Opening};
-use crate::proto::knock::Knock;
+use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
 use crate::time::Monotonic;
 
-/// A connection as the kernel tracks it: by its first packet, as that was before translation.
+/// A connection that the kernel tracks, as its first packet came: before translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrackedConnection {
-    /// No other connection of this moment has it.
+    /// The kernel's number for it, for as long as it is tracked.
     pub id: u32,
+    pub protocol: Protocol,
     pub client: SocketAddr,
-    /// The address and the port that it is to.
-    pub address: IpAddr,
-    pub port: Knock,
+    pub to: SocketAddr,
+    /// Who answers: somebody else than `to` where it is translated.
+    pub answered_by: SocketAddr,
     pub phase: ConnectionPhase,
-    /// Since its last packet, as far as the kernel tells.
+    /// Since its last packet, in either direction, as far as the kernel tells.
     pub silent: Duration,
 }
 
-/// The phase of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The phase of a connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionPhase {
-    /// Nobody has answered yet.
+    /// UDP that nobody has answered; TCP before both have agreed to speak.
     Begun,
-    /// It is established; also when one side has said all that it has to say.
-    Established,
-    /// Both sides have, or one has reset it.
+    /// Also TCP that one side alone has closed.
+    Alive,
+    /// TCP that both sides have closed, or that one has reset.
     Ended,
     /// The kernel has forgotten it.
     Gone,
+}
+
+impl TrackedConnection {
+    /// The port that it is to; `None` of port 0.
+    pub fn port(&self) -> Option<Knock> {
+        Some(Knock::new(self.protocol, NonZeroU16::new(self.to.port())?))
+    }
 }
 
 words! {
@@ -80,8 +89,8 @@ impl HeldDoor {
 
     fn lets_in(&self, grant: &Grant, it: &TrackedConnection) -> bool {
         let bound = grant.key.source_port;
-        self.ports.iter().any(|ports| ports.contains(it.port))
-            && self.target.is_none_or(|target| target.to_canonical() == it.address)
+        it.port().is_some_and(|port| self.ports.iter().any(|ports| ports.contains(port)))
+            && self.target.is_none_or(|target| target.to_canonical() == it.to.ip())
             && bound.is_none_or(|port| port.get() == it.client.port())
     }
 }
@@ -109,7 +118,7 @@ impl Session {
     fn note(&mut self, now: Monotonic, it: &TrackedConnection, door: &HeldDoor) -> Option<Change> {
         match it.phase {
             ConnectionPhase::Begun => None,
-            ConnectionPhase::Established => {
+            ConnectionPhase::Alive => {
                 let (is_first, last) = (self.connections.is_empty(), now - it.silent);
                 self.connections.insert(it.id, last);
                 self.end = None;

@@ -1,10 +1,11 @@
 //! What grants that follow their sessions promise.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::*;
 use crate::config::Hold;
 use crate::grants::{ConnectionPhase, HeldDoor, HoldEnd, TrackedConnection};
+use crate::proto::knock::Protocol;
 
 const OPEN_FOR: u64 = 30;
 const HOLD: Hold = Hold {
@@ -36,15 +37,9 @@ fn held() -> (Grants, GrantId) {
 
 fn connection(id: u32, phase: ConnectionPhase) -> TrackedConnection {
     let client = SocketAddr::new(ADDRESS, 40_000);
-    let address = IpAddr::from([192, 0, 2, 1]);
-    TrackedConnection {
-        id,
-        client,
-        address,
-        port: "22".parse().unwrap(),
-        phase,
-        silent: Duration::ZERO,
-    }
+    let to = "192.0.2.1:22".parse().unwrap();
+    let (protocol, silent) = (Protocol::Tcp, Duration::ZERO);
+    TrackedConnection { id, protocol, client, to, answered_by: to, phase, silent }
 }
 
 fn tell(grants: &mut Grants, seconds: u64, id: u32, phase: ConnectionPhase) {
@@ -74,7 +69,7 @@ fn without_a_connection_it_ends_as_any_does() {
 #[test]
 fn an_established_connection_holds_it_until_it_is_idle() {
     let (mut grants, id) = held();
-    tell(&mut grants, 5, 1, ConnectionPhase::Established);
+    tell(&mut grants, 5, 1, ConnectionPhase::Alive);
     assert_eq!((ends(&grants), grants.get(id).unwrap().held_by()), (65, 1));
     assert_eq!(end_of(&mut grants, 64), None);
     assert_eq!(end_of(&mut grants, 65), Some(HoldEnd::Idle));
@@ -94,13 +89,13 @@ fn what_the_kernel_has_renewed_is_open_for_as_long_as_the_kernel_says() {
 fn where_the_kernel_does_not_renew_it_its_connections_are_looked_at() {
     let look = |grants: &mut Grants, seconds: u64, silent: u64| {
         let silent = Duration::from_secs(silent);
-        let seen = TrackedConnection { silent, ..connection(1, ConnectionPhase::Established) };
+        let seen = TrackedConnection { silent, ..connection(1, ConnectionPhase::Alive) };
         let _later = grants.saw_all(at(seconds), &[seen]);
         grants.looked_at(at(seconds), GrantId(1), None);
         ends(grants)
     };
     let (mut grants, _) = held();
-    tell(&mut grants, 0, 1, ConnectionPhase::Established);
+    tell(&mut grants, 0, 1, ConnectionPhase::Alive);
     assert_eq!(look(&mut grants, 60, 10), 110);
     assert_eq!(look(&mut grants, 109, 59), 110);
     assert_eq!(look(&mut grants, 110, 1), 169);
@@ -111,8 +106,8 @@ fn where_the_kernel_does_not_renew_it_its_connections_are_looked_at() {
 fn it_ends_a_while_after_its_last_tcp_connection_has() {
     for end in [ConnectionPhase::Ended, ConnectionPhase::Gone] {
         let (mut grants, _) = held();
-        tell(&mut grants, 5, 1, ConnectionPhase::Established);
-        tell(&mut grants, 6, 2, ConnectionPhase::Established);
+        tell(&mut grants, 5, 1, ConnectionPhase::Alive);
+        tell(&mut grants, 6, 2, ConnectionPhase::Alive);
         tell(&mut grants, 7, 1, ConnectionPhase::Ended);
         assert_eq!(ends(&grants), 66, "one is left");
         tell(&mut grants, 10, 2, end);
@@ -127,9 +122,9 @@ fn it_ends_a_while_after_its_last_tcp_connection_has() {
 #[test]
 fn who_reconnects_in_time_holds_it_again() {
     let (mut grants, _) = held();
-    tell(&mut grants, 5, 1, ConnectionPhase::Established);
+    tell(&mut grants, 5, 1, ConnectionPhase::Alive);
     tell(&mut grants, 10, 1, ConnectionPhase::Ended);
-    tell(&mut grants, 29, 2, ConnectionPhase::Established);
+    tell(&mut grants, 29, 2, ConnectionPhase::Alive);
     assert_eq!(ends(&grants), 89);
     assert_eq!(end_of(&mut grants, 89), Some(HoldEnd::Idle));
 }
@@ -138,7 +133,7 @@ fn who_reconnects_in_time_holds_it_again() {
 fn nothing_holds_it_longer_than_at_most() {
     let (mut grants, id) = held();
     for seconds in (10..600).step_by(10) {
-        tell(&mut grants, seconds, 1, ConnectionPhase::Established);
+        tell(&mut grants, seconds, 1, ConnectionPhase::Alive);
         let _decision = ask(&mut grants, seconds, ADDRESS, held_action());
         grants.looked_at(at(seconds), id, Some(Duration::from_secs(1000)));
     }
@@ -150,7 +145,7 @@ fn nothing_holds_it_longer_than_at_most() {
 #[test]
 fn a_knock_makes_it_end_later_and_never_earlier() {
     let (mut grants, _) = held();
-    tell(&mut grants, 5, 1, ConnectionPhase::Established);
+    tell(&mut grants, 5, 1, ConnectionPhase::Alive);
     let _decision = ask(&mut grants, 10, ADDRESS, held_action());
     assert_eq!(ends(&grants), 65);
     let _decision = ask(&mut grants, 50, ADDRESS, held_action());
@@ -160,9 +155,9 @@ fn a_knock_makes_it_end_later_and_never_earlier() {
 #[test]
 fn connections_of_other_ports_addresses_and_doors_hold_nothing() {
     let (mut grants, _) = held();
-    let ours = connection(1, ConnectionPhase::Established);
+    let ours = connection(1, ConnectionPhase::Alive);
     let other = TrackedConnection { client: "192.0.2.3:40000".parse().unwrap(), ..ours };
-    for other in [other, TrackedConnection { port: "23".parse().unwrap(), ..ours }] {
+    for other in [other, TrackedConnection { to: "192.0.2.1:23".parse().unwrap(), ..ours }] {
         assert_eq!(grants.saw(at(1), &other), []);
     }
     assert_eq!(ends(&grants), OPEN_FOR);
@@ -179,7 +174,7 @@ fn a_connection_from_anywhere_in_its_network_holds_it() {
     let asked = grants.prepare(at(0), key, Method::Spa.into(), held_action(), true).unwrap();
     let Decision::Open(id, _) = grants.apply(asked) else { panic!() };
     assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
-    tell(&mut grants, 5, 1, ConnectionPhase::Established);
+    tell(&mut grants, 5, 1, ConnectionPhase::Alive);
     assert_eq!(ends(&grants), 65);
 }
 
@@ -259,7 +254,7 @@ proptest! {
                 }
                 Happening::Begin(id) if kernel.element.is_some() => {
                     kernel.connections.insert(id, now);
-                    kernel.news.push((id, ConnectionPhase::Established));
+                    kernel.news.push((id, ConnectionPhase::Alive));
                     heard = now;
                     renew(&mut kernel, now, renews);
                 }
@@ -311,7 +306,7 @@ fn renew(kernel: &mut Kernel, now: u64, renews: bool) {
 fn all(kernel: &Kernel, now: u64) -> Vec<TrackedConnection> {
     let one = |(&id, &last): (&u32, &u64)| TrackedConnection {
         silent: Duration::from_secs(now - last),
-        ..connection(id, ConnectionPhase::Established)
+        ..connection(id, ConnectionPhase::Alive)
     };
     kernel.connections.iter().map(one).collect()
 }
