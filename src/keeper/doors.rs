@@ -3,6 +3,7 @@
 mod jobs;
 mod open;
 mod recover;
+mod sessions;
 mod tell;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use tracing::error;
 
 use self::jobs::Purpose;
+use self::sessions::Sessions;
 use self::tell::DoorEvent;
 
 use super::alerts::Alerts;
@@ -34,6 +36,7 @@ pub(super) struct Doors {
     grants: Grants,
     commands: CommandRunner,
     sets: KernelSets,
+    sessions: Sessions,
     pub(super) journal: Journal,
     pub(super) alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
@@ -117,6 +120,11 @@ impl Doors {
         for finished in self.commands.poll(now.monotonic) {
             self.finished(now, &finished);
         }
+        let grants = &self.grants;
+        if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
+            error!("{why}");
+        }
+        self.follow_sessions(now.monotonic);
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
             let why = match expired.end {
                 _ if expired.again => "closed, though not at once",
@@ -124,10 +132,6 @@ impl Doors {
                 None => "command timeout",
             };
             self.end(now, expired, why);
-        }
-        let grants = &self.grants;
-        if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
-            error!("{why}");
         }
         self.alerts.poll(now.monotonic);
         self.journal.poll(now);
@@ -237,6 +241,7 @@ impl Doors {
             self.alerts.runner.next_deadline(),
             Some(self.journal.next_tidy),
             self.sets.next_deadline(),
+            self.sessions.next_look(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -244,6 +249,7 @@ impl Doors {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = self.commands.fds();
         fds.extend(self.sets.fds());
+        fds.extend(self.sessions.fd());
         fds.extend(self.alerts.runner.fds());
         fds
     }

@@ -23,6 +23,7 @@ mod guard_daemon;
 mod guard_fixture;
 mod guard_model;
 mod guard_packets;
+mod hold;
 mod idle;
 mod import_end_to_end;
 mod interfaces;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tracing::{debug, error, info};
 
+use super::sessions::Sessions;
 use super::{Doors, holding};
 use crate::config::{Config, Name};
 use crate::firewall::command::CommandRunner;
@@ -51,6 +52,7 @@ impl Doors {
             grants,
             commands: CommandRunner::new(&config.settings.state_dir.join("commands")),
             sets,
+            sessions: Sessions::default(),
             journal,
             alerts: Alerts::new(config),
             jobs: HashMap::new(),
@@ -68,6 +70,7 @@ impl Doors {
             effects.into_iter().filter(by_commands).for_each(|it| doors.recovered(now, it));
             return Err(Box::new((why, doors)));
         }
+        doors.hold(config);
         for effect in effects {
             doors.recovered(now, effect);
         }
@@ -122,6 +125,7 @@ impl Doors {
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
         let settings = &config.settings;
         self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
+        self.hold(config);
         self.close_gone(now, config);
         let open: HashSet<&Name> = self.grants.list().map(|grant| &grant.key.door).collect();
         self.alerts.reconfigure(config, |door| open.contains(door));
