@@ -15,11 +15,12 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::netlink::{
-    ChainKind, Comment, ConnectionPhase, ElementKey, ElementRef, Hook, KeyPart, Load, Netlink,
-    NetlinkError, NftChange, NftRule, Noting, SetRef, SockDiag, TrackedConnection,
+    ChainKind, Comment, ElementKey, ElementRef, Hook, KeyPart, Load, Netlink, NetlinkError,
+    NftChange, NftRule, Noting, SetRef, SockDiag,
 };
 use super::ruleset::{FAMILIES, PRIORITY};
 use crate::config::{Family, NftFamily, NftName};
+use crate::grants::{ConnectionPhase, TrackedConnection};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;

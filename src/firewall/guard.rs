@@ -15,11 +15,11 @@ use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, observed, remove_standing, standing};
 use super::connections::{self, InboundConnection};
 use super::netlink::{
-    ConnectionPhase, DELETE_ELEMENT, DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink,
-    NetlinkError, NftEvent,
+    DELETE_ELEMENT, DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftEvent,
 };
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
+use crate::grants::ConnectionPhase;
 use crate::proto::knock::Protocol;
 use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;

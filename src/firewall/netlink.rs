@@ -24,7 +24,7 @@ use nix::sys::time::TimeVal;
 
 use attribute::{Attributes, find_text};
 pub use connection_events::ConnectionEvents;
-pub use conntrack::{ConnectionPhase, TrackedConnection};
+pub use conntrack::Oblivion;
 use message::{ChangedObject, batch, replies};
 pub use message::{DELETE_ELEMENT, DELETE_TABLE, NEW_ELEMENT, NftChange};
 pub use monitor::{Monitor, NftEvent};
@@ -34,6 +34,7 @@ pub(super) use sock_diag::SockDiag;
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
+use crate::grants::TrackedConnection;
 use crate::proto::open_ports::OpenPorts;
 use crate::sys::host;
 
@@ -335,7 +336,8 @@ impl Netlink {
         let is_wanted = |it: &TrackedConnection| {
             it.port().is_some_and(|port| wanted.iter().any(|ports| ports.contains(port)))
         };
-        let take = |body: &[u8]| conntrack::tracked(conntrack::GET, body).filter(is_wanted);
+        let times = Oblivion::of_host();
+        let take = |body: &[u8]| conntrack::tracked(&times, conntrack::GET, body).filter(is_wanted);
         let mut found = Vec::new();
         for (only, family) in asked.iter().flat_map(|only| BOTH.map(|family| (only, family))) {
             let head = message::head(family);

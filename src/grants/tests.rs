@@ -1,5 +1,6 @@
 //! What grants promise, one behaviour each.
 
+mod hold;
 mod lives;
 
 use std::net::IpAddr;

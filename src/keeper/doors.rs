@@ -129,8 +129,12 @@ impl Doors {
             self.finished(now, &finished);
         }
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
-            let why = if expired.again { "closed, though not at once" } else { "command timeout" };
             self.cut_expired(expired.id);
+            let why = match expired.end {
+                _ if expired.again => "closed, though not at once",
+                Some(end) => end.as_str(),
+                None => "command timeout",
+            };
             self.end(now, expired, why);
         }
         let _logged = self.cut_due();
@@ -144,7 +148,7 @@ impl Doors {
 
     /// A grant ends, for this reason.
     fn end(&mut self, now: Now, expired: ToClose, why: &'static str) {
-        let ToClose { id, close, delete, again } = expired;
+        let ToClose { id, close, delete, again, .. } = expired;
         let Some((key, origin)) = self.owner(id) else { return };
         let GrantKey { door, network, .. } = &key;
         if !again {

@@ -5,8 +5,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use libknock::firewall::netlink::ConnectionPhase::{Alive, Begun, Ended, Gone};
-use libknock::firewall::netlink::{ConnectionEvents, ConnectionPhase, Netlink, TrackedConnection};
+use libknock::firewall::netlink::{ConnectionEvents, Netlink};
+use libknock::grants::ConnectionPhase::{Alive, Begun, Ended, Gone};
+use libknock::grants::{ConnectionPhase, TrackedConnection};
 use libknock::proto::open_ports::OpenPorts;
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -165,7 +166,7 @@ fn a_dump_tells_the_connections_to_these_ports_however_they_are_asked_for() {
     let mut dump = |wanted: &[&str]| {
         let all = netlink.connections(&ports(wanted)).unwrap().into_iter();
         let shown = |it: TrackedConnection| {
-            assert!(it.left > Duration::from_secs(9) && it.answered_by == it.to, "{it:?}");
+            assert!(it.silent < Duration::from_secs(9) && it.answered_by == it.to, "{it:?}");
             format!("{} {:?}", it.to, it.phase)
         };
         let mut all: Vec<String> = all.map(shown).collect();

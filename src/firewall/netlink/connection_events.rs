@@ -9,8 +9,9 @@ use nix::sys::socket::{SockProtocol, setsockopt, sockopt};
 use rangemap::RangeInclusiveSet;
 use socket2::{SockFilter, SockRef};
 
-use super::conntrack::{GROUPS, ORIGINAL, PORTS, PROTOCOL, TO_PORT, TrackedConnection, tracked};
+use super::conntrack::{GROUPS, ORIGINAL, Oblivion, PORTS, PROTOCOL, TO_PORT, tracked};
 use super::{Result, connect, monitor};
+use crate::grants::TrackedConnection;
 use crate::proto::knock::Protocol;
 use crate::proto::open_ports::OpenPorts;
 
@@ -28,6 +29,7 @@ pub struct ConnectionEvents {
     #[deref]
     socket: OwnedFd,
     wanted: RangeInclusiveSet<u32>,
+    times: Oblivion,
     buffer: Vec<u8>,
 }
 
@@ -42,8 +44,12 @@ impl ConnectionEvents {
         let (socket, _) = connect(SockProtocol::NetlinkNetFilter, GROUPS)?;
         // Refused without the privilege; a burst is then sooner too much to be told.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
-        let mut events =
-            Self { socket, wanted: RangeInclusiveSet::new(), buffer: vec![0; MESSAGE] };
+        let mut events = Self {
+            socket,
+            wanted: RangeInclusiveSet::new(),
+            times: Oblivion::of_host(),
+            buffer: vec![0; MESSAGE],
+        };
         events.listen_to(wanted)?;
         Ok(events)
     }
@@ -74,7 +80,7 @@ impl ConnectionEvents {
     #[must_use]
     pub fn look(&mut self, mut saw: impl FnMut(TrackedConnection)) -> bool {
         monitor::drain(&self.socket, &mut self.buffer, |reply| {
-            let found = tracked(reply.kind, reply.attributes());
+            let found = tracked(&self.times, reply.kind, reply.attributes());
             let is_wanted =
                 |it: &TrackedConnection| self.wanted.contains(&number(it.protocol, it.to.port()));
             found.filter(is_wanted).into_iter().for_each(&mut saw);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::attribute::{Attributes, array, find, find_u32};
 use crate::firewall::connections::InboundConnection;
+use crate::grants::{ConnectionPhase, TrackedConnection};
 use crate::proto::knock::{Knock, Protocol};
 
 /// Kinds of messages: a question for them, or what one of them has become; and one that is no more.
@@ -20,6 +21,7 @@ pub(super) const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const SEEN_REPLY: u32 = 2;
+const ASSURED: u32 = 4;
 const TCP_STATE: [u16; 3] = [4, 1, 1];
 const TIMEOUT: u16 = 7;
 const ID: u16 = 12;
@@ -32,44 +34,49 @@ pub(super) const TO_PORT: u16 = 3;
 /// One direction of a connection: its protocol, whence, and where to.
 type Direction = (Protocol, SocketAddr, SocketAddr);
 
-/// A connection that the kernel tracks, as its first packet came: before translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrackedConnection {
-    /// The kernel's number for it, for as long as it is tracked.
-    pub id: u32,
-    pub protocol: Protocol,
-    pub client: SocketAddr,
-    pub to: SocketAddr,
-    /// Who answers: somebody else than `to` where it is translated.
-    pub answered_by: SocketAddr,
-    pub phase: ConnectionPhase,
-    /// Until the kernel forgets it if nothing more comes.
-    pub left: Duration,
-}
+/// The times after which the kernel forgets a connection that is silent, in seconds: the setting
+/// `net.netfilter.nf_conntrack_NAME`, and its default. The first two are for TCP with something
+/// unacknowledged, the next three for its states from ESTABLISHED on, the last two for UDP.
+const TIMES: [(&str, u32); 7] = [
+    ("tcp_timeout_max_retrans", 300),
+    ("tcp_timeout_unacknowledged", 300),
+    ("tcp_timeout_established", 432_000),
+    ("tcp_timeout_fin_wait", 120),
+    ("tcp_timeout_close_wait", 60),
+    ("udp_timeout", 30),
+    ("udp_timeout_stream", 120),
+];
 
-/// The phase of a connection's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ConnectionPhase {
-    /// UDP that nobody has answered; TCP before both have agreed to speak.
-    Begun,
-    /// Also TCP that one side alone has closed.
-    Alive,
-    /// TCP that both sides have closed, or that one has reset.
-    Ended,
-    /// The kernel has forgotten it.
-    Gone,
-}
+/// After how long the kernel forgets a connection that is silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Oblivion([u32; TIMES.len()]);
 
-impl TrackedConnection {
-    /// The port that it is to; `None` of port 0.
-    pub fn port(&self) -> Option<Knock> {
-        Some(Knock::new(self.protocol, NonZeroU16::new(self.to.port())?))
+impl Oblivion {
+    /// As this host is set.
+    pub fn of_host() -> Self {
+        Self(TIMES.map(|(name, default)| {
+            let setting = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+            let setting = std::fs::read_to_string(setting);
+            setting.ok().and_then(|it| it.trim().parse().ok()).unwrap_or(default)
+        }))
+    }
+
+    /// How long a connection has been silent that is forgotten after so many seconds more.
+    fn silence(&self, state: Option<u8>, is_assured: bool, left: u32) -> Duration {
+        let [retransmitted, unanswered, states @ .., udp, stream] = self.0;
+        let usual = match state {
+            Some(state) => states.get(usize::from(state).wrapping_sub(3)).copied(),
+            None => Some(if is_assured { stream } else { udp }),
+        };
+        let others = state.into_iter().flat_map(|_| [retransmitted, unanswered]);
+        let began = others.chain(usual).filter(|time| *time >= left).min().unwrap_or(left);
+        Duration::from_secs((began - left).into())
     }
 }
 
 /// The connection in a message of this kind. None where it has no ports, and where the message
 /// does not say how far one of TCP is: then that is as it was.
-pub fn tracked(kind: u16, body: &[u8]) -> Option<TrackedConnection> {
+pub fn tracked(times: &Oblivion, kind: u16, body: &[u8]) -> Option<TrackedConnection> {
     let (protocol, client, to) = direction(body, ORIGINAL)?;
     let (_, answered_by, _) = direction(body, REPLY)?;
     let is_answered = find_u32(body, STATUS)? & SEEN_REPLY != 0;
@@ -83,9 +90,11 @@ pub fn tracked(kind: u16, body: &[u8]) -> Option<TrackedConnection> {
         (Protocol::Tcp, Some(3..=5)) | (Protocol::Udp, _) if is_answered => ConnectionPhase::Alive,
         _ => ConnectionPhase::Begun,
     };
-    let (id, left) = (find_u32(body, ID)?, find_u32(body, TIMEOUT).unwrap_or(0));
-    let left = Duration::from_secs(left.into());
-    Some(TrackedConnection { id, protocol, client, to, answered_by, phase, left })
+    let left = find_u32(body, TIMEOUT).unwrap_or(0);
+    let is_assured = find_u32(body, STATUS)? & ASSURED != 0;
+    let silent = times.silence(tcp.copied(), is_assured, left);
+    let id = find_u32(body, ID)?;
+    Some(TrackedConnection { id, protocol, client, to, answered_by, phase, silent })
 }
 
 /// Has the kernel tell only of connections to a port. Before Linux 5.8 it tells all.
@@ -198,7 +207,7 @@ mod tests {
             .u32(STATUS, status)
             .u32(ID, 7)
             .optional(state, |it, state| it.nest(TCP_STATE[0], &state));
-        tracked(kind, body.as_bytes()).map(|it| it.phase)
+        tracked(&Oblivion(TIMES.map(|(_, time)| time)), kind, body.as_bytes()).map(|it| it.phase)
     }
 
     #[test]
@@ -226,10 +235,28 @@ mod tests {
         assert_eq!(phase(DELETE, 17, 0, None), Some(Gone));
     }
 
+    #[test]
+    fn a_connection_has_been_silent_since_the_time_that_it_is_forgotten_after_began() {
+        let times = Oblivion(TIMES.map(|(_, time)| time));
+        let silence = |state, is_assured, left| times.silence(state, is_assured, left).as_secs();
+        for (state, is_assured, left, silent) in [
+            (Some(3), true, 432_000, 0),
+            (Some(3), true, 431_940, 60),
+            (Some(3), true, 290, 10),
+            (Some(3), true, 500_000, 0),
+            (Some(4), true, 100, 20),
+            (Some(5), true, 50, 10),
+            (None, false, 20, 10),
+            (None, true, 20, 100),
+        ] {
+            assert_eq!(silence(state, is_assured, left), silent, "{state:?} {left}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_a_panic(bytes in proptest::collection::vec(0u8..12, 0..120)) {
-            let _ = (connections(&bytes), tracked(GET, &bytes));
+            let _ = (connections(&bytes), tracked(&Oblivion::of_host(), GET, &bytes));
         }
     }
 }
