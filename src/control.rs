@@ -67,11 +67,17 @@ pub enum Request {
         address: IpAddr,
         seconds: Option<u64>,
     },
+    /// To `cut`: the connections that were let in end too.
     Close {
         door: Name,
         address: IpAddr,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     },
-    CloseAll,
+    CloseAll {
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
+    },
     /// Listens again to a source that has failed too often.
     Unlock {
         address: IpAddr,
@@ -79,6 +85,8 @@ pub enum Request {
     /// Closes what a client has opened, or extended last.
     Revoke {
         client: Name,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     },
     /// Forgets what a client has used ahead of its time.
     ResetClient {

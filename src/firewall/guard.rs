@@ -19,7 +19,10 @@ use super::netlink::{
 };
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
+use crate::grants::ConnectionPhase;
+use crate::proto::knock::Protocol;
 use crate::proto::network::Network;
+use crate::proto::open_ports::OpenPorts;
 use crate::sys::clock;
 use crate::time::Monotonic;
 
@@ -106,6 +109,23 @@ impl Guard {
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
         self.ruleset.references(door, network, source_port)
+    }
+
+    /// Makes the kernel forget what has come in vain to where a door leads on: otherwise whoever goes
+    /// on sending from the same port would not be led on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget_in_vain(&mut self, door: &Name, from: Network) -> Result<(), NetlinkError> {
+        let door = self.ruleset.doors.get(door);
+        let on = door.iter().flat_map(|door| &door.forwards).map(|forward| forward.on);
+        let on = on.filter(|on| on.protocol == Protocol::Udp).map(OpenPorts::from);
+        let mut tracked = self.netlink.connections(&on.collect::<Vec<_>>())?;
+        tracked.retain(|it| {
+            let was_led = it.answered_by != it.to;
+            it.phase == ConnectionPhase::Begun && !was_led && from.contains(it.client.ip())
+        });
+        tracked.iter().try_for_each(|it| self.netlink.forget(it))
     }
 
     /// Whether other doors open a port that this one opens.

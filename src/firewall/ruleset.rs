@@ -277,14 +277,14 @@ impl InboundConnection {
     }
 }
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// The bit of a connection's label that says: the guard has let it in, or this host has begun it.
 /// Bit 91 on machines that are little-endian.
 const LABEL: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0];
 /// The bit after it: it is for everybody, and no grant lets it in.
 const NOT_LET_IN: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0];
 /// Where others change packets (`mangle`): after connection tracking, before translation.
-const PRIORITY: i32 = -150;
+pub(super) const PRIORITY: i32 = -150;
 
 /// The parts of the table that not every configuration needs.
 #[derive(Clone, Copy, Debug)]

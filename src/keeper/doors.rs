@@ -1,5 +1,6 @@
 //! Doors at work: from a claim to an open door and back, through grants, commands, sets and ledger.
 
+mod cut;
 mod jobs;
 mod open;
 mod recover;
@@ -12,6 +13,7 @@ use std::os::fd::BorrowedFd;
 
 use tracing::error;
 
+use self::cut::Cuts;
 use self::jobs::Purpose;
 use self::sessions::Sessions;
 use self::tell::DoorEvent;
@@ -22,6 +24,7 @@ use super::kernel_sets::{KernelSets, KernelSetsError};
 use super::metrics::Counts;
 use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
+use crate::firewall;
 use crate::firewall::command::{CommandRunner, JobId};
 use crate::grants::{
     Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, Origin, ToClose,
@@ -52,6 +55,7 @@ pub(super) struct Doors {
     logged: Vec<EventLine>,
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
+    cuts: Cuts,
     /// What is counted for monitoring.
     pub(super) metrics: Counts,
 }
@@ -79,12 +83,16 @@ impl Doors {
     }
 
     /// Closes a door that is open for an address, or strikes off that it could not be closed.
-    /// False: it is not open.
-    pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
+    /// False: it is not open. To `cut`: connections from there are [due](Self::cut_due) to end.
+    pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr, cut: bool) -> bool {
         let ids =
             self.grants.matching(|it| it.key.door == *door && it.key.network.contains(address));
-        self.end_all(now, &ids, "closed by hand");
         let key = GrantKey::new(door.clone(), address);
+        if cut {
+            self.cuts.with.extend(&ids);
+            self.cuts.cut(key.clone());
+        }
+        self.end_all(now, &ids, "closed by hand");
         !ids.is_empty()
             || self.not_closed.remove(&key).map(|(id, _)| self.journal.forget(id)).is_some()
     }
@@ -95,8 +103,11 @@ impl Doors {
     }
 
     /// Closes what a client has opened, or extended last. How many doors that were.
-    pub(super) fn close_client(&mut self, now: Now, client: &Name) -> usize {
+    pub(super) fn close_client(&mut self, now: Now, client: &Name, cut: bool) -> usize {
         let ids = self.grants.matching(|it| it.origin.client.as_ref() == Some(client));
+        if cut {
+            self.cut_with(&ids, Some(client));
+        }
         self.end_all(now, &ids, "closed, since its client is revoked");
         ids.len()
     }
@@ -126,6 +137,7 @@ impl Doors {
         }
         self.follow_sessions(now.monotonic);
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
+            self.cut_expired(expired.id);
             let why = match expired.end {
                 _ if expired.again => "closed, though not at once",
                 Some(end) => end.as_str(),
@@ -133,6 +145,7 @@ impl Doors {
             };
             self.end(now, expired, why);
         }
+        let _logged = self.cut_due();
         self.alerts.poll(now.monotonic);
         self.journal.poll(now);
     }
@@ -179,6 +192,7 @@ impl Doors {
     /// A grant is over, closed or not: others may need what it held.
     fn has_ended(&mut self, now: Now, id: GrantId, key: &GrantKey) {
         self.gone.remove(&id);
+        self.cuts.is_over(id, key);
         // Somebody has opened meanwhile what was closed here.
         for other in self.grants.also_held(id) {
             if self.grants.work_again(other, Manner::IfGone) {
@@ -197,8 +211,12 @@ impl Doors {
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
-    pub(super) fn close_all(&mut self, now: Now) {
-        self.end_all(now, &self.grants.matching(|_| true), "closed by hand");
+    pub(super) fn close_all(&mut self, now: Now, cut: bool) {
+        let ids = self.grants.matching(|_| true);
+        if cut {
+            self.cut_with(&ids, None);
+        }
+        self.end_all(now, &ids, "closed by hand");
     }
 
     /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by
@@ -230,6 +248,10 @@ impl Doors {
     /// When it cannot be taken away.
     pub(super) fn finish(self, on_exit: OnExit) -> Result<(), KernelSetsError> {
         self.journal.close();
+        if on_exit == OnExit::Remove {
+            // Where there is no nf_tables there is no table either.
+            let _ = firewall::cut::remove();
+        }
         self.sets.leave(on_exit)
     }
 

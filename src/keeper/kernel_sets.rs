@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, Door, Mechanism, Name, NftFamily, NftSet, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard};
@@ -185,6 +185,12 @@ impl KernelSets {
         let comment = comment(&key.door, origin);
         let (slots, netlink) = self.find(key, element)?;
         if is_new && netlink.add(&slots, *left, &comment)? {
+            if let Some(guard) = &mut self.guard
+                && element.is_guards()
+                && let Err(why) = guard.forget_in_vain(&key.door, key.network)
+            {
+                debug!(door = %key.door, "what was sent before is not led on: {why}");
+            }
             return Ok(true);
         }
         let mut was_gone = false;

@@ -8,6 +8,7 @@ mod clock;
 mod containers;
 mod control;
 mod crash;
+mod cut;
 mod daemon;
 mod end_to_end;
 mod exhaustion;

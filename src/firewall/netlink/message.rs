@@ -27,6 +27,7 @@ const NLMSG_DONE: u16 = 3;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NF_TABLES: u16 = 10;
+const OF_BATCH: [u8; 4] = [0, 0, 0, NF_TABLES as u8];
 
 /// Kinds of messages.
 pub(super) const NEW_TABLE: u16 = kind(0);
@@ -132,15 +133,15 @@ pub fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<
     let none = Attributes::default;
     let mut bytes = Vec::with_capacity(64 + 160 * changes.len());
     let alone = generation.map_or_else(none, |at| none().u32(GENERATION, at));
-    message(&mut bytes, BATCH_BEGIN, REQUEST, first, 0, NF_TABLES, &alone);
+    message(&mut bytes, BATCH_BEGIN, REQUEST, first, OF_BATCH, &alone);
     let mut sequence = first;
     for (at, change) in changes.iter().enumerate() {
         sequence = sequence.wrapping_add(1);
         let ack = if at + 1 == changes.len() { ACK } else { 0 };
         let NftChange { kind, flags, family, body, .. } = change;
-        message(&mut bytes, *kind, REQUEST | ack | flags, sequence, number(*family), 0, body);
+        message(&mut bytes, *kind, REQUEST | ack | flags, sequence, head(*family), body);
     }
-    message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), 0, NF_TABLES, &none());
+    message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), OF_BATCH, &none());
     bytes
 }
 
@@ -182,6 +183,11 @@ pub(super) const fn number(family: NftFamily) -> u8 {
     }
 }
 
+/// What every message about a family begins with.
+pub(super) const fn head(family: NftFamily) -> [u8; 4] {
+    [number(family), 0, 0, 0]
+}
+
 /// The attributes that name a set.
 pub(super) fn set_name(set: &SetRef) -> Attributes {
     table_name(set.table.as_str()).text(SET, set.set.as_str())
@@ -198,14 +204,14 @@ pub(super) fn millis(timeout: Duration) -> u64 {
     u64::try_from(nanos).unwrap_or(u64::MAX).clamp(1, 1 << 43)
 }
 
-/// Appends a message: its headers, and the attributes in `body`.
+/// Appends a message: its headers, of which the latter begins with the family, and the attributes in
+/// `body`.
 pub(super) fn message(
     bytes: &mut Vec<u8>,
     kind: u16,
     flags: u16,
     sequence: u32,
-    family: u8,
-    resource: u16,
+    head: [u8; 4],
     body: &Attributes,
 ) {
     let body = body.as_bytes();
@@ -215,8 +221,7 @@ pub(super) fn message(
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend([0; 4]);
-    bytes.extend([family, 0]);
-    bytes.extend(resource.to_be_bytes());
+    bytes.extend(head);
     bytes.extend(body);
 }
 
