@@ -45,7 +45,10 @@ const MAX_RETRIES: u16 = 1_000;
 /// Runs `knock` with the arguments of this process.
 pub fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            messages::takes_time(None);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             error.say();
             ExitCode::from(error.status())
