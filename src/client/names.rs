@@ -14,7 +14,10 @@ use crate::proto::knock::{Knock, KnockError, Protocol, parse_port};
 pub(super) enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
     Unknown { host: String, source: io::Error },
-    #[error("{host} has no IPv{0} address, only {found}: leave out -{0}", other_version(*found))]
+    #[error(
+        "{host} has no IPv{0} address, only {found}: leave out -{0}, or take another --source",
+        other_version(*found)
+    )]
     OtherFamily { host: String, found: IpAddr },
 }
 
@@ -29,22 +32,33 @@ const fn other_version(address: IpAddr) -> u8 {
     if address.is_ipv4() { 6 } else { 4 }
 }
 
-/// The address of a host that is used.
+/// The versions of IP over which a host is knocked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Families {
+    /// The one that the host's first address is of.
+    Any,
+    Only(Family),
+    /// Each that the host has an address of.
+    Both,
+}
+
+/// The addresses of a host that are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
-    /// The first by RFC 6724; its port is 0.
-    pub address: SocketAddr,
+    /// The first by RFC 6724, and with [`Families::Both`] the first of the other family; their
+    /// ports are 0.
+    pub addresses: Vec<SocketAddr>,
     /// The number of others that could have been used.
     pub others: usize,
-    /// The version of IP of the other family, if the host has an address of it.
+    /// The version of IP of the other family, if the host has an address of it that is not used.
     pub other_version: Option<u8>,
 }
 
-/// The address to use for a host, of this family if one is given; asks the resolver once.
+/// The addresses to use for a host, of these families; asks the resolver once.
 ///
 /// # Errors
 /// [`ResolveError`] if the name has no address, or none of the family.
-pub(super) fn resolve(host: &str, family: Option<Family>) -> Result<Resolved, ResolveError> {
+pub(super) fn resolve(host: &str, families: Families) -> Result<Resolved, ResolveError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let unknown = |source| ResolveError::Unknown { host: host.to_owned(), source };
     let mut all: Vec<SocketAddr> = Vec::new();
@@ -53,24 +67,24 @@ pub(super) fn resolve(host: &str, family: Option<Family>) -> Result<Resolved, Re
             all.push(address);
         }
     }
-    choose(host, family, &all)
+    choose(host, families, &all)
 }
 
-fn choose(
-    host: &str,
-    family: Option<Family>,
-    all: &[SocketAddr],
-) -> Result<Resolved, ResolveError> {
-    let mut usable = all
-        .iter()
-        .copied()
-        .filter(|address| family.is_none_or(|it| it == Family::of(address.ip())));
-    match (usable.next(), all.first()) {
-        (Some(address), _) => {
-            let others: Vec<SocketAddr> = usable.collect();
-            let has_other = others.iter().any(|other| other.is_ipv4() != address.is_ipv4());
-            let other_version = has_other.then(|| other_version(address.ip()));
-            Ok(Resolved { address, others: others.len(), other_version })
+fn choose(host: &str, families: Families, all: &[SocketAddr]) -> Result<Resolved, ResolveError> {
+    let is_usable = |address: &SocketAddr| match families {
+        Families::Only(family) => family == Family::of(address.ip()),
+        Families::Any | Families::Both => true,
+    };
+    let usable: Vec<SocketAddr> = all.iter().copied().filter(is_usable).collect();
+    match (usable.first(), all.first()) {
+        (Some(&first), _) => {
+            let other = usable.iter().copied().find(|it| it.is_ipv4() != first.is_ipv4());
+            let (second, other) =
+                if families == Families::Both { (other, None) } else { (None, other) };
+            let addresses: Vec<SocketAddr> = [first].into_iter().chain(second).collect();
+            let others = usable.len() - addresses.len();
+            let other_version = other.map(|_| other_version(first.ip()));
+            Ok(Resolved { addresses, others, other_version })
         }
         (None, Some(other)) => {
             Err(ResolveError::OtherFamily { host: host.to_owned(), found: other.ip() })
@@ -208,27 +222,45 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        for (family, at, others, other_version) in
-            [(None, 0, 1, Some(4)), (Some(Family::V4), 1, 0, None), (Some(Family::V6), 0, 0, None)]
+        let (v4, v6) = (Families::Only(Family::V4), Families::Only(Family::V6));
+        for (families, at, others, other_version) in
+            [(Families::Any, 0, 1, Some(4)), (v4, 1, 0, None), (v6, 0, 0, None)]
         {
-            let expected = Resolved { address: all[at], others, other_version };
-            assert_eq!(choose("gw", family, &all).unwrap(), expected);
+            let expected = Resolved { addresses: vec![all[at]], others, other_version };
+            assert_eq!(choose("gw", families, &all).unwrap(), expected);
         }
     }
 
     #[test]
+    fn both_families_are_the_first_address_of_each_that_there_is() {
+        let of = |all: &[&str]| {
+            let all: Vec<_> = all.iter().map(|it| address(it)).collect();
+            choose("gw", Families::Both, &all).unwrap()
+        };
+        let found = of(&["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]);
+        assert_eq!(found.addresses, [address("192.0.2.1"), address("2001:db8::1")]);
+        assert_eq!((found.others, found.other_version), (2, None));
+        assert_eq!(of(&["2001:db8::1"]).addresses, [address("2001:db8::1")]);
+    }
+
+    #[test]
     fn a_name_without_an_address_of_the_family_says_which_it_has() {
-        let error = choose("gw", Some(Family::V4), &[address("2001:db8::1")]).unwrap_err();
-        assert_eq!(error.to_string(), "gw has no IPv4 address, only 2001:db8::1: leave out -4");
+        let error =
+            choose("gw", Families::Only(Family::V4), &[address("2001:db8::1")]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "gw has no IPv4 address, only 2001:db8::1: leave out -4, or take another --source"
+        );
     }
 
     #[test]
     fn a_literal_address_needs_no_resolver() {
-        assert_eq!(resolve("192.0.2.1", None).unwrap().address, address("192.0.2.1"));
-        assert_eq!(
-            resolve("[2001:db8::1]", Some(Family::V6)).unwrap().address,
-            address("2001:db8::1")
-        );
+        for (text, bare, families) in [
+            ("192.0.2.1", "192.0.2.1", Families::Any),
+            ("[2001:db8::1]", "2001:db8::1", Families::Only(Family::V6)),
+        ] {
+            assert_eq!(resolve(text, families).unwrap().addresses, [address(bare)]);
+        }
     }
 
     proptest! {

@@ -178,7 +178,7 @@ fn an_address_of_the_other_family_is_an_error() {
     assert_data_eq!(
         said.err,
         str![[r#"
-knock: error: 2001:db8::1 has no IPv4 address, only 2001:db8::1: leave out -4
+knock: error: 2001:db8::1 has no IPv4 address, only 2001:db8::1: leave out -4, or take another --source
 
 "#]]
     );

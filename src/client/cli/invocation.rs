@@ -21,6 +21,8 @@ pub struct Invocation {
     pub code: Option<Code>,
     /// The port of the host that the program becomes a connection to.
     pub proxy: Option<NonZeroU16>,
+    /// The connection is handed over on standard output.
+    pub fdpass: bool,
     /// The protocol of all knocks of a sequence, where one is forced on them.
     pub protocol: Option<Protocol>,
     /// The only addresses of the host that may be used.
@@ -91,6 +93,7 @@ impl KnockArgs {
             given: settings.keys().into_iter().chain(others).collect(),
             settings,
             proxy,
+            fdpass: self.fdpass,
             protocol,
             family: match (self.ipv4, self.ipv6) {
                 (true, _) => Some(Family::V4),
@@ -133,6 +136,7 @@ impl KnockArgs {
         let mut asked = [
             ("--totp", Mode::Totp, self.totp),
             ("--code", Mode::Totp, self.code.is_some()),
+            ("--one-time", Mode::Sequence, self.one_time.is_some()),
             ("--spa", Mode::Spa, self.spa),
             ("--fwknop", Mode::Fwknop, self.fwknop),
             ("--fwknoprc", Mode::Fwknop, self.of_fwknop.fwknoprc.is_some()),
@@ -173,6 +177,8 @@ impl KnockArgs {
             wait,
             retry: self.retry,
             source_port: self.source_port,
+            route: take(&mut self.of_route),
+            one_time: self.one_time.take(),
             door: self.door.take(),
             rotation: take(&mut self.of_rotation),
             request,
