@@ -23,7 +23,6 @@ pub mod totp;
 mod values;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -33,7 +32,6 @@ use error::{ClientError, GaveUp};
 use knocker::Knocker;
 use messages::Stream;
 pub use messages::complain;
-use names::Families;
 use plan::Plan;
 use route::Route;
 use schedule::Schedule;
@@ -48,11 +46,10 @@ const MAX_RETRIES: u16 = 1_000;
 
 /// Runs `knock` with the arguments of this process.
 pub fn main() -> ExitCode {
-    match run() {
-        Ok(()) => {
-            messages::takes_time(None);
-            ExitCode::SUCCESS
-        }
+    let result = run();
+    messages::takes_time(None);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.say();
             ExitCode::from(error.status())
@@ -88,22 +85,19 @@ fn knock(invocation: &Invocation) -> Result<(), ClientError> {
 }
 
 fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError> {
-    let name = &plan.host;
+    let (name, options) = (&plan.host, &plan.route);
     messages::say_if_it_lasts(|| format!("looking up the address of {name}"));
-    let host = names::resolve(name, plan.families)?;
-    let used: Vec<String> = host.addresses.iter().map(|it| it.ip().to_string()).collect();
-    if host.others > 0 {
-        let (used, count) = (used.join(" and "), host.others + used.len());
+    let host = names::resolve(name, plan.family)?;
+    let other = host.other_family();
+    let used = [host.address].into_iter().chain(other.filter(|_| options.both));
+    let routes = used.map(|host| Route { host, options: options.clone() }).collect::<Vec<_>>();
+    if !host.others.is_empty() {
+        let used = routes.iter().map(|route| route.host.ip().to_string()).collect::<Vec<_>>();
+        let (used, count) = (used.join(" and "), host.others.len() + 1);
         messages::say(|| format!("{name} has {count} addresses, using {used}"));
-    } else if let (Families::Both, [only]) = (plan.families, used.as_slice()) {
-        messages::say(|| format!("{name} has addresses of one family only, using {only}"));
     }
-    let route = |&host: &SocketAddr| Route { host, options: plan.route.clone() };
-    let routes: Vec<Route> = host.addresses.iter().map(route).collect();
-    if let Knocker::OneTime(list) = &mut plan.knocker
-        && !invocation.dry_run
-    {
-        list.strike_out()?;
+    if options.both && plan.family.is_none() && other.is_none() {
+        messages::say(|| format!("{name} has no address of the other family"));
     }
     let knocker = &plan.knocker;
     let now = clock::now().wall;
@@ -118,6 +112,10 @@ fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError>
             })
         });
     }
+    if let Knocker::OneTime(list) = &mut plan.knocker {
+        list.strike_out()?;
+    }
+    let knocker = &plan.knocker;
     let mut sender = Sender::new(routes);
     let mut schedule = |route: &Route| next(knocker, route);
     let Some(target) = plan.wait else { return sender.knock(&mut schedule) };
@@ -127,8 +125,9 @@ fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError>
         Some(_) => Ok(()),
         None => {
             let to = sender.shown(target);
-            let other = |version| format!("-{version} takes another address of this host");
-            let advice = knocker.advice().into_iter().chain(host.other_version.map(other));
+            let other = other.filter(|_| !options.both).map(|it| if it.is_ipv4() { 4 } else { 6 });
+            let other = other.map(|it| format!("-{it} takes another address of this host"));
+            let advice = knocker.advice().into_iter().chain(other);
             let (what, advice) = (knocker.noun(), advice.collect());
             Err(GaveUp { to, target, what, advice }.into())
         }

@@ -32,33 +32,26 @@ const fn other_version(address: IpAddr) -> u8 {
     if address.is_ipv4() { 6 } else { 4 }
 }
 
-/// The versions of IP over which a host is knocked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Families {
-    /// The one that the host's first address is of.
-    Any,
-    Only(Family),
-    /// Each that the host has an address of.
-    Both,
-}
-
-/// The addresses of a host that are used.
+/// The addresses of a host that can be used; their ports are 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
-    /// The first by RFC 6724, and with [`Families::Both`] the first of the other family; their
-    /// ports are 0.
-    pub addresses: Vec<SocketAddr>,
-    /// The number of others that could have been used.
-    pub others: usize,
-    /// The version of IP of the other family, if the host has an address of it that is not used.
-    pub other_version: Option<u8>,
+    /// The first by RFC 6724.
+    pub address: SocketAddr,
+    pub others: Vec<SocketAddr>,
 }
 
-/// The addresses to use for a host, of these families; asks the resolver once.
+impl Resolved {
+    /// The first of the family that the first of all is not of.
+    pub(super) fn other_family(&self) -> Option<SocketAddr> {
+        self.others.iter().copied().find(|other| other.is_ipv4() != self.address.is_ipv4())
+    }
+}
+
+/// The addresses to use for a host, of this family if one is given; asks the resolver once.
 ///
 /// # Errors
 /// [`ResolveError`] if the name has no address, or none of the family.
-pub(super) fn resolve(host: &str, families: Families) -> Result<Resolved, ResolveError> {
+pub(super) fn resolve(host: &str, family: Option<Family>) -> Result<Resolved, ResolveError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let unknown = |source| ResolveError::Unknown { host: host.to_owned(), source };
     let mut all: Vec<SocketAddr> = Vec::new();
@@ -67,25 +60,19 @@ pub(super) fn resolve(host: &str, families: Families) -> Result<Resolved, Resolv
             all.push(address);
         }
     }
-    choose(host, families, &all)
+    choose(host, family, &all)
 }
 
-fn choose(host: &str, families: Families, all: &[SocketAddr]) -> Result<Resolved, ResolveError> {
-    let is_usable = |address: &SocketAddr| match families {
-        Families::Only(family) => family == Family::of(address.ip()),
-        Families::Any | Families::Both => true,
-    };
-    let usable: Vec<SocketAddr> = all.iter().copied().filter(is_usable).collect();
-    match (usable.first(), all.first()) {
-        (Some(&first), _) => {
-            let other = usable.iter().copied().find(|it| it.is_ipv4() != first.is_ipv4());
-            let (second, other) =
-                if families == Families::Both { (other, None) } else { (None, other) };
-            let addresses: Vec<SocketAddr> = [first].into_iter().chain(second).collect();
-            let others = usable.len() - addresses.len();
-            let other_version = other.map(|_| other_version(first.ip()));
-            Ok(Resolved { addresses, others, other_version })
-        }
+fn choose(
+    host: &str,
+    family: Option<Family>,
+    all: &[SocketAddr],
+) -> Result<Resolved, ResolveError> {
+    let is_usable =
+        |address: &SocketAddr| family.is_none_or(|family| family == Family::of(address.ip()));
+    let mut usable = all.iter().copied().filter(is_usable);
+    match (usable.next(), all.first()) {
+        (Some(address), _) => Ok(Resolved { address, others: usable.collect() }),
         (None, Some(other)) => {
             Err(ResolveError::OtherFamily { host: host.to_owned(), found: other.ip() })
         }
@@ -222,31 +209,28 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        let (v4, v6) = (Families::Only(Family::V4), Families::Only(Family::V6));
-        for (families, at, others, other_version) in
-            [(Families::Any, 0, 1, Some(4)), (v4, 1, 0, None), (v6, 0, 0, None)]
+        for (family, at, others) in
+            [(None, 0, vec![all[1]]), (Some(Family::V4), 1, vec![]), (Some(Family::V6), 0, vec![])]
         {
-            let expected = Resolved { addresses: vec![all[at]], others, other_version };
-            assert_eq!(choose("gw", families, &all).unwrap(), expected);
+            let expected = Resolved { address: all[at], others };
+            assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
     }
 
     #[test]
-    fn both_families_are_the_first_address_of_each_that_there_is() {
+    fn of_the_other_family_the_first_address_is_used() {
         let of = |all: &[&str]| {
             let all: Vec<_> = all.iter().map(|it| address(it)).collect();
-            choose("gw", Families::Both, &all).unwrap()
+            choose("gw", None, &all).unwrap().other_family()
         };
-        let found = of(&["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]);
-        assert_eq!(found.addresses, [address("192.0.2.1"), address("2001:db8::1")]);
-        assert_eq!((found.others, found.other_version), (2, None));
-        assert_eq!(of(&["2001:db8::1"]).addresses, [address("2001:db8::1")]);
+        let all = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"];
+        assert_eq!(of(&all), Some(address("2001:db8::1")));
+        assert_eq!(of(&all[..2]), None);
     }
 
     #[test]
     fn a_name_without_an_address_of_the_family_says_which_it_has() {
-        let error =
-            choose("gw", Families::Only(Family::V4), &[address("2001:db8::1")]).unwrap_err();
+        let error = choose("gw", Some(Family::V4), &[address("2001:db8::1")]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "gw has no IPv4 address, only 2001:db8::1: leave out -4, or take another --source"
@@ -255,12 +239,11 @@ mod tests {
 
     #[test]
     fn a_literal_address_needs_no_resolver() {
-        for (text, bare, families) in [
-            ("192.0.2.1", "192.0.2.1", Families::Any),
-            ("[2001:db8::1]", "2001:db8::1", Families::Only(Family::V6)),
-        ] {
-            assert_eq!(resolve(text, families).unwrap().addresses, [address(bare)]);
-        }
+        assert_eq!(resolve("192.0.2.1", None).unwrap().address, address("192.0.2.1"));
+        assert_eq!(
+            resolve("[2001:db8::1]", Some(Family::V6)).unwrap().address,
+            address("2001:db8::1")
+        );
     }
 
     proptest! {

@@ -19,8 +19,7 @@ use super::hosts::{self, DELAY, HostProfile, HostProfiles, HostsError};
 use super::keys;
 use super::knocker::Knocker;
 use super::messages::complain;
-use super::names::Families;
-use super::one_time::OneTimeKnocker;
+use super::one_time::{OneTimeKnocker, first};
 use super::schedule::Schedule;
 use super::send::{self, CONNECTED, WaitTarget};
 use super::settings::{ClientSettings, KINDS, Mode, RouteOptions, SettingsPart};
@@ -40,7 +39,8 @@ const RETRIES: u16 = 3;
 pub(super) struct Plan {
     /// Name or address.
     pub host: String,
-    pub families: Families,
+    /// Of the addresses that are used; `None`: any.
+    pub family: Option<Family>,
     pub route: RouteOptions,
     pub knocker: Knocker,
     /// Knock until this port is open; `None`: knock once.
@@ -75,7 +75,7 @@ impl Plan {
         let host = planner.host(stanza.server.clone())?;
         planner.check_kind()?;
         Ok(Self {
-            families: planner.families()?,
+            family: invocation.family.or(settings.route.source.map(Family::of)),
             route: settings.route.clone(),
             knocker: match mode {
                 Mode::Sequence => planner.sequence()?,
@@ -166,22 +166,10 @@ impl Planner<'_> {
         self.settings.delay.unwrap_or(DELAY)
     }
 
-    /// The versions of IP; what the command line says of them wins.
-    fn families(&self) -> Result<Families, UsageError> {
-        let route = &self.settings.route;
-        let (asked, source) = (self.invocation.family, route.source);
-        if let Some(source) =
-            source.filter(|it| asked.is_some_and(|asked| asked != Family::of(*it)))
-        {
-            return Err(UsageError::SourceFamily(source));
-        }
-        let otherwise = if route.both { Families::Both } else { Families::Any };
-        Ok(asked.or(source.map(Family::of)).map_or(otherwise, Families::Only))
-    }
-
     fn sequence(&self) -> Result<Knocker, ClientError> {
         if let Some(file) = &self.settings.one_time {
-            return Ok(Knocker::OneTime(OneTimeKnocker::new(file, self.delay())?));
+            let (file, line, delay) = (file.clone(), first(file)?, self.delay());
+            return Ok(Knocker::OneTime(OneTimeKnocker { file, line, delay }));
         }
         let mut knocks = self.settings.knocks.clone();
         if let Some(protocol) = self.invocation.protocol {

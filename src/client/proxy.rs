@@ -18,10 +18,7 @@ pub(super) enum ProxyError {
     Connection(#[source] io::Error),
     #[error("standard input or output cannot be used: {0}")]
     Standard(#[source] io::Error),
-    #[error(
-        "--fdpass hands the connection over on standard output, which is no socket here: write \
-         'ProxyUseFdpass yes' beside the ProxyCommand, or leave it out"
-    )]
+    #[error("--fdpass wants a socket as standard output: write 'ProxyUseFdpass yes' for ssh")]
     NoSocket,
 }
 

@@ -1,7 +1,7 @@
 //! The address that a request asks to open for, and the one that this machine has.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::num::NonZeroU16;
 
 use derive_more::Display;
@@ -64,10 +64,9 @@ impl RequestedAddress {
 
 /// The address that the kernel would send from. Nothing is sent.
 pub(super) fn own_address(route: &Route, port: NonZeroU16) -> io::Result<IpAddr> {
-    let socket = route.socket(Type::DGRAM, None)?;
-    socket.connect(&route.to(port).into())?;
-    let own = socket.local_addr()?.as_socket();
-    own.map(|own| own.ip()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    let socket = UdpSocket::from(route.socket(Type::DGRAM, None)?);
+    socket.connect(route.to(port))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// Whether an address is the same for everyone: no router has to put another in its place.

@@ -1,7 +1,7 @@
 //! Routes to a host: where packets go, and where they leave this machine.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use nix::errno::Errno;
@@ -28,31 +28,23 @@ impl Route {
     /// A socket that sends on this route, from this port if one is given.
     ///
     /// # Errors
-    /// What the kernel says; in our words where the interface or the address is not there.
+    /// What the kernel says, above all where the interface or the address is not there.
     pub(super) fn socket(&self, kind: Type, port: Option<NonZeroU16>) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.host), kind, None)?;
-        if let Some(name) = &self.options.interface {
-            let missing = format!("this machine has no interface '{name}': see 'ip link'");
-            let bound = socket.bind_device(Some(name.as_bytes()));
-            bound.map_err(|error| in_words(error, Errno::ENODEV, missing))?;
+        if let Some(interface) = &self.options.interface {
+            socket.bind_device(Some(interface.as_bytes()))?;
         }
-        let any: IpAddr = match self.host {
+        let any = match self.host {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let source = self.options.source.unwrap_or(any);
         if source != any || port.is_some() {
             socket.set_reuse_address(kind == Type::STREAM && port.is_some())?;
-            let bound = socket.bind(&SocketAddr::from((source, port.map_or(0, u16::from))).into());
-            let missing = format!("{source} is no address of this machine: see 'ip address'");
-            bound.map_err(|error| in_words(error, Errno::EADDRNOTAVAIL, missing))?;
+            socket.bind(&SocketAddr::from((source, port.map_or(0, NonZeroU16::get))).into())?;
         }
         Ok(socket)
     }
-}
-
-fn in_words(error: io::Error, meant: Errno, words: String) -> io::Error {
-    if errno(&error) == Some(meant) { io::Error::other(words) } else { error }
 }
 
 pub(super) fn errno(error: &io::Error) -> Option<Errno> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
 use std::os::fd::AsFd;
 use std::thread;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use derive_more::Display;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Socket, Type};
 
 use super::messages;
 use super::route::{Route, errno};
@@ -38,7 +38,8 @@ fn explain(error: &io::Error) -> String {
         Errno::EPERM => "this machine's own firewall refuses it",
         Errno::ENETUNREACH | Errno::EHOSTUNREACH => "this machine has no route to it",
         Errno::EAFNOSUPPORT => "this machine does not speak this version of IP",
-        Errno::EADDRNOTAVAIL => "this machine has no address or no port to send from",
+        Errno::EADDRNOTAVAIL => "this machine has no such address, or no port, to send from",
+        Errno::ENODEV => "this machine has no such interface: see 'ip link'",
         _ => return errno.desc().to_owned(),
     };
     format!("{}: {meaning}", errno.desc())
@@ -127,15 +128,15 @@ impl Sender {
             pause = if schedule.request.is_some() { APART } else { Duration::ZERO };
             match self.send(route, &schedule) {
                 Ok(()) => is_sent = true,
-                Err(error) => {
-                    if self.routes.len() > 1 {
-                        messages::say(|| error.to_string());
-                    }
-                    failed = Some(error);
-                }
+                Err(error) => failed = Some(error),
             }
         }
-        failed.filter(|_| !is_sent).map_or(Ok(()), |error| Err(error.into()))
+        match failed {
+            Some(error) if !is_sent => return Err(error.into()),
+            Some(error) => messages::say(|| error.to_string()),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Sends everything of one try, in order, nothing before it is due.
@@ -183,8 +184,7 @@ impl Sender {
             match wait.next(now()) {
                 WaitAction::Knock => {
                     if has_knocked {
-                        let again = || format!("{to} is still shut, knocking again");
-                        messages::say_what_lasts(again);
+                        messages::say_what_lasts(|| format!("{to} is still shut, knocking again"));
                     }
                     self.knock(&mut schedule)?;
                     has_knocked = true;
@@ -288,10 +288,8 @@ fn connect(
 /// # Errors
 /// What the kernel says where there is none.
 pub(super) fn free_port() -> io::Result<NonZeroU16> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
-    let port = socket.local_addr()?.as_socket().and_then(|own| NonZeroU16::new(own.port()));
-    port.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    let own = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?;
+    NonZeroU16::new(own.port()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// Whether a `connect` that failed has sent its SYN all the same: it is under way, or its answer is

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 
 use super::fwknop::time_offset;
 use super::values::{self, Address, NatTarget, SourcePort};
@@ -53,7 +52,6 @@ const fn field(
 }
 
 const KNOCKED: &[Mode] = &[Mode::Sequence, Mode::Totp];
-const SEQUENCE: &[Mode] = &[Mode::Sequence];
 const TOTP: &[Mode] = &[Mode::Totp];
 const SPA: &[Mode] = &[Mode::Spa];
 const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
@@ -73,7 +71,7 @@ pub(super) const FIELDS: [SettingsField; 35] = [
     field("both", &[Mode::Sequence, Mode::Spa], &[]),
     field("delay", KNOCKED, &[]),
     field("connect", KNOCKED, &[]),
-    field("one_time", SEQUENCE, &[]),
+    field("one_time", &[Mode::Sequence], &[]),
     field("door", &[Mode::Totp, Mode::Spa], &[]),
     field("base", TOTP, &[]),
     field("length", TOTP, &[]),
@@ -102,7 +100,7 @@ pub(super) const FIELDS: [SettingsField; 35] = [
 /// The modes that have a use for what an option says; `None`: all have.
 pub(super) fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
     match key {
-        "udp" => Some(SEQUENCE),
+        "udp" => Some(&[Mode::Sequence]),
         // In the hosts file the word is also for the ports that stand after the host here.
         "ports" => Some(TOTP),
         _ => FIELDS.iter().find(|field| field.key == key).map(|field| field.modes),
@@ -114,7 +112,7 @@ pub(super) type Exclusion = (&'static str, &'static str, &'static str);
 
 /// What excludes each other also where an option says the one, and the hosts file the other: above
 /// all the differences between the two kinds of rotating sequences.
-pub(super) const KINDS: [Exclusion; 7] = [
+pub(super) const KINDS: [Exclusion; 9] = [
     ("length", "base", "a code's digits say how many knocks there are"),
     ("protocol", "base", "a code is knocked over tcp"),
     ("digits", "ports", "only a code has digits"),
@@ -122,6 +120,8 @@ pub(super) const KINDS: [Exclusion; 7] = [
     ("udp", "connect", "only a TCP port can be connected to"),
     ("both", "one_time", "a line opens once"),
     ("both", "source", "an address is of one family"),
+    ("ipv4", "source", "the address decides it"),
+    ("ipv6", "source", "the address decides it"),
 ];
 
 /// The other exclusions, in one place.
@@ -215,7 +215,7 @@ settings! {
 #[derive(Args)]
 pub struct RouteOptions {
     /// Send from this interface only
-    #[arg(long, value_name = "IF", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "IF", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub interface: Option<String>,
 
     /// Send from this address of this machine
@@ -374,9 +374,6 @@ impl ClientSettings {
         };
         if self.rotation.ports.is_some() || self.rotation.base.is_some() {
             (file.rotation.ports, file.rotation.base) = (None, None);
-        }
-        if self.one_time.is_some() {
-            file.knocks.clear();
         }
         self.or(file)
     }

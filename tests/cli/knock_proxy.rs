@@ -291,8 +291,8 @@ fn without_a_socket_to_hand_it_to_nothing_is_sent_and_the_error_says_what_ssh_ne
     let said = knock(&["--fdpass", "--proxy", "127.0.0.1", "22", &knocked]);
     assert_eq!(
         said.err,
-        "knock: error: --fdpass hands the connection over on standard output, which is no socket \
-         here: write 'ProxyUseFdpass yes' beside the ProxyCommand, or leave it out\n"
+        "knock: error: --fdpass wants a socket as standard output: \
+         write 'ProxyUseFdpass yes' for ssh\n"
     );
     assert_eq!(said.status, 1);
     udp.set_nonblocking(true).unwrap();

@@ -161,7 +161,7 @@ fn packets_leave_by_the_interface_that_was_chosen_whatever_the_routes_say() {
     done(knock(&net.client, &["--interface", "eth1", "--wait", "22"], SERVER));
     assert_eq!(knockd.count(&format!("{CLIENT}: ssh: OPEN SESAME")), 0);
     let output = knock(&net.client, &["--interface", "eth7"], SERVER);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("has no interface 'eth7'"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("has no such interface"));
 }
 
 #[test]

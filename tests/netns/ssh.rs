@@ -225,7 +225,7 @@ fn ssh_without_fdpass_is_told_what_it_lacks() {
     let scene = Scene::new("");
     let output = scene.ssh_with(&[&scene.proxy(&["--fdpass"])], "true", b"").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("write 'ProxyUseFdpass yes' beside the ProxyCommand"), "{said}");
+    assert!(said.contains("write 'ProxyUseFdpass yes' for ssh"), "{said}");
     assert_eq!(output.status.code(), Some(255));
     assert_eq!(scene.knockd.count("OPEN SESAME"), 0);
 }

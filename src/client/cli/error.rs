@@ -1,6 +1,5 @@
 //! Usage errors: what is wrong with a command line, and what to write instead.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::client::names::PortError;
@@ -49,8 +48,6 @@ pub enum UsageError {
     Together(Exclusion),
     #[error("{} has no meaning beside '{}' in the hosts file: {}", option(.0.0), .0.1, .0.2)]
     OtherKind(Exclusion),
-    #[error("--source {0} is not of the family that -4 or -6 asks for: leave out one of them")]
-    SourceFamily(IpAddr),
     #[error("--proxy is given twice: leave out one of them")]
     ProxyTwice,
     #[error("--address: {0}")]

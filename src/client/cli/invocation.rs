@@ -86,8 +86,10 @@ impl KnockArgs {
         let mode = self.mode()?;
         let protocol = self.udp.then_some(Protocol::Udp);
         let settings = self.settings(mode, protocol)?;
-        let others = [("udp", self.udp), ("code", self.code.is_some()), ("proxy", proxy.is_some())];
-        let others = others.into_iter().filter_map(|(key, is_given)| is_given.then_some(key));
+        let flags = [("udp", self.udp), ("ipv4", self.ipv4), ("ipv6", self.ipv6)];
+        let others = [("code", self.code.is_some()), ("proxy", proxy.is_some())];
+        let others =
+            flags.into_iter().chain(others).filter_map(|(key, is_given)| is_given.then_some(key));
         let invocation = Invocation {
             host,
             given: settings.keys().into_iter().chain(others).collect(),
@@ -95,11 +97,7 @@ impl KnockArgs {
             proxy,
             fdpass: self.fdpass,
             protocol,
-            family: match (self.ipv4, self.ipv6) {
-                (true, _) => Some(Family::V4),
-                (_, true) => Some(Family::V6),
-                _ => None,
-            },
+            family: self.ipv4.then_some(Family::V4).or(self.ipv6.then_some(Family::V6)),
             dry_run: self.dry_run,
             verbose: self.verbose,
             code: self.code.map(|text| match text.as_str() {

@@ -62,8 +62,7 @@ pub(super) fn host(
         retry: reader.read("retry", |node| node.integer(0, MAX_RETRIES)),
         source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
         route: RouteOptions {
-            interface: reader
-                .read("interface", |node| node.text("an interface").map(str::to_owned)),
+            interface: reader.read("interface", |node| node.parsed("an interface")),
             source: reader.read("source", |node| node.parsed("an address")),
             both: reader.flag("both"),
             connect: reader.flag("connect"),
