@@ -275,8 +275,8 @@ impl Grants {
                 self.last += 1;
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
                 grant.turn = self.last;
+                (grant.session.knocked, grant.session.end) = (prepared.knocked(), None);
                 grant.origin = prepared.origin;
-                grant.session.end = None;
                 let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {
                     self.deadlines.insert((later, id));
