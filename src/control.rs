@@ -67,9 +67,10 @@ pub enum Request {
         address: IpAddr,
         seconds: Option<u64>,
     },
+    /// Closes a door for whoever has an address of this network, mostly one.
     Close {
         door: Name,
-        address: IpAddr,
+        address: Network,
     },
     CloseAll,
     /// Listens again to a source that has failed too often.

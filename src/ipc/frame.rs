@@ -11,6 +11,7 @@ use crate::engine::{
 };
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::sys::landlock::LandlockReport;
 use crate::sys::sandbox::{MemoryState, SandboxReport, SeccompState};
 use crate::time::{Monotonic, Wall};
@@ -71,6 +72,17 @@ impl<const N: usize> Field for [u8; N] {
         let (head, rest) = reader.rest.split_first_chunk().ok_or(MalformedFrame)?;
         reader.rest = rest;
         Ok(*head)
+    }
+}
+
+impl<A: Field, B: Field> Field for (A, B) {
+    fn put(self, writer: &mut FrameWriter) {
+        self.0.put(writer);
+        self.1.put(writer);
+    }
+
+    fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
+        Ok((A::take(reader)?, B::take(reader)?))
     }
 }
 
@@ -163,6 +175,10 @@ written_as! {
     Wall: u64, Self::as_nanos, |nanos| Some(Self::from_nanos(nanos));
     DoorId: u32, |door| door.0, |place| Some(Self(place));
     ClientId: u32, |client| client.0, |place| Some(Self(place));
+    Network: (IpAddr, u8), |network| (network.address(), network.prefix()), |(address, prefix)| {
+        let network = Self::around(address, prefix);
+        (address == network.address() && prefix == network.prefix()).then_some(network)
+    };
     Reason: u8, reason_code, |place| Self::all().nth(place.into());
 }
 
@@ -187,7 +203,9 @@ variants!(EventKind {
 fields!(Event { door, source, kind, began });
 variants!(Credential { 0 Spa { key, stamp }, 1 Fwknop { digest, stamp } });
 fields!(DatagramRequest { door, client, credential, source, v4, v6, open_for, source_port, close }
-    if |request| request.addresses().next().is_some());
+    if |request| request.networks().next().is_some()
+        && request.v4.is_none_or(|it| it.address().is_ipv4())
+        && request.v6.is_none_or(|it| it.address().is_ipv6()));
 variants!(Method { 0 Sequence, 1 OneTimeSequence, 2 Totp, 3 Spa, 4 Fwknop });
 fields!(Refusal { by, source, client, door, reason, stamp, asked_for });
 variants!(InterfaceState { 0 Listening, 1 Missing, 2 Gone });

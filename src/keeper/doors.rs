@@ -6,7 +6,6 @@ mod recover;
 mod tell;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use tracing::error;
@@ -26,6 +25,7 @@ use crate::grants::{
 };
 use crate::ledger::Durability;
 use crate::log::limit::Limit;
+use crate::proto::network::Network;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -75,15 +75,19 @@ impl Doors {
         self.grants.get(id).map(|grant| (grant.key.clone(), grant.origin.clone()))
     }
 
-    /// Closes a door that is open for an address, or strikes off that it could not be closed.
-    /// False: it is not open.
-    pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
-        let ids =
-            self.grants.matching(|it| it.key.door == *door && it.key.network.contains(address));
+    /// Closes a door that is open for an address of a network, or strikes off that it could not be
+    /// closed. False: it is not open.
+    pub(super) fn close(&mut self, now: Now, door: &Name, network: Network) -> bool {
+        let is_meant = |key: &GrantKey| key.door == *door && key.network.meets(&network);
+        let ids = self.grants.matching(|it| is_meant(&it.key));
         self.end_all(now, &ids, "closed by hand");
-        let key = GrantKey::new(door.clone(), address);
+        if !ids.is_empty() {
+            return true;
+        }
+        let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
+        let ids: Vec<_> = struck.map(|(_, (id, _))| id).collect();
+        ids.iter().for_each(|&id| self.journal.forget(id));
         !ids.is_empty()
-            || self.not_closed.remove(&key).map(|(id, _)| self.journal.forget(id)).is_some()
     }
 
     /// What may still be open, since it could not be closed, and who had opened it.

@@ -18,7 +18,7 @@ use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::ledger::Query;
 use crate::proto::method::Method;
-use crate::proto::network::is_a_hosts;
+use crate::proto::network::{Network, is_a_hosts};
 use crate::sys::clock;
 use crate::time::{Monotonic, Now, Wall};
 
@@ -227,7 +227,7 @@ impl Keeper {
         Ok(String::new())
     }
 
-    fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> Result<String, String> {
+    fn close(&mut self, now: Now, door: &Name, address: Network) -> Result<String, String> {
         if self.doors.close(now, door, address) {
             return Ok(format!("{door} closes for {address}"));
         }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use libknock::proto::network::Widths;
 use libknock::proto::spa::{
     self, Addresses, LEN, NamedAddresses, PORT, PrivateKey, PublicKey, SpaRequest, Stamp,
 };
@@ -148,6 +149,7 @@ fn now() -> u64 {
 /// For the door `ssh` and the observed address.
 pub(crate) fn request() -> SpaRequest {
     SpaRequest {
+        widths: Widths::SINGLE,
         open: Addresses::Observed,
         close: false,
         source_port: None,

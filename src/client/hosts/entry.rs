@@ -10,12 +10,14 @@ use crate::client::names;
 use crate::client::settings::{
     ClientSettings, EXCLUDES, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions, RotationOptions,
 };
-use crate::client::values::{self, A_NAT_TARGET, Address};
+use crate::client::values::{self, A_NAT_TARGET, A_WIDTH, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, closest_match};
+use crate::config::read_widths;
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::network::Widths;
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::words::UnknownWord;
 
@@ -214,9 +216,18 @@ impl ProfileReader<'_> {
             spa_port: self
                 .read("spa_port", |node| node.read("a port or a range of ports", port_range)),
             address: self.read("address", address).flatten(),
+            width: self.width(),
             open_for: self.read("open_for", |node| node.read("a duration such as 30s", open_for)),
             close: self.read("close", Node::boolean).unwrap_or(false),
             ..RequestOptions::default()
+        }
+    }
+
+    fn width(&mut self) -> Option<Widths> {
+        let node = self.fields.value("width")?;
+        match node.value {
+            Value::Mapping(_) => read_widths(node, self.problems).ok(),
+            _ => self.read("width", |node| node.read(A_WIDTH, values::width)),
         }
     }
 
