@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::{Client, ClientPlaces, Door, DoorPlaces, Name};
 use crate::proto::method::Method;
+use crate::proto::network::Widths;
 
-/// Credentials that two clients share, as errors, and those that open nothing, as warnings.
+/// Credentials that two clients share, and doors that networks may be asked for and cannot be open
+/// for them, as errors; credentials that open nothing, as warnings.
 ///
 /// Takes time in proportion to the doors that clients name.
 pub(crate) fn check(
@@ -14,9 +16,28 @@ pub(crate) fn check(
     doors: &[(Door, DoorPlaces)],
 ) -> Vec<Diagnostic> {
     let mut found = shared_credentials(clients);
+    found.extend(
+        doors.iter().filter_map(|(door, places)| {
+            too_wide(door, door.recognition.width?, places.of("width"))
+        }),
+    );
     let doors: HashMap<&Name, &Door> = doors.iter().map(|(door, _)| (door.name(), door)).collect();
     found.extend(clients.iter().flat_map(|(client, places)| useless(client, places, &doors)));
+    found.extend(clients.iter().flat_map(|(client, places)| {
+        let width = client.width.zip(places.keys.get("width"));
+        let doors = client.doors.iter().filter_map(|name| doors.get(name));
+        let doors = doors.filter(|door| door.recognition.width.is_none() && door.recognition.spa);
+        doors.filter_map(move |door| width.and_then(|(width, at)| too_wide(door, width, at)))
+    }));
     found
+}
+
+/// A door that a network may be asked for and that cannot be open for one.
+fn too_wide(door: &Door, width: Widths, at: &Place) -> Option<Diagnostic> {
+    let why = door.opening.for_one_address(width)?;
+    let (name, via) = (door.name(), &door.opening.mechanism);
+    let error = at.error(format!("door '{name}' is not for networks: {why} (via {via})"));
+    Some(error.help("write %NET% there, open it via guard, or remove 'width'"))
 }
 
 /// The doors that take what no client of theirs has, as warnings.

@@ -131,7 +131,16 @@ pub(super) fn read_door(
         sequence: sequence_places,
         opens: opens_places,
         forwards: forwards_places,
-        keys: reader.places(["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard"]),
+        keys: reader.places([
+            "trip_wires",
+            "target",
+            "totp",
+            "spa",
+            "fwknop",
+            "via",
+            "guard",
+            "width",
+        ]),
     };
     Ok((door, places))
 }
