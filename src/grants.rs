@@ -12,6 +12,7 @@ mod recovery;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub use self::action::{Action, CommandPair};
@@ -151,6 +152,8 @@ pub struct Grant {
     /// When it ends whatever comes, where it follows its session.
     ceiling: Option<Monotonic>,
     pub backend: GrantBackend,
+    /// How many addresses of its family its client may have open at the door, where it is known.
+    addresses: Option<NonZeroUsize>,
     state: GrantPhase,
     is_own: bool,
     /// The greater, the later it was opened or extended.
@@ -262,6 +265,7 @@ impl Grants {
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
                 grant.turn = self.last;
                 grant.origin = prepared.origin;
+                grant.addresses = prepared.action.addresses;
                 let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {
                     self.deadlines.insert((later, id));
@@ -447,6 +451,30 @@ impl Grants {
             }
         }
         None
+    }
+
+    /// The grants that one which has opened takes the place of: where its client may have so many
+    /// addresses of its family open at the door and has more, those of the addresses that it opened
+    /// first. What was asked for later than this one, and is not open yet, counts its own.
+    pub fn displaced_by(&self, id: GrantId) -> Vec<GrantId> {
+        let is_clients = |it: &&Grant| it.is_open() && it.origin.client.is_some();
+        let Some(new) = self.grants.get(&id).filter(is_clients) else { return Vec::new() };
+        let Some(most) = new.addresses else { return Vec::new() };
+        let is_ipv4 = |grant: &Grant| grant.key.network.address().is_ipv4();
+        let mut others = self.matching(|it| {
+            (&it.key.door, &it.origin.client) == (&new.key.door, &new.origin.client)
+                && it.key.network != new.key.network
+                && is_ipv4(it) == is_ipv4(new)
+                && it.turn < new.turn
+                && !matches!(it.state, GrantPhase::Closing { .. })
+        });
+        let network = |id: &GrantId| self.grants.get(id).map(|it| it.key.network);
+        let mut networks: Vec<_> = others.iter().map(network).collect();
+        let mut seen = BTreeSet::new();
+        networks.retain(|it| seen.insert(*it));
+        networks.truncate((networks.len() + 1).saturating_sub(most.get()));
+        others.retain(|id| networks.contains(&network(id)));
+        others
     }
 
     /// The grants that this is true of, the oldest first.

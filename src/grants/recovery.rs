@@ -170,6 +170,7 @@ impl Grants {
             deadline,
             ceiling,
             backend,
+            addresses: None,
             is_own: false,
             turn: id.0,
         });
@@ -260,6 +261,7 @@ mod tests {
             is_own: false,
             hold: None,
             most: 9,
+            addresses: None,
             cooldown: Duration::ZERO,
         };
         let asked =

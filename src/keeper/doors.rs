@@ -8,6 +8,7 @@ mod tell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 
+use derive_more::{Display, From};
 use tracing::error;
 
 use self::jobs::Purpose;
@@ -64,6 +65,17 @@ pub(super) enum ClaimOutcome {
     Failed(&'static str),
 }
 
+/// The reason why a grant ends, for log and history.
+#[derive(Clone, Copy, Debug, Display, From, PartialEq, Eq)]
+enum EndReason {
+    #[display("{_0}")]
+    Said(&'static str),
+    /// Its client has opened the door for this address in its place.
+    #[from(skip)]
+    #[display("moved to {_0}")]
+    Moved(Network),
+}
+
 /// How many are remembered that could not be closed.
 const MOST_NOT_CLOSED: usize = 1000;
 /// How many grants end before the keeper listens again: some milliseconds, on a busy machine some
@@ -102,7 +114,13 @@ impl Doors {
         ids.len()
     }
 
-    fn end_all(&mut self, now: Now, ids: &[GrantId], why: &'static str) {
+    /// Ends those that a grant which is open takes the place of.
+    fn displace(&mut self, now: Now, id: GrantId, key: &GrantKey) {
+        self.end_all(now, &self.grants.displaced_by(id), EndReason::Moved(key.network));
+    }
+
+    fn end_all(&mut self, now: Now, ids: &[GrantId], why: impl Into<EndReason>) {
+        let why = why.into();
         for &id in ids {
             // What is under way ends when its command has ended.
             if let Some(expired) = self.grants.close(id) {
@@ -134,12 +152,13 @@ impl Doors {
     }
 
     /// A grant ends, for this reason.
-    fn end(&mut self, now: Now, expired: ToClose, why: &'static str) {
+    fn end(&mut self, now: Now, expired: ToClose, why: impl Into<EndReason>) {
+        let why = why.into();
         let ToClose { id, close, delete, again } = expired;
         let Some((key, origin)) = self.owner(id) else { return };
         let GrantKey { door, network, .. } = &key;
         if !again {
-            self.tell(now, &key, &origin, DoorEvent::Closing(why));
+            self.tell(now, &key, &origin, DoorEvent::Closing(&why.to_string()));
         }
         fault::point("expired");
         if let Some(element) = delete {
@@ -163,12 +182,12 @@ impl Doors {
         fault::point("close started");
     }
 
-    fn is_closed(&mut self, now: Now, id: GrantId, why: &str) {
+    fn is_closed(&mut self, now: Now, id: GrantId, why: EndReason) {
         let Some((key, origin)) = self.owner(id) else { return };
         self.journal.forget(id);
         self.not_closed.remove(&key);
         fault::point("closed");
-        self.tell(now, &key, &origin, DoorEvent::Closed(why));
+        self.tell(now, &key, &origin, DoorEvent::Closed(&why.to_string()));
         self.has_ended(now, id, &key);
     }
 

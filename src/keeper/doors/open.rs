@@ -130,6 +130,7 @@ impl Doors {
                     return ClaimOutcome::UnderWay(job);
                 }
                 self.extend(now, id, until, &key, &origin);
+                self.displace(now, id, &key);
                 ClaimOutcome::Done
             }
             Decision::Wait => {
@@ -174,6 +175,7 @@ impl Doors {
         }
         fault::point("open");
         self.tell(now, key, origin, DoorEvent::Open(""));
+        self.displace(now, id, key);
         ClaimOutcome::Done
     }
 
