@@ -457,24 +457,22 @@ impl Grants {
     /// addresses of its family open at the door and has more, those of the addresses that it opened
     /// first. What was asked for later than this one, and is not open yet, counts its own.
     pub fn displaced_by(&self, id: GrantId) -> Vec<GrantId> {
-        let is_clients = |it: &&Grant| it.is_open() && it.origin.client.is_some();
-        let Some(new) = self.grants.get(&id).filter(is_clients) else { return Vec::new() };
-        let Some(most) = new.addresses else { return Vec::new() };
-        let is_ipv4 = |grant: &Grant| grant.key.network.address().is_ipv4();
-        let mut others = self.matching(|it| {
+        let new = self.grants.get(&id).filter(|it| it.is_open() && it.origin.client.is_some());
+        let Some((new, most)) = new.and_then(|new| Some((new, new.addresses?))) else {
+            return Vec::new();
+        };
+        let rivals = self.matching(|it| {
             (&it.key.door, &it.origin.client) == (&new.key.door, &new.origin.client)
-                && it.key.network != new.key.network
-                && is_ipv4(it) == is_ipv4(new)
+                && it.key.network.address().is_ipv4() == new.key.network.address().is_ipv4()
                 && it.turn < new.turn
                 && !matches!(it.state, GrantPhase::Closing { .. })
         });
-        let network = |id: &GrantId| self.grants.get(id).map(|it| it.key.network);
-        let mut networks: Vec<_> = others.iter().map(network).collect();
-        let mut seen = BTreeSet::new();
-        networks.retain(|it| seen.insert(*it));
-        networks.truncate((networks.len() + 1).saturating_sub(most.get()));
-        others.retain(|id| networks.contains(&network(id)));
-        others
+        let mut kept = BTreeSet::from([new.key.network]);
+        let rivals = rivals.into_iter().rev().filter_map(|id| self.grants.get(&id));
+        let gives_way = |Grant { key: GrantKey { network, .. }, .. }: &&Grant| {
+            !kept.contains(network) && (kept.len() >= most.get() || !kept.insert(*network))
+        };
+        rivals.filter(gives_way).map(|grant| grant.id).collect()
     }
 
     /// The grants that this is true of, the oldest first.

@@ -86,13 +86,14 @@ fn looks_like_option(name: &Name, at: &Place) -> Option<Diagnostic> {
 }
 
 /// Networks that are more than a carrier's few addresses, or one customer's.
-fn wide(width: Option<Widths>, at: Option<&Place>) -> Option<Diagnostic> {
-    let Widths { ipv4, ipv6 } = width?;
-    let of_4 = (ipv4 < 28).then(|| format!("{} addresses of IPv4", 1_u64 << (32 - ipv4)));
-    let of_6 = (ipv6 < 64).then(|| format!("2^{} of IPv6", 128 - ipv6));
-    let many = of_4.into_iter().chain(of_6).reduce(|all, more| format!("{all}, {more}"))?;
-    let warning = at?.warning(format!("one request may open for {many}: for strangers too"));
-    Some(warning.help("write 28 or more of IPv4, and 64 or more of IPv6, where that is enough"))
+fn wide(width: Option<Widths>, at: Option<&Place>) -> impl Iterator<Item = Diagnostic> {
+    let Widths { ipv4, ipv6 } = width.unwrap_or(Widths::SINGLE);
+    let families = [(ipv4, 28, 32, "IPv4"), (ipv6, 64, 128, "IPv6")].into_iter();
+    families.filter(|(bits, least, ..)| bits < least).filter_map(move |(bits, least, all, of)| {
+        let many = 1_u128 << (all - bits);
+        let message = format!("a request may open for {many} addresses of {of}, most a stranger's");
+        Some(at?.warning(message).help(format!("write {least} or more where that is enough")))
+    })
 }
 
 fn missing_interfaces(loaded: &Loaded, network: &HostNetwork) -> Vec<Diagnostic> {

@@ -11,7 +11,6 @@ use super::mechanism::Mechanism;
 use super::settings::{GuardMode, NewPrivileges};
 use super::template::{Command, Commands, Family};
 use crate::proto::knock::Knock;
-use crate::proto::network::Widths;
 use crate::proto::open_ports::OpenPorts;
 
 /// The opening of a door, what that does: the keeper's half.
@@ -122,21 +121,11 @@ impl Opening {
         self.mechanism.opens(Family::of(address.to_canonical())) && (is_led || is_let_in)
     }
 
-    /// Why it cannot be open for networks of this width, if it cannot.
-    pub(super) fn for_one_address(&self, width: Widths) -> Option<&'static str> {
-        let is_wide = width != Widths::SINGLE;
-        let families = [(Family::V4, width.ipv4 < 32), (Family::V6, width.ipv6 < 128)];
-        let wide = families.into_iter().filter_map(|(family, is_wide)| is_wide.then_some(family));
-        let pairs = self.commands().into_iter().flat_map(|all| wide.clone().map(|it| all.of(it)));
-        let commands = pairs.flat_map(|pair| [&pair.open, &pair.close, &pair.verify]);
-        let mut commands = commands.chain([&self.on_open, &self.on_close]).flatten();
-        match &self.mechanism {
-            Mechanism::Set(_) if is_wide => Some("its sets hold single addresses"),
-            _ if is_wide && commands.any(Command::is_for_one_address) => {
-                Some("its commands take a single address, as %IP%")
-            }
-            _ => None,
-        }
+    /// Whether it opens for single addresses alone.
+    pub(super) fn is_for_one_address(&self) -> bool {
+        let hooks = [&self.on_open, &self.on_close].into_iter().flatten();
+        let mut commands = self.commands().into_iter().flat_map(Commands::all).chain(hooks);
+        matches!(self.mechanism, Mechanism::Set(_)) || commands.any(Command::is_for_one_address)
     }
 
     /// The firewall commands, where it is opened by commands.

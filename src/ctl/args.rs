@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::output::local;
 use crate::control::TrialTime;
 use crate::proto::duration;
-use crate::proto::network::{Network, NetworkError, is_a_hosts};
+use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::Wall;
 
@@ -26,13 +26,6 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map(|address: IpAddr| address.to_canonical())
         .map_err(|_| "not an IP address: write one such as 192.0.2.2 or 2001:db8::2".to_owned())
-}
-
-/// A network, or an address as [`address`] takes it.
-pub(super) fn network(text: &str) -> Result<Network, String> {
-    address(text)
-        .map(Network::from)
-        .or_else(|_| text.parse().map_err(|it: NetworkError| it.to_string()))
 }
 
 /// An address that packets can come from.

@@ -32,7 +32,6 @@ pub(super) struct CloseArgs {
     #[arg(required_unless_present = "all", requires = "ip")]
     door: Option<Name>,
     /// The address or network to close it for
-    #[arg(value_parser = args::network)]
     ip: Option<Network>,
     /// Close every door, for every address
     #[arg(long, conflicts_with_all = ["door", "ip"])]

@@ -75,17 +75,6 @@ impl<const N: usize> Field for [u8; N] {
     }
 }
 
-impl<A: Field, B: Field> Field for (A, B) {
-    fn put(self, writer: &mut FrameWriter) {
-        self.0.put(writer);
-        self.1.put(writer);
-    }
-
-    fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
-        Ok((A::take(reader)?, B::take(reader)?))
-    }
-}
-
 impl<T: Field> Field for Option<T> {
     fn put(self, writer: &mut FrameWriter) {
         self.is_some().put(writer);
@@ -96,6 +85,20 @@ impl<T: Field> Field for Option<T> {
 
     fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
         bool::take(reader)?.then(|| T::take(reader)).transpose()
+    }
+}
+
+/// Host bits are zero.
+impl Field for Network {
+    fn put(self, writer: &mut FrameWriter) {
+        self.address().put(writer);
+        self.prefix().put(writer);
+    }
+
+    fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
+        let (address, prefix) = (IpAddr::take(reader)?, u8::take(reader)?);
+        let network = Some(Self::around(address, prefix));
+        network.filter(|it| (it.address(), it.prefix()) == (address, prefix)).ok_or(MalformedFrame)
     }
 }
 
@@ -175,10 +178,6 @@ written_as! {
     Wall: u64, Self::as_nanos, |nanos| Some(Self::from_nanos(nanos));
     DoorId: u32, |door| door.0, |place| Some(Self(place));
     ClientId: u32, |client| client.0, |place| Some(Self(place));
-    Network: (IpAddr, u8), |network| (network.address(), network.prefix()), |(address, prefix)| {
-        let network = Self::around(address, prefix);
-        (address == network.address() && prefix == network.prefix()).then_some(network)
-    };
     Reason: u8, reason_code, |place| Self::all().nth(place.into());
 }
 

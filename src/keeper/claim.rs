@@ -213,8 +213,8 @@ impl Claim {
             }
         };
         let may_ask = |network| grounds.local.may_ask_for(request.source, network);
-        let width = |door: Option<&Door>| door.and_then(|door| door.recognition.width);
-        let widest = Widths::both(width(stands), now.and_then(|now| now.width));
+        let width = stands.and_then(|door| door.recognition.width);
+        let widest = Widths::both(width, now.and_then(|now| now.width));
         let holds = grounds
             .stands(now, is_unchanged)
             .and_then(|()| lifetime.judge(stamp, grounds.now))

@@ -5,10 +5,10 @@ mod open;
 mod recover;
 mod tell;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 
-use derive_more::{Display, From};
 use tracing::error;
 
 use self::jobs::Purpose;
@@ -66,15 +66,7 @@ pub(super) enum ClaimOutcome {
 }
 
 /// The reason why a grant ends, for log and history.
-#[derive(Clone, Copy, Debug, Display, From, PartialEq, Eq)]
-enum EndReason {
-    #[display("{_0}")]
-    Said(&'static str),
-    /// Its client has opened the door for this address in its place.
-    #[from(skip)]
-    #[display("moved to {_0}")]
-    Moved(Network),
-}
+type EndReason = Cow<'static, str>;
 
 /// How many are remembered that could not be closed.
 const MOST_NOT_CLOSED: usize = 1000;
@@ -93,13 +85,9 @@ impl Doors {
         let is_meant = |key: &GrantKey| key.door == *door && key.network.meets(&network);
         let ids = self.grants.matching(|it| is_meant(&it.key));
         self.end_all(now, &ids, "closed by hand");
-        if !ids.is_empty() {
-            return true;
-        }
         let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
-        let ids: Vec<_> = struck.map(|(_, (id, _))| id).collect();
-        ids.iter().for_each(|&id| self.journal.forget(id));
-        !ids.is_empty()
+        let struck = struck.map(|(_, (id, _))| self.journal.forget(id)).count();
+        !ids.is_empty() || struck > 0
     }
 
     /// What may still be open, since it could not be closed, and who had opened it.
@@ -116,7 +104,7 @@ impl Doors {
 
     /// Ends those that a grant which is open takes the place of.
     fn displace(&mut self, now: Now, id: GrantId, key: &GrantKey) {
-        self.end_all(now, &self.grants.displaced_by(id), EndReason::Moved(key.network));
+        self.end_all(now, &self.grants.displaced_by(id), format!("moved to {}", key.network));
     }
 
     fn end_all(&mut self, now: Now, ids: &[GrantId], why: impl Into<EndReason>) {
@@ -124,7 +112,7 @@ impl Doors {
         for &id in ids {
             // What is under way ends when its command has ended.
             if let Some(expired) = self.grants.close(id) {
-                self.end(now, expired, why);
+                self.end(now, expired, why.clone());
             }
         }
     }
@@ -158,7 +146,7 @@ impl Doors {
         let Some((key, origin)) = self.owner(id) else { return };
         let GrantKey { door, network, .. } = &key;
         if !again {
-            self.tell(now, &key, &origin, DoorEvent::Closing(&why.to_string()));
+            self.tell(now, &key, &origin, DoorEvent::Closing(&why));
         }
         fault::point("expired");
         if let Some(element) = delete {
@@ -171,7 +159,7 @@ impl Doors {
             if let Err(why) = self.sets.close(&key, &element, others) {
                 error!(source = %network, door = %door, "cannot be closed now: {why}");
             }
-            self.is_closed(now, id, why);
+            self.is_closed(now, id, &why);
             return;
         }
         if !again {
@@ -182,12 +170,12 @@ impl Doors {
         fault::point("close started");
     }
 
-    fn is_closed(&mut self, now: Now, id: GrantId, why: EndReason) {
+    fn is_closed(&mut self, now: Now, id: GrantId, why: &str) {
         let Some((key, origin)) = self.owner(id) else { return };
         self.journal.forget(id);
         self.not_closed.remove(&key);
         fault::point("closed");
-        self.tell(now, &key, &origin, DoorEvent::Closed(&why.to_string()));
+        self.tell(now, &key, &origin, DoorEvent::Closed(why));
         self.has_ended(now, id, &key);
     }
 

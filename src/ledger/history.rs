@@ -94,10 +94,8 @@ pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Hist
 
 /// All networks that an address is in, as a list in JSON.
 fn networks_around(address: IpAddr) -> String {
-    let address = address.to_canonical();
-    let prefixes = if address.is_ipv4() { 0..=32 } else { 0..=128 };
-    let networks = prefixes.map(|prefix| format!("\"{}\"", Network::around(address, prefix)));
-    format!("[{}]", networks.collect::<Vec<_>>().join(","))
+    let around = |prefix| Network::around(address.to_canonical(), prefix).to_string();
+    format!("{:?}", (0..=128).map(around).collect::<Vec<_>>())
 }
 
 /// When each client last got in.

@@ -113,9 +113,8 @@ impl Widths {
     /// What is allowed where one says this and another that: both have to allow it; where neither
     /// says anything, single addresses.
     pub fn both(one: Option<Self>, other: Option<Self>) -> Self {
-        let (Some(one), Some(other)) = (one, other) else {
-            return one.or(other).unwrap_or(Self::SINGLE);
-        };
+        let or_single = |widths: Option<Self>| widths.unwrap_or(Self::SINGLE);
+        let (one, other) = (or_single(one.or(other)), or_single(other.or(one)));
         Self { ipv4: one.ipv4.max(other.ipv4), ipv6: one.ipv6.max(other.ipv6) }
     }
 
@@ -141,25 +140,21 @@ pub const fn is_a_hosts(address: IpAddr) -> bool {
     }
 }
 
-/// The first addresses of all that is no host's, or loopback.
-const NOBODYS: [IpAddr; 8] = [
-    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
+/// The last addresses of what is no host's, or loopback, and does not begin where addresses do: what
+/// holds some of that begins in it, or ends with it.
+const NOBODYS: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(127, 255, 255, 255)),
     IpAddr::V4(Ipv4Addr::BROADCAST),
-    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    IpAddr::V6(Ipv6Addr::LOCALHOST),
-    IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()),
-    IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
+    IpAddr::V6(Ipv4Addr::BROADCAST.to_ipv6_mapped()),
+    IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
 ];
 
 /// Whether somebody who sends from `source` may ask that a door be opened for a network: every
 /// address in it can be one host's.
 pub fn may_ask_for(source: IpAddr, network: Network) -> bool {
     let may = |it: IpAddr| is_a_hosts(it) && (source.is_loopback() || !it.is_loopback());
-    // A range begins in another, or holds where that begins.
-    let holds = |first: IpAddr| Network::around(first, network.prefix) == network;
-    may(network.address) && NOBODYS.into_iter().all(|first| may(first) || !holds(first))
+    let holds = |last: IpAddr| Network::around(last, network.prefix) == network;
+    may(network.address) && NOBODYS.into_iter().all(|last| may(last) || !holds(last))
 }
 
 #[cfg(test)]
@@ -291,6 +286,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_network_may_be_asked_for_where_every_address_in_it_may(
+            bits in any::<u32>(), prefix in 18u8..=32, near in prop::sample::select(vec![
+                "0.255.255.0", "127.0.0.0", "126.255.255.0", "224.0.0.0", "223.255.255.0", "255.255.255.0",
+            ]),
+        ) {
+            let near: Ipv4Addr = near.parse().unwrap();
+            for address in [bits, near.to_bits() ^ (bits & 0x1ff)].map(Ipv4Addr::from_bits) {
+                let network = Network::around(address.into(), prefix);
+                let IpAddr::V4(first) = network.address() else { unreachable!() };
+                let first = first.to_bits();
+                let last = first | u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                let mut all = (first..=last).map(|it| IpAddr::V4(it.into()));
+                let source = IpAddr::from([192, 0, 2, 1]);
+                let every = all.all(|it| may_ask_for(source, it.into()));
+                prop_assert_eq!(may_ask_for(source, network), every, "{}", network);
+            }
+        }
+
         #[test]
         fn a_network_contains_its_own_address_and_is_read_as_it_is_shown(
             address: IpAddr, prefix in 0u8..=128,

@@ -17,7 +17,6 @@ use crate::config::read_widths;
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Widths;
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::words::UnknownWord;
 
@@ -216,18 +215,13 @@ impl ProfileReader<'_> {
             spa_port: self
                 .read("spa_port", |node| node.read("a port or a range of ports", port_range)),
             address: self.read("address", address).flatten(),
-            width: self.width(),
+            width: self.fields.value("width").and_then(|node| match node.value {
+                Value::Mapping(_) => read_widths(node, self.problems).ok(),
+                _ => self.problems.ok_or_report(node.read(A_WIDTH, values::width)),
+            }),
             open_for: self.read("open_for", |node| node.read("a duration such as 30s", open_for)),
             close: self.read("close", Node::boolean).unwrap_or(false),
             ..RequestOptions::default()
-        }
-    }
-
-    fn width(&mut self) -> Option<Widths> {
-        let node = self.fields.value("width")?;
-        match node.value {
-            Value::Mapping(_) => read_widths(node, self.problems).ok(),
-            _ => self.read("width", |node| node.read(A_WIDTH, values::width)),
         }
     }
 

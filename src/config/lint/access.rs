@@ -16,28 +16,30 @@ pub(crate) fn check(
     doors: &[(Door, DoorPlaces)],
 ) -> Vec<Diagnostic> {
     let mut found = shared_credentials(clients);
-    found.extend(
-        doors.iter().filter_map(|(door, places)| {
-            too_wide(door, door.recognition.width?, places.of("width"))
-        }),
-    );
+    let of_door =
+        |(door, at): &(Door, DoorPlaces)| too_wide(door, door.recognition.width, &at.keys);
+    found.extend(doors.iter().filter_map(of_door));
     let doors: HashMap<&Name, &Door> = doors.iter().map(|(door, _)| (door.name(), door)).collect();
     found.extend(clients.iter().flat_map(|(client, places)| useless(client, places, &doors)));
-    found.extend(clients.iter().flat_map(|(client, places)| {
-        let width = client.width.zip(places.keys.get("width"));
-        let doors = client.doors.iter().filter_map(|name| doors.get(name));
-        let doors = doors.filter(|door| door.recognition.width.is_none() && door.recognition.spa);
-        doors.filter_map(move |door| width.and_then(|(width, at)| too_wide(door, width, at)))
-    }));
+    for (client, places) in clients {
+        let own = client.doors.iter().filter_map(|name| doors.get(name));
+        let own = own.filter(|door| door.recognition.spa && door.recognition.width.is_none());
+        found.extend(own.filter_map(|door| too_wide(door, client.width, &places.keys)));
+    }
     found
 }
 
-/// A door that a network may be asked for and that cannot be open for one.
-fn too_wide(door: &Door, width: Widths, at: &Place) -> Option<Diagnostic> {
-    let why = door.opening.for_one_address(width)?;
+/// A door that networks may be asked for, and that opens for single addresses alone.
+fn too_wide(
+    door: &Door,
+    width: Option<Widths>,
+    places: &HashMap<&str, Place>,
+) -> Option<Diagnostic> {
+    let is_wide = width.is_some_and(|width| width != Widths::SINGLE);
+    let at = places.get("width").filter(|_| is_wide && door.opening.is_for_one_address())?;
     let (name, via) = (door.name(), &door.opening.mechanism);
-    let error = at.error(format!("door '{name}' is not for networks: {why} (via {via})"));
-    Some(error.help("write %NET% there, open it via guard, or remove 'width'"))
+    let error = at.error(format!("door '{name}' opens for single addresses alone, via {via}"));
+    Some(error.help("write %NET% for %IP% in its commands, open it via guard, or remove 'width'"))
 }
 
 /// The doors that take what no client of theirs has, as warnings.

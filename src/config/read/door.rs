@@ -126,21 +126,13 @@ pub(super) fn read_door(
         opening,
         one_time,
     };
+    let placed = ["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard", "width"];
     let places = DoorPlaces {
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
         forwards: forwards_places,
-        keys: reader.places([
-            "trip_wires",
-            "target",
-            "totp",
-            "spa",
-            "fwknop",
-            "via",
-            "guard",
-            "width",
-        ]),
+        keys: reader.places(placed),
     };
     Ok((door, places))
 }

@@ -277,14 +277,14 @@ impl Doors {
                     let fails = "its close command fails: the door may still be open";
                     self.tell(now, &key, &origin, DoorEvent::Failed("not closed", fails));
                     // What the start could not close either is not tried for ever.
-                    if why != FROM_BEFORE.into() && self.not_closed.len() < MOST_NOT_CLOSED {
+                    if why != FROM_BEFORE && self.not_closed.len() < MOST_NOT_CLOSED {
                         self.not_closed.insert(key.clone(), (id, origin));
                         return self.has_ended(now, id, &key);
                     }
                 }
             }
         }
-        self.is_closed(now, id, why);
+        self.is_closed(now, id, &why);
     }
 }
 

@@ -26,8 +26,8 @@ pub enum MalformedPayload {
     Flags(u8),
     #[error("bytes that must be zero are not")]
     Padding,
-    #[error("{0} bits of an address cannot count: it has fewer")]
-    Width(u8),
+    #[error("more bits of an address would count than it has")]
+    Width,
     #[error("an address is given beside the observed one")]
     ObservedAndGiven,
     #[error(transparent)]
@@ -90,7 +90,11 @@ impl SpaRequest {
             return Err(MalformedPayload::Padding);
         }
         let [ipv4, ipv6] = widths;
-        let widths = Widths { ipv4: width(ipv4, WHOLE.ipv4)?, ipv6: width(ipv6, WHOLE.ipv6)? };
+        let or_all = |given: u8, all: u8| if given == 0 { all } else { given };
+        let widths = Widths { ipv4: or_all(ipv4, WHOLE.ipv4), ipv6: or_all(ipv6, WHOLE.ipv6) };
+        if widths.ipv4 > WHOLE.ipv4 || widths.ipv6 > WHOLE.ipv6 {
+            return Err(MalformedPayload::Width);
+        }
         let v4 = Some(v4).filter(|address| !address.is_unspecified());
         let v6 = Some(v6).filter(|address| !address.is_unspecified());
         let open = match (flags & OBSERVED != 0, v4, v6) {
@@ -114,15 +118,6 @@ fn take<const LEN: usize>(rest: &mut &[u8]) -> [u8; LEN] {
     let (head, tail) = rest.split_first_chunk().expect("as many bytes as the layout has");
     *rest = tail;
     *head
-}
-
-/// How many bits of an address with so many count.
-const fn width(given: u8, whole: u8) -> Result<u8, MalformedPayload> {
-    match given {
-        0 => Ok(whole),
-        given if given <= whole => Ok(given),
-        longer => Err(MalformedPayload::Width(longer)),
-    }
 }
 
 fn name(padded: &[u8; DOOR_LEN]) -> Result<Option<Name>, MalformedPayload> {

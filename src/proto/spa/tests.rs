@@ -244,8 +244,8 @@ fn version_2_says_how_many_bits_count_and_zero_is_all_of_them() {
 
 #[test]
 fn more_bits_than_an_address_has_are_malformed() {
-    assert_eq!(of_widths(33, 0), Err(MalformedPayload::Width(33)));
-    assert_eq!(of_widths(24, 129), Err(MalformedPayload::Width(129)));
+    assert_eq!(of_widths(33, 0), Err(MalformedPayload::Width));
+    assert_eq!(of_widths(24, 129), Err(MalformedPayload::Width));
 }
 
 #[test]
