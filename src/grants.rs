@@ -5,6 +5,7 @@
 //! its close commands run. What the kernel opens and ends has no commands: it is open at once.
 
 mod action;
+mod hold;
 mod prepared;
 mod record;
 mod recovery;
@@ -16,6 +17,8 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub use self::action::{Action, CommandPair};
+use self::hold::Session;
+pub use self::hold::{ConnectionPhase, HeldDoor, HoldEnd, TrackedConnection};
 use self::prepared::Transition;
 pub use self::prepared::{Extension, GrantChange, PreparedGrant};
 pub use self::record::{
@@ -97,6 +100,8 @@ pub struct ToClose {
     pub delete: Option<KernelElement>,
     /// It could not be closed before.
     pub again: bool,
+    /// Why, where it may follow a session and its time is over.
+    pub end: Option<HoldEnd>,
 }
 
 /// The reason why a close failed.
@@ -155,6 +160,7 @@ pub struct Grant {
     /// How many addresses of its family its client may have open at the door, where it is known.
     addresses: Option<NonZeroUsize>,
     state: GrantPhase,
+    session: Session,
     is_own: bool,
     /// The greater, the later it was opened or extended.
     pub turn: u64,
@@ -178,6 +184,8 @@ pub struct Grants {
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
+    /// The doors whose grants follow their sessions.
+    held_doors: HashMap<Name, HeldDoor>,
     /// Of each door with a cooldown the last knock that it did something for, and whether none has
     /// been refused since.
     cooling: HashMap<Name, (Monotonic, bool)>,
@@ -218,7 +226,8 @@ impl Grants {
             None => self.open_new(),
             Some((id, grant)) => match grant.state {
                 GrantPhase::Starting { .. } | GrantPhase::Open { .. } => {
-                    Transition::Extend(id, grant.deadline.max(until))
+                    let until = grant.deadline.max(until);
+                    Transition::Extend(id, grant.ceiling.map_or(until, |it| until.min(it)))
                 }
                 GrantPhase::Closing { .. } => Transition::Wait(id),
             },
@@ -266,6 +275,7 @@ impl Grants {
                 grant.turn = self.last;
                 grant.origin = prepared.origin;
                 grant.addresses = prepared.action.addresses;
+                grant.session.end = None;
                 let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {
                     self.deadlines.insert((later, id));
@@ -417,6 +427,7 @@ impl Grants {
         while expired.len() < most
             && let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
+            && !self.is_to_look_at(id)
         {
             self.deadlines.pop_first();
             expired.extend(self.end(id));
@@ -427,12 +438,12 @@ impl Grants {
     /// Where it is closing, what could not be closed before is closed again.
     fn end(&mut self, id: GrantId) -> Option<ToClose> {
         let grant = self.grants.get(&id)?;
-        let delete = grant.backend.element().cloned();
+        let (delete, end) = (grant.backend.element().cloned(), grant.hold_end());
         let (close, again) = match &grant.state {
             GrantPhase::Closing { left, .. } => (self.alone(left, id), true),
             _ => (self.begin_close(id, usize::MAX), false),
         };
-        Some(ToClose { id, close, delete, again })
+        Some(ToClose { id, close, delete, again, end })
     }
 
     /// Ends one grant now, whoever opened it.
@@ -608,7 +619,7 @@ impl Grant {
             key: self.key.clone(),
             origin: self.origin.clone(),
             element: self.backend.element()?.clone(),
-            left: self.deadline.since(now),
+            left: self.left_in_kernel(now),
             ceiling: self.ceiling.map(|ceiling| ceiling.since(now)),
         })
     }

@@ -59,6 +59,7 @@ impl Action {
         let (network, source_port) = (key.network, key.source_port);
         let address = network.address();
         let open_for = open_for.unwrap_or(opening.open_for);
+        let open_for = opening.hold.map_or(open_for, |hold| open_for.min(hold.at_most));
         let mut is_own = false;
         let backend = match &opening.mechanism {
             // What is forwarded has no element for one source port.

@@ -1,5 +1,6 @@
 //! The first half of opening a door: decided, to be recorded, not yet done.
 
+use super::hold::Session;
 use super::{Action, Grant, GrantBackend, GrantId, GrantKey, GrantPhase, GrantRecord, Origin};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -74,6 +75,7 @@ impl PreparedGrant {
             ceiling: self.action.hold.map(|hold| self.knocked() + hold.at_most),
             backend: self.action.backend.clone(),
             addresses: self.action.addresses,
+            session: Session::default(),
             is_own: self.action.is_own,
             turn: id.0,
         }

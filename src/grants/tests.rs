@@ -1,6 +1,7 @@
 //! What grants promise, one behaviour each.
 
 mod addresses;
+mod hold;
 mod lives;
 
 use std::net::IpAddr;

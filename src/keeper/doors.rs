@@ -128,7 +128,11 @@ impl Doors {
             self.finished(now, &finished);
         }
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
-            let why = if expired.again { "closed, though not at once" } else { "command timeout" };
+            let why = match expired.end {
+                _ if expired.again => "closed, though not at once",
+                Some(end) => end.as_str(),
+                None => "command timeout",
+            };
             self.end(now, expired, why);
         }
         let grants = &self.grants;
@@ -142,7 +146,7 @@ impl Doors {
     /// A grant ends, for this reason.
     fn end(&mut self, now: Now, expired: ToClose, why: impl Into<EndReason>) {
         let why = why.into();
-        let ToClose { id, close, delete, again } = expired;
+        let ToClose { id, close, delete, again, .. } = expired;
         let Some((key, origin)) = self.owner(id) else { return };
         let GrantKey { door, network, .. } = &key;
         if !again {

@@ -125,7 +125,7 @@ doors.yaml:2:22: error: 's0, lo' is not the name of an interface: it is several,
 doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, forward, open_for, open_for_max, max_grants, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, forward, open_for, open_for_max, max_grants, hold, on_expiry, addresses, width, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence
@@ -574,6 +574,60 @@ doors.yaml:5:5: warning: 'guard' has no effect: the guard does not open this doo
         ^^^^^
     remove it, or write via: guard
 
+"#]];
+    times_that_cannot_hold: said("doors:\n  ssh: {sequence: [7000, 9000, 8000], open: [22], hold: {idle: 0s, at_most: 10s}}\n  mosh: {sequence: [7001, 9001, 8001], open: [23], hold: {idle: 2h, at_most: 1h}, on_expiry: maybe}\n") => str![[r#"
+doors.yaml:2:64: error: idle cannot be zero
+      ssh: {sequence: [7000, 9000, 8000], open: [22], hold: {idle: 0s, at_most: 10s}}
+                                                                   ^^
+doors.yaml:3:78: error: at_most is shorter than idle: 2h
+      mosh: {sequence: [7001, 9001, 8001], open: [23], hold: {idle: 2h, at_most: 1h}, on_expiry: maybe}
+                                                                                 ^^
+    nothing is open for longer than at_most: write at least as much
+doors.yaml:3:94: error: 'maybe' is none of keep, cut
+      mosh: {sequence: [7001, 9001, 8001], open: [23], hold: {idle: 2h, at_most: 1h}, on_expiry: maybe}
+                                                                                                 ^^^^^
+"#]];
+    sessions_of_doors_that_do_not_say_their_ports: said("doors:\n  ssh: {sequence: [7000, 9000, 8000], start_command: a, stop_command: b, hold: {}, on_expiry: cut}\n  act: {sequence: [7001, 9001, 8001], start_command: a, hold: {}}\n  web: {sequence: [7002, 9002, 8002], open: [80], via: timed, hold: {}}\n  ssh2: {sequence: [7003, 9003, 8003], start_command: a, stop_command: b, on_expiry: keep}\ntemplates:\n  timed: {open: a %IP% %SECONDS%, close: b %IP%}\n") => str![[r#"
+doors.yaml:2:74: error: 'hold' needs the ports that this door opens
+      ssh: {sequence: [7000, 9000, 8000], start_command: a, stop_command: b, hold: {}, on_expiry: cut}
+                                                                             ^^^^
+    write them as 'open', with the guard or a template
+doors.yaml:2:84: error: 'on_expiry' needs the ports that this door opens
+      ssh: {sequence: [7000, 9000, 8000], start_command: a, stop_command: b, hold: {}, on_expiry: cut}
+                                                                                       ^^^^^^^^^
+    write them as 'open', with the guard or a template
+doors.yaml:4:63: error: what opens this door ends by itself, after %SECONDS%
+      web: {sequence: [7002, 9002, 8002], open: [80], via: timed, hold: {}}
+                                                                  ^^^^
+    nothing can hold it: leave out 'hold', or use commands without %SECONDS%
+doors.yaml:3:57: warning: 'hold' has no effect: nothing closes this door
+      act: {sequence: [7001, 9001, 8001], start_command: a, hold: {}}
+                                                            ^^^^
+    write a 'stop_command', or remove it
+"#]];
+    networks_that_are_asked_for: said("doors:\n  ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}\n  web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}\n") => str![[r#"
+doors.yaml:2:65: error: '33' is not valid here: write a number from 1 to 32
+      ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}
+                                                                    ^^
+    how many bits of an address count: 24 is as 192.0.2.0/24
+doors.yaml:2:75: error: '0' is not valid here: write a number from 1 to 128
+      ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}
+                                                                              ^
+    how many bits of an address count: 24 is as 192.0.2.0/24
+doors.yaml:3:58: error: a mapping such as {ipv4: 24, ipv6: 64}, belongs here, not a word
+      web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}
+                                                             ^^
+doors.yaml:3:73: error: '0' is not valid here: write a number from 1 to 1000000
+      web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}
+                                                                            ^
+doors.yaml:2:51: warning: 'width' has no effect: only requests by SPA ask for a network
+      ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}
+                                                      ^^^^^
+    remove it
+doors.yaml:3:51: warning: 'width' has no effect: only requests by SPA ask for a network
+      web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}
+                                                      ^^^^^
+    remove it
 "#]];
     networks_that_are_none: said("knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}\n") => str![[r#"
 doors.yaml:1:20: error: '192.0.2.0/33' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address

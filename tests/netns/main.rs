@@ -43,6 +43,7 @@ mod start;
 mod syslog;
 mod templates;
 mod totp;
+mod tracked;
 mod unseen;
 
 #[path = "../support/mod.rs"]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::tree::{KnownKeys, Node, Reader};
-use crate::config::Hold;
+use super::tree::{KnownKeys, MappingEntry, Node, Reader};
 use crate::config::diagnostic::{Diagnostic, Parsed, Problems};
+use crate::config::{Hold, Hole, Opening};
 use crate::proto::duration;
 use crate::proto::network::Widths;
 
@@ -36,6 +36,24 @@ pub(super) fn read_hold(
             .fail(error.help("nothing is open for longer than at_most: write at least as much"));
     }
     Ok(Some(Hold { idle, grace, at_most }))
+}
+
+/// The errors of a door that is to follow sessions, or to cut them, and cannot.
+pub(super) fn unknown_sessions(reader: &Reader<'_>, opening: &Opening) -> Vec<Diagnostic> {
+    let has_ports = !opening.ports.is_empty() || !opening.forwards.is_empty();
+    let is_lacking = !has_ports && opening.mechanism.closes();
+    let wants = [("hold", opening.hold.is_some()), ("on_expiry", opening.cuts)];
+    let wants = wants.into_iter().filter(|(_, is_given)| *is_given && is_lacking);
+    let no_port = |given: &MappingEntry| {
+        let message = format!("'{}' needs the ports that this door opens", given.key);
+        given.at.error(message).help("write them as 'open', with the guard or a template")
+    };
+    let timed = reader.get("hold").filter(|_| opening.mechanism.has_hole(Hole::Seconds));
+    let timed = timed.map(|given| {
+        let error = given.at.error("what opens this door ends by itself, after %SECONDS%");
+        error.help("nothing can hold it: leave out 'hold', or use commands without %SECONDS%")
+    });
+    wants.filter_map(|(key, _)| reader.get(key)).map(no_port).chain(timed).collect()
 }
 
 /// Reads the widest networks that may be asked for.
