@@ -92,7 +92,8 @@ fn wide(width: Option<Widths>, at: Option<&Place>) -> impl Iterator<Item = Diagn
     families.filter(|(bits, least, ..)| bits < least).filter_map(move |(bits, least, all, of)| {
         let many = 1_u128 << (all - bits);
         let message = format!("a request may open for {many} addresses of {of}, most a stranger's");
-        Some(at?.warning(message).help(format!("write {least} or more where that is enough")))
+        let warning = at?.warning(message).without_line();
+        Some(warning.help(format!("write {least} or more where that is enough")))
     })
 }
 

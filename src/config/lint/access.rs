@@ -38,8 +38,10 @@ fn too_wide(
     let is_wide = width.is_some_and(|width| width != Widths::SINGLE);
     let at = places.get("width").filter(|_| is_wide && door.opening.is_for_one_address())?;
     let (name, via) = (door.name(), &door.opening.mechanism);
-    let error = at.error(format!("door '{name}' opens for single addresses alone, via {via}"));
-    Some(error.help("write %NET% for %IP% in its commands, open it via guard, or remove 'width'"))
+    let message = format!("door '{name}' opens for single addresses alone, via {via}");
+    let help = "write %NET% where its commands have %IP%, or open it via guard, or remove 'width'";
+    // A client may have secrets beside it.
+    Some(at.error(message).without_line().help(help))
 }
 
 /// The doors that take what no client of theirs has, as warnings.
