@@ -1147,6 +1147,21 @@ fn commands_that_would_fail_for_ipv6_or_open_too_much_there_are_doubtful() {
 }
 
 #[test]
+fn what_is_said_of_a_clients_width_does_not_show_the_secrets_beside_it() {
+    let client = "a: {doors: [ssh], width: {ipv4: 8}, fwknop: {key: SESAME, hmac_key: OPENSESAME}}";
+    let config = |door: &str| {
+        format!("clients:\n  {client}\ndoors:\n  ssh: {{spa: true, fwknop: true, {door}}}\n")
+    };
+    let wrong = said(&config("start_command: let-in %IP%"));
+    assert!(wrong.contains("opens for single addresses alone"), "{wrong}");
+    let loaded = parse(&SourceText::new("doors.yaml", config("open: [22]"))).unwrap();
+    let doubts: String =
+        lint(&loaded, &HostFacts::default()).iter().map(ToString::to_string).collect();
+    assert!(doubts.contains("16777216 addresses of IPv4"), "{doubts}");
+    assert!(!(wrong + &doubts).contains("SESAME"));
+}
+
+#[test]
 fn networks_that_are_wider_than_a_carriers_few_addresses_are_doubtful() {
     let of =
         |width: &str| doubts(&format!("{{d: {{spa: true, open: [22], width: {width}}}}}"), &[]);
