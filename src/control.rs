@@ -67,12 +67,18 @@ pub enum Request {
         address: IpAddr,
         seconds: Option<u64>,
     },
-    /// Closes a door for whoever has an address of this network, mostly one.
+    /// Closes a door for whoever has an address of this network, mostly one. To `cut`: the
+    /// connections that were let in end too.
     Close {
         door: Name,
         address: Network,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     },
-    CloseAll,
+    CloseAll {
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
+    },
     /// Listens again to a source that has failed too often.
     Unlock {
         address: IpAddr,
@@ -80,6 +86,8 @@ pub enum Request {
     /// Closes what a client has opened, or extended last.
     Revoke {
         client: Name,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     },
     /// Forgets what a client has used ahead of its time.
     ResetClient {
@@ -307,6 +315,9 @@ pub struct GrantStatus {
     pub by: OpenedBy,
     pub state: GrantCondition,
     pub seconds_left: f64,
+    /// How many connections hold it open.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub held_by: usize,
 }
 
 words! {

@@ -36,6 +36,9 @@ pub(super) struct CloseArgs {
     /// Close every door, for every address
     #[arg(long, conflicts_with_all = ["door", "ip"])]
     all: bool,
+    /// End the connections too that were let in
+    #[arg(long)]
+    cut: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -70,9 +73,10 @@ pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
 }
 
 pub(super) fn close(target: &Target, args: CloseArgs) -> Result<(), Error> {
+    let cut = args.cut;
     let request = match (args.door, args.ip) {
-        (Some(door), Some(address)) => Request::Close { door, address },
-        _ => Request::CloseAll,
+        (Some(door), Some(address)) => Request::Close { door, address, cut },
+        _ => Request::CloseAll { cut },
     };
     target.act(&request, Timeout::Commands)
 }

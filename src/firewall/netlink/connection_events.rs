@@ -4,15 +4,12 @@ use std::fs;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::libc::{
-    self, BPF_ABS, BPF_ALU, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JGE, BPF_JGT, BPF_JMP, BPF_LD,
-    BPF_LDX, BPF_LSH, BPF_MEM, BPF_MISC, BPF_OR, BPF_RET, BPF_ST, BPF_TAX, BPF_X,
-};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::libc;
+use nix::sys::socket::{SockProtocol, setsockopt, sockopt};
 use rangemap::RangeInclusiveSet;
 use socket2::{SockFilter, SockRef};
 
-use super::conntrack::{DESTINATION_PORT, GROUPS, ORIGINAL, Oblivion, PORTS, PROTOCOL, tracked};
+use super::conntrack::{GROUPS, ORIGINAL, Oblivion, PORTS, PROTOCOL, TO_PORT, tracked};
 use super::{Result, connect, monitor};
 use crate::grants::TrackedConnection;
 use crate::proto::knock::Protocol;
@@ -44,7 +41,7 @@ impl ConnectionEvents {
     /// # Errors
     /// Where the kernel tracks no connections, or this process may not hear of them.
     pub fn open(wanted: &[OpenPorts]) -> Result<Self> {
-        let (socket, _) = connect(GROUPS)?;
+        let (socket, _) = connect(SockProtocol::NetlinkNetFilter, GROUPS)?;
         // Refused without the privilege; a burst is then sooner too much to be told.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
         let mut events = Self {
@@ -100,30 +97,29 @@ fn number(protocol: Protocol, port: u16) -> u32 {
 /// some near these where they are many.
 fn filter(wanted: &RangeInclusiveSet<u32>) -> Vec<SockFilter> {
     const ATTRIBUTES: u32 = 20;
-    // Where the attribute of kind X is, from the place A on; and within the attribute that is at A.
+    // Where the attribute of kind X is: from the place A on, and within the one that is at A.
     const AMONG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR) as u32;
     const WITHIN: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR_NEST) as u32;
-    let [original, ports, protocol, port] =
-        [ORIGINAL, PORTS, PROTOCOL, DESTINATION_PORT].map(u32::from);
-    let instruction = |code: u32, yes, no, k| SockFilter::new(code as u16, yes, no, k);
+    let [original, ports, protocol, port] = [ORIGINAL, PORTS, PROTOCOL, TO_PORT].map(u32::from);
+    // Of linux/bpf_common.h: 00 and 01 set A and X, 20 loads A, 02 keeps it, 60 and 61 bring it
+    // back, 07 moves it to X, 50 and 48 load a byte and two from X on; 64 is <<, 4c is |.
     #[rustfmt::skip]
-    let number_of_port = [
-        (BPF_LD | BPF_IMM, ATTRIBUTES), (BPF_LDX | BPF_IMM, original), (BPF_LD | BPF_ABS, AMONG),
-        (BPF_LDX | BPF_IMM, ports), (BPF_LD | BPF_ABS, WITHIN), (BPF_ST, 0),
-        (BPF_LDX | BPF_IMM, protocol), (BPF_LD | BPF_ABS, WITHIN), (BPF_MISC | BPF_TAX, 0), (BPF_LD | BPF_B | BPF_IND, 4),
-        (BPF_ALU | BPF_LSH, 16), (BPF_ST, 1),
-        (BPF_LD | BPF_MEM, 0), (BPF_LDX | BPF_IMM, port), (BPF_LD | BPF_ABS, WITHIN), (BPF_MISC | BPF_TAX, 0), (BPF_LD | BPF_H | BPF_IND, 4),
-        (BPF_LDX | BPF_MEM, 1), (BPF_ALU | BPF_OR | BPF_X, 0),
+    let number = [
+        (0x00, ATTRIBUTES), (0x01, original), (0x20, AMONG),
+        (0x01, ports), (0x20, WITHIN), (0x02, 0),
+        (0x01, protocol), (0x20, WITHIN), (0x07, 0), (0x50, 4), (0x64, 16), (0x02, 1),
+        (0x60, 0), (0x01, port), (0x20, WITHIN), (0x07, 0), (0x48, 4), (0x61, 1), (0x4c, 0),
     ];
     let mut program: Vec<_> =
-        number_of_port.into_iter().map(|(code, k)| instruction(code, 0, 0, k)).collect();
+        number.into_iter().map(|(code, k)| SockFilter::new(code, 0, 0, k)).collect();
     let ranges: Vec<_> = wanted.iter().collect();
+    // Below the first: on to the next; not above the last: told.
     for near in ranges.chunks(ranges.len().div_ceil(RANGES).max(1)) {
         let (Some(first), Some(last)) = (near.first(), near.last()) else { continue };
-        program.push(instruction(BPF_JMP | BPF_JGE, 0, 2, *first.start()));
-        program.push(instruction(BPF_JMP | BPF_JGT, 1, 0, *last.end()));
-        program.push(instruction(BPF_RET, 0, 0, u32::MAX));
+        program.push(SockFilter::new(0x35, 0, 2, *first.start()));
+        program.push(SockFilter::new(0x25, 1, 0, *last.end()));
+        program.push(SockFilter::new(0x06, 0, 0, u32::MAX));
     }
-    program.push(instruction(BPF_RET, 0, 0, 0));
+    program.push(SockFilter::new(0x06, 0, 0, 0));
     program
 }

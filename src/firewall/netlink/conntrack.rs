@@ -29,7 +29,7 @@ const FILTER: u16 = 25;
 const ADDRESSES: u16 = 1;
 pub(super) const PORTS: u16 = 2;
 pub(super) const PROTOCOL: u16 = 1;
-pub(super) const DESTINATION_PORT: u16 = 3;
+pub(super) const TO_PORT: u16 = 3;
 
 /// One direction of a connection: its protocol, whence, and where to.
 type Direction = (Protocol, SocketAddr, SocketAddr);
@@ -97,25 +97,29 @@ pub fn tracked(times: &Oblivion, kind: u16, body: &[u8]) -> Option<TrackedConnec
     Some(TrackedConnection { id, protocol, client, to, answered_by, phase, silent })
 }
 
-/// What the kernel is to tell of: the connections of a client, or to a port. Before Linux 5.8 it
-/// tells all.
-pub(super) fn only(client: Option<IpAddr>, port: Option<Knock>) -> Attributes {
-    // `CTA_FILTER_F_CTA_…`: the source, and the protocol with the port.
-    let flags = client.map_or(0, |_| 1_u32) | port.map_or(0, |_| 1 << 3 | 1 << 5);
-    let source = |it: Attributes, address: IpAddr| match address {
-        IpAddr::V4(address) => it.bytes(1, &address.octets()),
-        IpAddr::V6(address) => it.bytes(3, &address.octets()),
-    };
-    let address = client.map(|address| source(Attributes::default(), address));
-    let port = port.map(|Knock { protocol, port }| {
-        let ports = Attributes::default().bytes(PROTOCOL, &[protocol.number()]);
-        ports.bytes(DESTINATION_PORT, &port.get().to_be_bytes())
+/// Has the kernel tell only of connections to a port. Before Linux 5.8 it tells all.
+pub(super) fn only(Knock { protocol, port }: Knock) -> Attributes {
+    // `CTA_FILTER_F_CTA_PROTO_NUM` and `_DST_PORT`, in the machine's order unlike all else.
+    let flags: u32 = 1 << 3 | 1 << 5;
+    let none = Attributes::default;
+    let ports = none().bytes(PROTOCOL, &[protocol.number()]);
+    let ports = ports.bytes(TO_PORT, &port.get().to_be_bytes());
+    let filter = none().bytes(1, &flags.to_ne_bytes());
+    none().nest(ORIGINAL, &none().nest(PORTS, &ports)).nest(FILTER, &filter)
+}
+
+/// What names a connection in a request to delete it.
+pub(super) fn name(it: &TrackedConnection) -> Attributes {
+    let none = Attributes::default;
+    let addresses = [(it.client.ip(), [1, 3]), (it.to.ip(), [2, 4])];
+    let addresses = addresses.into_iter().fold(none(), |list, (ip, [v4, v6])| match ip {
+        IpAddr::V4(ip) => list.bytes(v4, &ip.octets()),
+        IpAddr::V6(ip) => list.bytes(v6, &ip.octets()),
     });
-    let tuple = Attributes::default().optional(address, |it, address| it.nest(ADDRESSES, &address));
-    let tuple = tuple.optional(port, |it, port| it.nest(PORTS, &port));
-    // In the machine's order, unlike everything else.
-    let filter = Attributes::default().bytes(1, &flags.to_ne_bytes());
-    Attributes::default().nest(ORIGINAL, &tuple).nest(FILTER, &filter)
+    let ports = none().bytes(PROTOCOL, &[it.protocol.number()]);
+    let ports = ports.bytes(2, &it.client.port().to_be_bytes());
+    let ports = ports.bytes(TO_PORT, &it.to.port().to_be_bytes());
+    none().nest(ORIGINAL, &none().nest(ADDRESSES, &addresses).nest(PORTS, &ports)).u32(ID, it.id)
 }
 
 /// The packets of a connection that may come to this host: of either direction, and of the first
@@ -147,7 +151,7 @@ fn direction(body: &[u8], which: u16) -> Option<Direction> {
         };
         Some(SocketAddr::new(ip, u16::from_be_bytes(array(find(tuple, &[PORTS, port])?, 0)?)))
     };
-    Some((protocol, end(1, 3, 2)?, end(2, 4, DESTINATION_PORT)?))
+    Some((protocol, end(1, 3, 2)?, end(2, 4, TO_PORT)?))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, SockProtocol, setsockopt, sockopt};
 
 use super::attribute::find_text;
 use super::message::{NetlinkReply, SET, TABLE, number, replies};
@@ -43,7 +43,7 @@ impl Monitor {
     /// # Errors
     /// As [`Netlink::open`](super::Netlink::open).
     pub fn new() -> Result<Self> {
-        let (socket, _) = connect(GROUP)?;
+        let (socket, _) = connect(SockProtocol::NetlinkNetFilter, GROUP)?;
         // Refused without the privilege; a burst is then sooner too much to be told.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
         Ok(Self { socket, buffer: vec![0; super::BUFFER] })
