@@ -24,6 +24,7 @@ mod guard_daemon;
 mod guard_fixture;
 mod guard_hold;
 mod guard_model;
+mod guard_networks;
 mod guard_packets;
 mod hold;
 mod idle;
