@@ -141,6 +141,29 @@ fn a_session_on_this_host_is_reset_for_both_of_its_ends_and_those_of_others_go_o
 }
 
 #[test]
+fn what_this_host_has_begun_itself_from_a_port_of_a_range_goes_on() {
+    needs!("cut own", "nft");
+    let scene = Scene::new();
+    let knockd = scene.knockd(&SSH.replace("[22, ", "[22, 40000-41000, "));
+    open(&knockd, "ssh", CLIENT);
+    scene.net.client.enter(|| echo_tcp(80));
+    scene.net.server.enter(|| echo_tcp(40500));
+    let mut own: TcpStream = scene.net.server.enter(|| {
+        let kind = (socket2::Domain::IPV4, socket2::Type::STREAM);
+        let socket = socket2::Socket::new(kind.0, kind.1, None).unwrap();
+        let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+        socket.bind(&at(SERVER, 40001).into()).unwrap();
+        socket.connect(&at(CLIENT, 80).into()).unwrap();
+        socket.into()
+    });
+    let mut session = scene.session(CLIENT, SERVER, 40500);
+    assert!(lives(&mut own));
+    let said = done(&knockd, &format!("close ssh {CLIENT} --cut"));
+    assert_eq!(said, "ssh closes for 192.0.2.2, 1 connection cut");
+    assert!(is_reset(&mut session) && lives(&mut own));
+}
+
+#[test]
 fn what_goes_on_after_the_door_has_closed_can_still_be_cut() {
     needs!("cut later", "nft");
     let scene = Scene::new();
