@@ -314,6 +314,9 @@ pub struct GrantStatus {
     pub by: OpenedBy,
     pub state: GrantCondition,
     pub seconds_left: f64,
+    /// How many connections hold it open.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub held_by: usize,
 }
 
 words! {

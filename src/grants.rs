@@ -12,6 +12,7 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -178,11 +179,15 @@ pub struct Grants {
     /// The one grant that there is for a key.
     by_key: BTreeMap<GrantKey, GrantId>,
     of_network: BTreeSet<(Network, GrantId)>,
+    /// How many have a network with a prefix of this length.
+    prefixes: BTreeMap<u8, usize>,
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
     /// The doors whose grants follow their sessions.
     held_doors: HashMap<Name, HeldDoor>,
+    /// How many may follow one.
+    held: usize,
     /// Of each door with a cooldown the last knock that it did something for, and whether none has
     /// been refused since.
     cooling: HashMap<Name, (Monotonic, bool)>,
@@ -496,7 +501,9 @@ impl Grants {
         *self.of_door.entry(grant.key.door.clone()).or_default() += 1;
         self.by_key.insert(grant.key.clone(), grant.id);
         self.of_network.insert((grant.key.network, grant.id));
+        *self.prefixes.entry(grant.key.network.prefix()).or_default() += 1;
         self.by_commands += usize::from(grant.backend.element().is_none());
+        self.held += usize::from(grant.ceiling.is_some());
         self.holders.extend(grant.held());
         self.grants.insert(grant.id, grant);
     }
@@ -506,7 +513,15 @@ impl Grants {
         let grant = self.grants.remove(&id)?;
         self.by_key.remove(&grant.key);
         self.of_network.remove(&(grant.key.network, id));
+        let prefix = grant.key.network.prefix();
+        if let Entry::Occupied(mut count) = self.prefixes.entry(prefix) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         self.by_commands -= usize::from(grant.backend.element().is_none());
+        self.held -= usize::from(grant.ceiling.is_some());
         if let Some(count) = self.of_door.get_mut(&grant.key.door) {
             *count -= 1;
         }

@@ -138,7 +138,11 @@ fn grants(out: &mut dyn Write, grants: &[GrantStatus], now: Wall) -> io::Result<
         let client = grant.client.as_ref().map_or("-", |client| client.as_str());
         let left = time_left(grant.seconds_left, now, &TimeZone::system());
         let closes = match grant.state {
-            GrantCondition::Open => left,
+            GrantCondition::Open => match grant.held_by {
+                0 => left,
+                1 => format!("{left}, held by 1 connection"),
+                count => format!("{left}, held by {count} connections"),
+            },
             state @ (GrantCondition::OpenedWithErrors | GrantCondition::Gone) => {
                 format!("{left}, {state}")
             }

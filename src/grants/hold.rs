@@ -87,6 +87,11 @@ impl HeldDoor {
         })
     }
 
+    /// The ports whose connections hold its grants.
+    pub fn ports(&self) -> impl Iterator<Item = OpenPorts> {
+        self.ports.iter().copied()
+    }
+
     fn lets_in(&self, grant: &Grant, it: &TrackedConnection) -> bool {
         let bound = grant.key.source_port;
         it.port().is_some_and(|port| self.ports.iter().any(|ports| ports.contains(port)))
@@ -155,21 +160,17 @@ impl Grants {
         self.held_doors = doors;
     }
 
-    /// The ports whose connections matter now.
-    pub fn held_ports(&self) -> Vec<OpenPorts> {
-        let is_open = |door: &Name| self.of_door.get(door).is_some_and(|&count| count > 0);
-        let doors = self.held_doors.iter().filter(|(name, _)| is_open(name));
-        let mut ports: Vec<_> = doors.flat_map(|(_, door)| door.ports.iter().copied()).collect();
-        ports.sort_unstable();
-        ports.dedup();
-        ports
+    /// Whether there is a grant that may follow a session.
+    pub const fn is_holding(&self) -> bool {
+        self.held > 0
     }
 
     /// Takes note of a connection: the grants that end later now, whose elements have to be told.
     #[must_use]
     pub fn saw(&mut self, now: Monotonic, it: &TrackedConnection) -> Vec<GrantId> {
         let bits = if it.client.is_ipv4() { 32 } else { 128 };
-        let networks = (0..=bits).map(|prefix| Network::around(it.client.ip(), prefix));
+        let prefixes = self.prefixes.range(..=bits).map(|(prefix, _)| prefix);
+        let networks = prefixes.map(|prefix| Network::around(it.client.ip(), *prefix));
         let ids: Vec<_> = networks.flat_map(|around| ids_of(&self.of_network, around)).collect();
         let mut later = Vec::new();
         for id in ids {

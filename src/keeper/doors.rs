@@ -4,6 +4,7 @@ mod cut;
 mod jobs;
 mod open;
 mod recover;
+mod sessions;
 mod tell;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,6 +15,7 @@ use tracing::error;
 
 use self::cut::Cuts;
 use self::jobs::Purpose;
+use self::sessions::Sessions;
 use self::tell::DoorEvent;
 
 use super::alerts::Alerts;
@@ -37,6 +39,7 @@ pub(super) struct Doors {
     grants: Grants,
     commands: CommandRunner,
     sets: KernelSets,
+    sessions: Sessions,
     pub(super) journal: Journal,
     pub(super) alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
@@ -128,6 +131,11 @@ impl Doors {
         for finished in self.commands.poll(now.monotonic) {
             self.finished(now, &finished);
         }
+        let grants = &self.grants;
+        if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
+            error!("{why}");
+        }
+        self.follow_sessions(now.monotonic);
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
             self.cut_expired(expired.id);
             let why = match expired.end {
@@ -138,10 +146,6 @@ impl Doors {
             self.end(now, expired, why);
         }
         let _logged = self.cut_due();
-        let grants = &self.grants;
-        if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
-            error!("{why}");
-        }
         self.alerts.poll(now.monotonic);
         self.journal.poll(now);
     }
@@ -259,6 +263,7 @@ impl Doors {
             self.alerts.runner.next_deadline(),
             Some(self.journal.next_tidy),
             self.sets.next_deadline(),
+            self.sessions.next_look(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -266,6 +271,7 @@ impl Doors {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = self.commands.fds();
         fds.extend(self.sets.fds());
+        fds.extend(self.sessions.fd());
         fds.extend(self.alerts.runner.fds());
         fds
     }

@@ -352,7 +352,9 @@ impl Keeper {
             GrantState::Open => GrantCondition::Open,
             GrantState::OpenedWithErrors => GrantCondition::OpenedWithErrors,
         };
-        grant_status(&grant.key, &grant.origin, condition, grant.deadline.since(now.monotonic))
+        let left = grant.deadline.since(now.monotonic);
+        let held_by = grant.held_by();
+        GrantStatus { held_by, ..grant_status(&grant.key, &grant.origin, condition, left) }
     }
 }
 
@@ -374,6 +376,7 @@ fn grant_status(
         by: origin.by,
         state,
         seconds_left: left.as_secs_f64(),
+        held_by: 0,
     }
 }
 

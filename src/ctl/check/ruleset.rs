@@ -90,20 +90,38 @@ impl HostRuleset {
     /// Whether packets to a port of this host are passed on to another host, a container, or
     /// another port.
     pub(super) fn publishes(&self, port: Knock) -> bool {
+        self.meets(port, &|verdict, path| matches!(verdict, RuleVerdict::Translate) && path.named)
+    }
+
+    /// Whether the kernel is told not to track connections to a port of this host.
+    pub(super) fn untracks(&self, port: Knock) -> bool {
+        self.meets(port, &|verdict, path| {
+            matches!(verdict, RuleVerdict::Untrack) && (path.named || path.certain)
+        })
+    }
+
+    /// Whether a packet to a port may come to such a verdict before it is known where it goes.
+    fn meets(&self, port: Knock, wanted: &impl Fn(&RuleVerdict<'_>, Path) -> bool) -> bool {
         let is_others = |it: &&Chain| it.table != ruleset::TABLE;
         let is_first = |it: &&Chain| it.hook.as_deref() == Some("prerouting");
         let mut chains = self.chains.iter().filter(is_first).filter(is_others);
-        chains.any(|chain| self.translates(chain, NewPacket { port, to: None }, Path::EVERY))
+        chains.any(|chain| self.leads(chain, NewPacket { port, to: None }, Path::EVERY, wanted))
     }
 
-    /// Whether a packet that has come to a chain may be translated by rules that name its port.
-    fn translates(&self, chain: &Chain, packet: NewPacket, path: Path) -> bool {
+    /// Whether a packet that has come to a chain may come to such a verdict.
+    fn leads(
+        &self,
+        chain: &Chain,
+        packet: NewPacket,
+        path: Path,
+        wanted: &impl Fn(&RuleVerdict<'_>, Path) -> bool,
+    ) -> bool {
         chain.rules.iter().any(|rule| {
             let (verdicts, here) = weigh(rule, packet);
             let path = path.and(here);
-            let leads = |to: &Chain| self.translates(to, packet, path.through(true));
+            let leads = |to: &Chain| self.leads(to, packet, path.through(true), wanted);
             verdicts.iter().any(|(verdict, _)| match verdict {
-                RuleVerdict::Translate => path.named,
+                verdict if wanted(verdict, path) => true,
                 RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
                     let is_it = |it: &Chain| it.is(&chain.family, &chain.table, target);
                     path.depth < MAX_DEPTH && self.chains.iter().any(|it| is_it(it) && leads(it))
@@ -198,7 +216,10 @@ impl HostRuleset {
                         }
                     }
                     // From some addresses or interfaces alone, or not from all.
-                    RuleVerdict::Accept | RuleVerdict::Drop | RuleVerdict::Translate => {}
+                    RuleVerdict::Accept
+                    | RuleVerdict::Drop
+                    | RuleVerdict::Translate
+                    | RuleVerdict::Untrack => {}
                 }
             }
         }
@@ -254,6 +275,8 @@ enum RuleVerdict<'a> {
     Accept,
     /// It goes to another port or host, and passes no further rule of its kind.
     Translate,
+    /// Its connection is not tracked.
+    Untrack,
     Drop,
     Return,
     Jump(&'a str),
@@ -301,6 +324,8 @@ fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
         // What a program in user space does with a queue is not known.
         "accept" | "queue" => Some(RuleVerdict::Accept),
         "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(RuleVerdict::Translate),
+        // The last is iptables' word for that, and for less.
+        "notrack" | "CT" => Some(RuleVerdict::Untrack),
         "drop" | "reject" | "DROP" | "REJECT" => Some(RuleVerdict::Drop),
         "return" => Some(RuleVerdict::Return),
         "jump" => target().map(RuleVerdict::Jump),

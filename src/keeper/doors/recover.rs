@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tracing::{debug, error, info};
 
 use super::cut::Cuts;
+use super::sessions::Sessions;
 use super::{Doors, holding};
 use crate::config::{Config, Name};
 use crate::firewall::command::CommandRunner;
@@ -55,6 +56,7 @@ impl Doors {
             grants,
             commands: CommandRunner::new(&config.settings.state_dir.join("commands")),
             sets,
+            sessions: Sessions::default(),
             journal,
             alerts: Alerts::new(config),
             jobs: HashMap::new(),
@@ -73,6 +75,7 @@ impl Doors {
             effects.into_iter().filter(by_commands).for_each(|it| doors.recovered(now, it));
             return Err(Box::new((why, doors)));
         }
+        doors.hold(config);
         for effect in effects {
             if let Recovered::Ended(id) = effect
                 && let Some(key) = known.get(&id)
@@ -137,6 +140,7 @@ impl Doors {
         let settings = &config.settings;
         self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
         self.cuts.reconfigure(config);
+        self.hold(config);
         self.close_gone(now, config);
         let open: HashSet<&Name> = self.grants.list().map(|grant| &grant.key.door).collect();
         self.alerts.reconfigure(config, |door| open.contains(door));
