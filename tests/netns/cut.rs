@@ -79,7 +79,15 @@ fn configuration(doors: &str) -> String {
 const SSH: &str = "  ssh: {sequence: [7000, 8000, 9000], open: [22, 60001/udp, 60002/udp]}";
 
 fn lives(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(IN_VAIN)).unwrap();
+    is_answered_within(stream, PATIENCE)
+}
+
+fn is_silent(stream: &mut TcpStream) -> bool {
+    !is_answered_within(stream, IN_VAIN)
+}
+
+fn is_answered_within(stream: &mut TcpStream, limit: Duration) -> bool {
+    stream.set_read_timeout(Some(limit)).unwrap();
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
 }
 
@@ -87,6 +95,10 @@ fn lives(stream: &mut TcpStream) -> bool {
 fn is_reset(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+fn comes_back(socket: &UdpSocket) -> bool {
+    eventually(PATIENCE, || is_answered(socket))
 }
 
 fn is_answered(socket: &UdpSocket) -> bool {
@@ -260,7 +272,7 @@ fn all_that_doors_let_in_is_cut_at_once() {
     let said = done(&knockd, "close --all --cut");
     assert_eq!(said, "3 open doors close, 3 connections cut");
     assert!(sessions.iter_mut().all(is_reset));
-    assert!(!lives(&mut led));
+    assert!(is_silent(&mut led));
 }
 
 #[test]
@@ -278,16 +290,16 @@ fn what_is_led_to_another_host_is_cut_and_opens_again_at_once() {
         open(&knockd, "ssh", from);
         let mut session = scene.session(from, to, 2222);
         let sender = scene.sender(from, to, 60003);
-        assert!(eventually(PATIENCE, || is_answered(&sender)));
+        assert!(comes_back(&sender));
         done(&knockd, &format!("close ssh {from}"));
-        assert!(lives(&mut session) && is_answered(&sender), "without --cut");
+        assert!(lives(&mut session) && comes_back(&sender), "without --cut");
         let said = done(&knockd, &format!("close ssh {from} --cut"));
         assert_eq!(said, "2 connections cut");
-        assert!(!lives(&mut session) && !is_answered(&sender));
+        assert!(is_silent(&mut session) && !is_answered(&sender));
         open(&knockd, "ssh", from);
         drop(scene.session(from, to, 2222));
-        assert!(is_answered(&sender), "from the same port");
-        assert!(!lives(&mut session), "the old session");
+        assert!(comes_back(&sender), "from the same port");
+        assert!(is_silent(&mut session), "the old session");
         done(&knockd, &format!("close ssh {from} --cut"));
     }
     drop(scene.inner);
@@ -333,10 +345,10 @@ fn where_the_kernel_ends_no_sockets_the_session_is_dropped() {
         let mut session = scene.session(from, to, 22);
         let said = done(&knockd, &format!("close ssh {from} --cut"));
         assert_eq!(said, format!("ssh closes for {from}, 1 connection cut"));
-        assert!(!lives(&mut session));
+        assert!(is_silent(&mut session));
         open(&knockd, "ssh", from);
         drop(scene.session(from, to, 22));
-        assert!(!lives(&mut session), "though its address is let in again");
+        assert!(is_silent(&mut session), "though its address is let in again");
     }
 }
 
@@ -373,7 +385,7 @@ fn where_no_guard_opens_what_is_led_on_and_datagrams_are_cut_too() {
     done(&knockd, &format!("close ssh {CLIENT}"));
     assert!(lives(&mut session) && is_heard(), "without --cut");
     assert_eq!(done(&knockd, &format!("close ssh {CLIENT} --cut")), "2 connections cut");
-    assert!(!lives(&mut session));
+    assert!(is_silent(&mut session));
     for _ in 0..3 {
         let _ = server.send_to(b"!", at);
         assert!(!is_heard());
@@ -395,7 +407,7 @@ fn nothing_stands_in_the_way_of_a_packet_until_something_is_cut_nor_after_the_gu
     done(&knockd, &format!("close ssh {CLIENT} --cut"));
     assert_eq!(tables(), "table inet knockd\n");
     open(&knockd, "ssh", CLIENT);
-    assert!(is_answered(&scene.sender(CLIENT, SERVER, 60001)));
+    assert!(comes_back(&scene.sender(CLIENT, SERVER, 60001)));
     done(&knockd, &format!("close ssh {CLIENT} --cut"));
     assert_eq!(tables(), "table inet knockd\ntable inet knockd_cut\n");
     scene.net.server.must(
