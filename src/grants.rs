@@ -275,8 +275,8 @@ impl Grants {
                 self.last += 1;
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
                 grant.turn = self.last;
+                (grant.session.knocked, grant.session.end) = (prepared.knocked(), None);
                 grant.origin = prepared.origin;
-                grant.session.end = None;
                 let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {
                     self.deadlines.insert((later, id));
@@ -600,6 +600,11 @@ impl Grant {
             ceiling: self.ceiling,
             backend: self.backend.clone(),
         }
+    }
+
+    /// What the ledger has to know when it ends later than before.
+    pub fn extension(&self, now: Now) -> Extension {
+        Extension::new(now, self.deadline, &self.origin)
     }
 
     /// What the kernel has to hold for it; `None`: commands open and close it.

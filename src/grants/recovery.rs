@@ -171,7 +171,7 @@ impl Grants {
             deadline,
             ceiling,
             backend,
-            session: Session::default(),
+            session: Session::new(Monotonic::ZERO),
             is_own: false,
             turn: id.0,
         });

@@ -81,8 +81,8 @@ fn what_the_kernel_has_renewed_is_open_for_as_long_as_the_kernel_says() {
     assert_eq!(grants.to_look_at(at(30)), [id]);
     assert!(grants.looked_at(at(30), id, Some(Duration::from_secs(50))));
     assert_eq!(ends(&grants), 80);
-    assert!(!grants.looked_at(at(80), id, None));
-    assert_eq!(grants.expire(at(80))[0].end, Some(HoldEnd::Idle));
+    assert!(!grants.looked_at(at(81), id, Some(Duration::ZERO)));
+    assert_eq!(grants.expire(at(81))[0].end, Some(HoldEnd::Idle));
 }
 
 #[test]
@@ -100,6 +100,20 @@ fn where_the_kernel_does_not_renew_it_its_connections_are_looked_at() {
     assert_eq!(look(&mut grants, 109, 59), 110);
     assert_eq!(look(&mut grants, 110, 1), 169);
     assert_eq!(end_of(&mut grants, 169), Some(HoldEnd::Idle));
+}
+
+#[test]
+fn a_connection_that_fell_silent_before_does_not_end_what_was_just_opened() {
+    let mut grants = Grants::default();
+    grants.hold(held_doors(false));
+    let Decision::Open(id, _) = ask(&mut grants, 100, ADDRESS, held_action()) else { panic!() };
+    assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
+    for silent in [50, 70] {
+        let silent = Duration::from_secs(silent);
+        let before = TrackedConnection { silent, ..connection(1, ConnectionPhase::Alive) };
+        assert_eq!(grants.saw_all(at(101), &[before]), []);
+        assert_eq!(ends(&grants), 100 + OPEN_FOR);
+    }
 }
 
 #[test]
@@ -272,6 +286,8 @@ proptest! {
                 Happening::Dies => keeper = None,
                 Happening::Starts if keeper.is_none() => {
                     let mut grants = new();
+                    // Nobody has listened.
+                    kernel.news.clear();
                     let held = kernel.element.filter(|(until, most)| until.min(most) > &now);
                     let held = held.map(|(until, most)| KernelGrant {
                         key: key(ADDRESS),
