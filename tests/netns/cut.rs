@@ -306,6 +306,32 @@ fn what_is_led_to_another_host_is_cut_and_opens_again_at_once() {
 }
 
 #[test]
+fn what_somebody_else_leads_to_a_container_is_cut_and_that_of_another_client_goes_on() {
+    needs!("cut published", "nft");
+    let scene = Scene::new();
+    let rules = "table ip published { chain pre { type nat hook prerouting priority -100;
+        tcp dport 8443 dnat to 198.51.100.7:2222
+        udp dport 8053 dnat to 198.51.100.7:5000
+        }
+        }";
+    scene.net.server.must("nft", &[rules]);
+    let knockd = scene.knockd(&SSH.replace("[22, ", "[8443, 8053/udp, "));
+    for client in [CLIENT, OTHER] {
+        open(&knockd, "ssh", client);
+    }
+    let mut session = scene.session(CLIENT, SERVER, 8443);
+    let mut other = scene.session(OTHER, SERVER, 8443);
+    let sender = scene.sender(CLIENT, SERVER, 8053);
+    assert!(comes_back(&sender));
+    let said = done(&knockd, &format!("close ssh {CLIENT} --cut"));
+    assert_eq!(said, "ssh closes for 192.0.2.2, 2 connections cut");
+    assert!(is_silent(&mut session) && !is_answered(&sender) && lives(&mut other));
+    open(&knockd, "ssh", CLIENT);
+    drop(scene.session(CLIENT, SERVER, 8443));
+    assert!(comes_back(&sender) && is_silent(&mut session));
+}
+
+#[test]
 fn datagrams_are_cut_though_the_server_goes_on_sending_and_come_again_after_a_knock() {
     needs!("cut udp", "nft");
     let scene = Scene::new();
