@@ -80,6 +80,7 @@ impl PreparedGrant {
             ceiling: self.action.hold.map(|hold| self.knocked() + hold.at_most),
             backend: self.action.backend.clone(),
             session: Session::new(self.knocked()),
+            addresses: self.action.addresses,
             is_own: self.action.is_own,
             turn: id.0,
         }

@@ -172,6 +172,7 @@ impl Grants {
             ceiling,
             backend,
             session: Session::new(Monotonic::ZERO),
+            addresses: None,
             is_own: false,
             turn: id.0,
         });
@@ -262,6 +263,7 @@ mod tests {
             is_own: false,
             hold: None,
             most: 9,
+            addresses: None,
             cooldown: Duration::ZERO,
         };
         let asked =

@@ -11,6 +11,7 @@ use crate::engine::{
 };
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::sys::landlock::LandlockReport;
 use crate::sys::sandbox::{MemoryState, SandboxReport, SeccompState};
 use crate::time::{Monotonic, Wall};
@@ -84,6 +85,20 @@ impl<T: Field> Field for Option<T> {
 
     fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
         bool::take(reader)?.then(|| T::take(reader)).transpose()
+    }
+}
+
+/// Host bits are zero.
+impl Field for Network {
+    fn put(self, writer: &mut FrameWriter) {
+        self.address().put(writer);
+        self.prefix().put(writer);
+    }
+
+    fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
+        let (address, prefix) = (IpAddr::take(reader)?, u8::take(reader)?);
+        let network = Some(Self::around(address, prefix));
+        network.filter(|it| (it.address(), it.prefix()) == (address, prefix)).ok_or(MalformedFrame)
     }
 }
 
@@ -187,7 +202,9 @@ variants!(EventKind {
 fields!(Event { door, source, kind, began });
 variants!(Credential { 0 Spa { key, stamp }, 1 Fwknop { digest, stamp } });
 fields!(DatagramRequest { door, client, credential, source, v4, v6, open_for, source_port, close }
-    if |request| request.addresses().next().is_some());
+    if |request| request.networks().next().is_some()
+        && request.v4.is_none_or(|it| it.address().is_ipv4())
+        && request.v6.is_none_or(|it| it.address().is_ipv6()));
 variants!(Method { 0 Sequence, 1 OneTimeSequence, 2 Totp, 3 Spa, 4 Fwknop });
 fields!(Refusal { by, source, client, door, reason, stamp, asked_for });
 variants!(InterfaceState { 0 Listening, 1 Missing, 2 Gone });
