@@ -148,8 +148,7 @@ pub(super) fn width(text: &str) -> Result<Widths, String> {
     }
 }
 
-pub(super) const A_WIDTH: &str =
-    "a number of bits such as 24, of IPv4, or 64, of IPv6, or both: 24,64";
+pub(super) const A_WIDTH: &str = "a width such as 24 of IPv4, 64 of IPv6 or 24,64";
 
 /// Reads the name that fwknop gives a user.
 ///
@@ -241,7 +240,7 @@ mod tests {
             assert_eq!(width(text), Ok(Widths { ipv4, ipv6 }), "{text}");
         }
         for text in ["", "0", "129", "24,", "24,25", "64,65", "/24", "64,24", "24,64,1", "-1"] {
-            assert!(said(width(text)).contains("is not a number of bits such as 24"), "{text}");
+            assert!(said(width(text)).contains("is not a width such as 24 of IPv4"), "{text}");
         }
     }
 
