@@ -81,7 +81,7 @@ fn options(section: &Section<'_>, page: &mut YamlWriter, notes: &mut Problems) {
     let (file, pid) = (path("LogFile"), path("PidFile"));
     let [mut knockd, mut log] = [YamlWriter::default(), YamlWriter::default()];
     if let Some(interface) = section.interface(notes) {
-        knockd.list(1, "interfaces", &[interface.to_string()]);
+        knockd.list(1, "interfaces", &[interface]);
     }
     log.optional(2, "syslog", section.directives.get("UseSyslog").map(|_| "daemon"));
     log.optional(2, "file", file);
