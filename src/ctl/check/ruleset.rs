@@ -33,27 +33,6 @@ struct Chain {
     rules: Vec<Vec<Value>>,
 }
 
-#[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<Object>,
-}
-
-/// One of the two, or something that is of no concern.
-#[derive(Deserialize)]
-struct Object {
-    chain: Option<Chain>,
-    rule: Option<ListedRule>,
-}
-
-#[derive(Deserialize)]
-struct ListedRule {
-    family: String,
-    table: String,
-    chain: String,
-    #[serde(default)]
-    expr: Vec<Value>,
-}
-
 /// A new packet from elsewhere.
 #[derive(Clone, Copy, Debug)]
 struct NewPacket {
@@ -71,16 +50,16 @@ impl Chain {
 impl HostRuleset {
     /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
-        let listing: Listing = serde_json::from_slice(json).ok()?;
-        let mut chains = Vec::new();
-        let mut rules = Vec::new();
-        for object in listing.nftables {
-            chains.extend(object.chain);
-            rules.extend(object.rule);
-        }
-        for rule in rules {
-            let ListedRule { family, table, chain, expr } = rule;
-            if let Some(chain) = chains.iter_mut().find(|known| known.is(&family, &table, &chain)) {
+        let mut listing: Value = serde_json::from_slice(json).ok()?;
+        let objects = listing.get_mut("nftables")?.as_array_mut()?;
+        let chains = objects.iter().filter_map(|it| Chain::deserialize(it.get("chain")?).ok());
+        let mut chains: Vec<Chain> = chains.collect();
+        for rule in objects.iter_mut().filter_map(|it| it.get_mut("rule")) {
+            let expr = rule["expr"].take();
+            let of = ["family", "table", "chain"].map(|key| rule[key].as_str());
+            if let ([Some(family), Some(table), Some(chain)], Value::Array(expr)) = (of, expr)
+                && let Some(chain) = chains.iter_mut().find(|it| it.is(family, table, chain))
+            {
                 chain.rules.push(expr);
             }
         }
