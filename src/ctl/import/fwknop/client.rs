@@ -119,28 +119,20 @@ pub(super) fn read(
 /// Warnings about variables without effect.
 fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> Vec<Diagnostic> {
     let say = |name, message: &str| Some(stanza.get(name)?.at.warning(format!("{name} {message}")));
-    let mut found = Vec::new();
-    if !hmac {
-        found.push(say("HMAC_DIGEST_TYPE", "has no effect without HMAC_KEY: left out"));
-    }
-    match cycle {
-        Some(cycle) => {
-            let message = "has no effect beside CMD_CYCLE_OPEN: left out";
-            found.extend([say("FW_ACCESS_TIMEOUT", message), say("FORCE_NAT", message)]);
-            if cycle.depends_on_port() {
-                let message = "has no effect in fwknopd, which runs CMD_CYCLE_OPEN in any case; \
-                               here only these ports are opened";
-                found.push(say("OPEN_PORTS", message));
-            } else {
-                found.extend([say("OPEN_PORTS", message), say("RESTRICT_PORTS", message)]);
-            }
-        }
-        None => {
-            let message = "needs no counterpart: a client opens only what its doors name";
-            found.push(say("RESTRICT_PORTS", message));
-        }
-    }
-    found.into_iter().flatten().collect()
+    let beside = "has no effect beside CMD_CYCLE_OPEN: left out";
+    let of_port = "has no effect in fwknopd, which runs CMD_CYCLE_OPEN in any case; here only \
+                   these ports are opened";
+    let unneeded = "needs no counterpart: a client opens only what its doors name";
+    let (by_port, by_any) = (cycle.is_some_and(|it| it.depends_on_port()), cycle.is_some());
+    let found = [
+        (!hmac, "HMAC_DIGEST_TYPE", "has no effect without HMAC_KEY: left out"),
+        (by_any, "FW_ACCESS_TIMEOUT", beside),
+        (by_any, "FORCE_NAT", beside),
+        (by_any, "OPEN_PORTS", if by_port { of_port } else { beside }),
+        (by_any && !by_port, "RESTRICT_PORTS", beside),
+        (!by_any, "RESTRICT_PORTS", unneeded),
+    ];
+    found.into_iter().filter(|(holds, ..)| *holds).filter_map(|(_, it, why)| say(it, why)).collect()
 }
 
 /// The value of a variable that is a word of fwknop's.
@@ -164,20 +156,12 @@ fn username(given: &StanzaVariable) -> Result<String, Diagnostic> {
 fn networks(stanza: &AccessStanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
     let Some(given) = stanza.get(name) else { return Ok(Vec::new()) };
     let text = given.text();
-    let mut networks = Vec::new();
-    let mut is_any = false;
-    for item in text.split(',').map(str::trim_start) {
-        if item.eq_ignore_ascii_case("any") {
-            is_any = true;
-        } else {
-            let why = || format!("'{item}' in {name} is not an IPv4 address or network");
-            networks.push(network(item).ok_or_else(|| given.left_out(why()))?);
-        }
-    }
-    if is_any {
-        networks.clear();
-    }
-    Ok(networks)
+    let items = text.split(',').map(str::trim_start);
+    let (any, items): (Vec<_>, Vec<_>) = items.partition(|it| it.eq_ignore_ascii_case("any"));
+    let why = |item| format!("'{item}' in {name} is not an IPv4 address or network");
+    let networks = items.iter().map(|it| network(it).ok_or_else(|| given.left_out(why(it))));
+    let networks = networks.collect::<Result<Vec<_>, _>>()?;
+    Ok(if any.is_empty() { networks } else { Vec::new() })
 }
 
 /// An IPv4 network, with its prefix or with its mask. fwknopd takes no `/0`, but a mask of zeros.
