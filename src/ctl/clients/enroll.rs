@@ -141,8 +141,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
 /// When there is nothing to be done, or a door could not be opened with what the client has then.
 fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Error> {
     let (name, doors) = (&args.client, &config.doors);
-    let unknown = |wanted: &&Name| config.doors.iter().all(|door| door.name() != *wanted);
-    if let Some(unknown) = args.doors.iter().find(unknown) {
+    if let Some(unknown) = args.doors.iter().find(|wanted| config.door(wanted).is_none()) {
         return Err(Error::no_door(config, unknown));
     }
     let gets = args.gives();
