@@ -12,10 +12,8 @@ use std::io::{self, Write};
 use jiff::tz::TimeZone;
 
 use super::args::JsonArgs;
-use super::error::Error;
 use super::output::{self, local, table, wall};
-use super::socket::Timeout;
-use super::target::Target;
+use super::{Error, Target, Timeout};
 use crate::config::Name;
 use crate::control::{ClientStatus, Reply, Request};
 use crate::sys::clock;

@@ -10,10 +10,9 @@ use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::JsonArgs;
-use super::error::Error;
 use super::output::{Timeline, object, wall};
-use super::socket::{Replies, Timeout};
-use super::target::Target;
+use super::socket::Replies;
+use super::{Error, Target, Timeout};
 use super::{args, status, wording};
 use crate::config::{Door, Name, Recognition};
 use crate::control::{EventLine, HistoryQuery, Reply, Request, What};

@@ -8,9 +8,8 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::args::JsonArgs;
-use super::error::{Error, say};
 use super::output::{self, local, table, wall};
-use super::target::Target;
+use super::{Error, Target, say};
 use crate::control::seconds;
 use crate::firewall::guard;
 use crate::firewall::netlink::Counter;

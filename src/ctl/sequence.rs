@@ -5,9 +5,8 @@ use std::io::{self, Write};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::error::{Error, say};
 use super::output::{self, local, table};
-use super::target::Target;
+use super::{Error, Target, say};
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::error::Error;
 use super::output::{self, local, table, wall};
-use super::socket::Timeout;
-use super::target::Target;
+use super::{Error, Target, Timeout};
 use crate::config::{Forward, Name};
 use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
