@@ -6,9 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::error::Error;
 use super::events::{self, EventPrinter, known};
-use super::target::Target;
+use super::{Error, Target};
 use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, read_server_key};
