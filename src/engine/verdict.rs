@@ -25,7 +25,7 @@ pub struct LockedSource {
 }
 
 /// The place of a client in its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub u32);
 
 /// The engine's decision on one packet.
@@ -73,7 +73,7 @@ pub enum Denial {
 }
 
 /// The request of an authenticated datagram to one door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatagramRequest {
     pub door: DoorId,
     pub client: ClientId,
@@ -108,7 +108,7 @@ impl DatagramRequest {
 
 /// The proof in a datagram: what authenticates it, and what makes it good for one time only.
 /// Shown as what it is, not what it holds.
-#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Credential {
     /// The client's public key with this number. A later stamp than the last is good.
     #[debug("Spa({key})")]
@@ -119,7 +119,7 @@ pub enum Credential {
 }
 
 /// An authenticated datagram that opens nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub by: Method,
     pub source: IpAddr,
@@ -144,7 +144,7 @@ impl Refusal {
 }
 
 /// Something that happened to one source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// At which door; `None`: at all of them, and it is a lockout.
     pub door: Option<DoorId>,
@@ -155,7 +155,7 @@ pub struct Event {
 }
 
 /// The kind of an event: what happened to a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence; this was the last of them, unless
     /// it is what time has left.
@@ -174,7 +174,7 @@ pub enum EventKind {
 }
 
 /// The sequence that was completed: the door's own, or a client's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompletedBy {
     /// The door's own.
     Sequence,

@@ -187,7 +187,8 @@ fn request(grounds: &Grounds<'_>, request: &DatagramRequest, at: Monotonic) -> R
         client_of(grounds.then, request.client).ok_or(Lie("a client that it was not given"))?;
     packet(grounds, request.source, at)?;
     so(client.doors.contains(door.name()), "a client at a door that it may not open")?;
-    let may = request.addresses().all(|address| may_ask_for(request.source, address));
+    let may = |address| may_ask_for(request.source, address);
+    let may = request.addresses().next().is_some() && request.addresses().all(may);
     so(may, "a request for an address that none may be for")?;
     so(request.open_for != Some(0), "a request for no time at all")?;
     match request.credential {
@@ -245,6 +246,7 @@ pub(super) mod tests {
     use crate::config::{AddressPolicy, Config, SpaClient, TotpClient};
     use crate::engine::spa::SpaServer;
     use crate::engine::{ClientId, DoorId, Local, UncleanStart};
+    use crate::ipc::tests::from_watcher;
     use crate::ipc::{FRAME, FrameCodec};
     use crate::proto::fwknop::{CipherMode, FwknopKey};
     use crate::proto::knock::Knock;
@@ -637,7 +639,12 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_frame_makes_it_panic(kind in 1u8..13, rest in prop::collection::vec(0u8..12, FRAME)) {
+        fn no_message_makes_it_panic(message in from_watcher()) {
+            let _ = World::new().check(&message);
+        }
+
+        #[test]
+        fn no_frame_makes_it_panic(kind in 0u8..13, rest in prop::collection::vec(0u8..12, FRAME)) {
             let mut bytes: [u8; FRAME] = rest.try_into().unwrap();
             bytes[0] = kind;
             bytes[60..].fill(0);
