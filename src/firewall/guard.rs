@@ -10,6 +10,7 @@ mod standing;
 
 use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, observed, remove_standing, standing};
@@ -101,14 +102,20 @@ impl Guard {
         self.replace(now, self.ruleset.clone(), keep)
     }
 
-    /// The elements that let an address in at a door, or lead it on from there.
-    pub fn elements(
+    /// The elements that let in at a door for a grant, or lead on from there, each with the time
+    /// that is left of it.
+    pub fn elements(&self, grant: &GuardGrant) -> Vec<(ElementRef, Duration)> {
+        self.ruleset.references(grant)
+    }
+
+    /// All that a grant may have there, in the order in which it is to be taken away.
+    pub fn places(
         &self,
         door: &Name,
         network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        self.ruleset.references(door, network, source_port)
+        self.ruleset.places(door, network, source_port)
     }
 
     /// Makes the kernel forget what has come in vain to where a door leads on: otherwise whoever goes
@@ -171,6 +178,7 @@ fn load(
     for left in (0..TRIES).rev() {
         let generation = netlink.generation()?;
         let standing = StandingTable::read(netlink, ruleset)?;
+        let keep = standing.renewing(keep);
         let (before, mut older) = match &known {
             Some((before, older)) => (before, BTreeSet::clone(older)),
             None => (&standing.guarded, standing.older),
@@ -180,7 +188,7 @@ fn load(
         if !new.is_empty() {
             older.extend(connections(netlink, &new));
         }
-        let changes = ruleset.changes(now, &table_comment(), &older, standing.added, keep);
+        let changes = ruleset.changes(now, &table_comment(), &older, standing.added, &keep);
         // The last try does not ask whether somebody else was faster.
         match netlink.apply_at((left > 0).then_some(generation), &changes) {
             Err(NetlinkError::Overtaken) => {}

@@ -165,12 +165,13 @@ impl Netlink {
         Ok(Self { socket, port, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
-    /// Adds these elements, or none where one of them is there already. Whether it did.
+    /// Adds these elements, each for its time, or none where one of them is there already. Whether
+    /// it did.
     ///
     /// # Errors
     /// Whatever the kernel objects to.
-    pub fn add(&mut self, all: &[ElementRef], left: Duration, comment: &Comment) -> Result<bool> {
-        let add = |element| NftChange::add(element, left, comment, true);
+    pub fn add(&mut self, all: &[(ElementRef, Duration)], comment: &Comment) -> Result<bool> {
+        let add = |(element, left): &_| NftChange::add(element, *left, comment, true);
         match self.apply(&all.iter().map(add).collect::<Vec<_>>()) {
             Err(NetlinkError::Exists(_)) => Ok(false),
             result => result.map(|()| true),
@@ -185,7 +186,7 @@ impl Netlink {
     /// Whatever the kernel objects to.
     pub fn hold(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<Holding> {
         match self.element(it)? {
-            Some(found) if !found.is_ours() => Ok(Holding::NotOurs(found.left)),
+            Some(found) if !it.is_ours(&found) => Ok(Holding::NotOurs(found.left)),
             Some(found) if found.value == it.value && found.left >= Some(left) => Ok(Holding::Kept),
             Some(found) => self.replace(found, it, left, comment).map(|()| Holding::Kept),
             None => self.apply(&[NftChange::add(it, left, comment, true)]).map(|()| Holding::Added),
@@ -209,9 +210,11 @@ impl Netlink {
             (None, Some((other, left, comment))) => {
                 self.apply(&[NftChange::add(&other, left, &comment, true)])
             }
-            (Some(found), _) if !found.is_ours() => return Ok(Removal::NotOurs),
+            (Some(found), _) if !it.is_ours(&found) => return Ok(Removal::NotOurs),
             (Some(found), Some((other, left, comment))) => {
-                self.replace(found, &other, left, &comment)
+                // Packets have renewed it for the other one, too.
+                let renewed = found.left.filter(|_| it.renewed.is_some());
+                self.replace(found, &other, left.max(renewed.unwrap_or_default()), &comment)
             }
             (Some(_), None) => self.apply(&[NftChange::delete(it)]),
         };

@@ -44,6 +44,9 @@ impl KernelSetsError {
     }
 }
 
+/// An element, and how long it is to be there.
+type TimedElement = (ElementRef, Duration);
+
 /// The sets that the configuration in force needs.
 pub(super) struct KernelSets {
     guard: Option<Guard>,
@@ -152,19 +155,18 @@ impl KernelSets {
         Ok(())
     }
 
-    /// The elements that a grant is, and through which they are changed.
+    /// The elements that a grant is, each with its time, and through which they are changed.
     fn find(
         &mut self,
-        key: &GrantKey,
-        element: &KernelElement,
-    ) -> Result<(Vec<ElementRef>, &mut Netlink), KernelSetsError> {
+        kept: &KernelGrant,
+    ) -> Result<(Vec<TimedElement>, &mut Netlink), KernelSetsError> {
+        let element = &kept.element;
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
-                let slots = guard.elements(&key.door, key.network, key.source_port);
-                Ok((slots, &mut guard.netlink))
+                Ok((guard.elements(&guards_grant(kept)), &mut guard.netlink))
             }
             (_, Some(own)) if !element.is_guards() => {
-                Ok((vec![own_element(key, element)?], &mut own.netlink))
+                Ok((vec![(own_element(&kept.key, element)?, kept.left)], &mut own.netlink))
             }
             _ => Err(not_in_use(element)),
         }
@@ -181,12 +183,12 @@ impl KernelSets {
         kept: &KernelGrant,
         is_new: bool,
     ) -> Result<bool, KernelSetsError> {
-        let KernelGrant { key, origin, element, left, .. } = kept;
+        let KernelGrant { key, origin, .. } = kept;
         let comment = comment(&key.door, origin);
-        let (slots, netlink) = self.find(key, element)?;
-        if is_new && netlink.add(&slots, *left, &comment)? {
+        let (slots, netlink) = self.find(kept)?;
+        if is_new && netlink.add(&slots, &comment)? {
             if let Some(guard) = &mut self.guard
-                && element.is_guards()
+                && kept.element.is_guards()
                 && let Err(why) = guard.forget_in_vain(&key.door, key.network)
             {
                 debug!(door = %key.door, "what was sent before is not led on: {why}");
@@ -194,7 +196,7 @@ impl KernelSets {
             return Ok(true);
         }
         let mut was_gone = false;
-        for slot in &slots {
+        for (slot, left) in &slots {
             match netlink.hold(slot, *left, &comment)? {
                 Holding::Kept => {}
                 Holding::Added => was_gone = true,
@@ -228,27 +230,31 @@ impl KernelSets {
         };
         let mut held = Vec::new();
         for kept in is_shared.then(others).into_iter().flatten() {
-            if let Ok((slots, _)) = self.find(&kept.key, &kept.element) {
+            if let Ok((slots, _)) = self.find(&kept) {
                 held.push((slots, kept));
             }
         }
-        let (slots, netlink) = match self.find(key, element) {
-            Ok(found) => found,
+        let (slots, netlink) = match (&mut self.guard, &mut self.own) {
+            (Some(guard), _) if element.is_guards() => {
+                let GrantKey { door, network, source_port } = key;
+                (guard.places(door, *network, *source_port), &mut guard.netlink)
+            }
             // The last door that used the table is no more.
-            Err(_) if element.is_guards() => return Ok(()),
-            Err(_) => (vec![own_element(key, element)?], &mut Netlink::open()?),
+            _ if element.is_guards() => return Ok(()),
+            (_, Some(own)) => (vec![own_element(key, element)?], &mut own.netlink),
+            (_, None) => (vec![own_element(key, element)?], &mut Netlink::open()?),
         };
         let mut closed = Ok(());
         for slot in &slots {
-            let holds = |(slots, kept): &&(Vec<ElementRef>, KernelGrant)| {
-                slots.iter().find(|it| it.is_at(slot)).map(|it| (it.clone(), kept.clone()))
+            let holds = |(slots, kept): &&(Vec<TimedElement>, KernelGrant)| {
+                let (at, left) = slots.iter().find(|(it, _)| it.is_at(slot))?.clone();
+                Some((at, left, comment(&kept.key.door, &kept.origin)))
             };
             let mut others = held.iter().filter_map(|held| holds(&held));
             let other = match slot.value {
                 Some(_) => others.next_back(),
-                None => others.max_by_key(|(_, kept)| kept.left),
+                None => others.max_by_key(|(_, left, _)| *left),
             };
-            let other = other.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
                     info!(source = %key.network, door = %key.door,
@@ -268,11 +274,11 @@ impl KernelSets {
     pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> Result<Vec<bool>, KernelSetsError> {
         let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
         let mut is_held = |kept: &KernelGrant| {
-            let Ok((slots, netlink)) = self.find(&kept.key, &kept.element) else {
+            let Ok((slots, netlink)) = self.find(kept) else {
                 return Ok(false);
             };
             // Where it leads somewhere else, another of the address's grants decides.
-            for ElementRef { set, key, .. } in slots {
+            for (ElementRef { set, key, .. }, _) in slots {
                 let keys = match sets.entry(set) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(unread) => {
@@ -290,6 +296,21 @@ impl KernelSets {
             Ok(true)
         };
         keep.iter().map(&mut is_held).collect()
+    }
+
+    /// What is left of the elements of a grant that packets renew: the longest time, if there are
+    /// any.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    #[allow(dead_code, reason = "asked when a grant seems to be over")]
+    pub(super) fn left(&mut self, kept: &KernelGrant) -> Result<Option<Duration>, KernelSetsError> {
+        let (slots, netlink) = self.find(kept)?;
+        let mut longest = None;
+        for (slot, _) in slots.iter().filter(|(slot, _)| slot.renewed.is_some()) {
+            longest = longest.max(netlink.element(slot)?.and_then(|found| found.left));
+        }
+        Ok(longest)
     }
 
     /// Mends what others have done to the tables; `keep` are the grants that hold.
@@ -387,14 +408,16 @@ fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
 }
 
 fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
-    let of_guard = keep.iter().filter(|kept| kept.element.is_guards());
-    let element = |kept: &KernelGrant| GuardGrant {
+    keep.iter().filter(|kept| kept.element.is_guards()).map(guards_grant).collect()
+}
+
+fn guards_grant(kept: &KernelGrant) -> GuardGrant {
+    GuardGrant {
         door: kept.key.door.clone(),
         network: kept.key.network,
         source_port: kept.key.source_port,
         left: kept.left,
         ceiling: kept.ceiling,
         comment: comment(&kept.key.door, &kept.origin),
-    };
-    of_guard.map(element).collect()
+    }
 }

@@ -31,7 +31,7 @@ impl Scene {
         let inner = inner_host(&net);
         net.server.enter(|| {
             echo_tcp(22);
-            [SERVER, SERVER_6].map(|to| echo_udp(to, 60001));
+            [SERVER, SERVER_6].into_iter().for_each(|to| echo_udp(to, 60001));
         });
         inner.enter(|| echo_tcp(2222));
         Self { net, inner }

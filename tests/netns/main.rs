@@ -22,6 +22,7 @@ mod fwknop_nat;
 mod guard;
 mod guard_daemon;
 mod guard_fixture;
+mod guard_hold;
 mod guard_model;
 mod guard_packets;
 mod hold;

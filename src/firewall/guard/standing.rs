@@ -1,9 +1,9 @@
 //! The table that is there already: of this process, of an earlier one, or of the former form.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -11,9 +11,10 @@ use crate::config::{Family, Name, NftFamily, NftName};
 use crate::firewall::netlink::{ElementRef, Netlink, NetlinkError, NftChange, SetElement, SetRef};
 use crate::firewall::ruleset::observe::ObservedSource;
 use crate::firewall::ruleset::{
-    GuardElement, GuardGrant, GuardSet, Ruleset, SetKind, TABLE, VERSION, guarded,
+    GuardElement, GuardGrant, GuardSet, Lifetime, Ruleset, SetKind, TABLE, VERSION, guarded,
 };
 use crate::proto::knock::Knock;
+use crate::proto::network::Network;
 use crate::time::Monotonic;
 
 /// The grants that hold in a table that an earlier process has left; none where there is no table.
@@ -21,11 +22,8 @@ use crate::time::Monotonic;
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
-    let mut grants = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?.grants;
-    grants.sort_by_key(|grant| Reverse(grant.left));
-    let mut known = HashSet::new();
-    grants.retain(|it| known.insert((it.door.clone(), it.network, it.source_port)));
-    Ok(grants)
+    let standing = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?;
+    Ok(longest(&standing.grants).into_values().collect())
 }
 
 /// Whether a table stands that an earlier process has left.
@@ -96,6 +94,8 @@ pub(super) struct StandingTable {
     pub(super) added: BTreeMap<GuardSet, Vec<SetElement>>,
     /// Of knockd's, each as often as its door has ports.
     grants: Vec<GuardGrant>,
+    /// Of grants that packets renew, how long they still do.
+    renewed: HashMap<GuardElement, Duration>,
 }
 
 impl StandingTable {
@@ -106,8 +106,9 @@ impl StandingTable {
             None => {}
             Some(table) if table.comment.starts_with(VERSION) => {
                 let sets = netlink.sets(NftFamily::Inet, TABLE)?;
-                let is_there = |set: &GuardSet| sets.contains(&set.reference().set.to_string());
-                for set in GuardSet::all().filter(is_there) {
+                // Those that are renewed come before their ceilings.
+                let sets: BTreeSet<_> = sets.iter().filter_map(|it| GuardSet::named(it)).collect();
+                for set in sets {
                     let mut elements = dump(netlink, &set.reference())?;
                     // Somebody may have made a set of another type in its place.
                     elements.retain(|element| element.key.as_bytes().len() == set.key_length());
@@ -128,17 +129,47 @@ impl StandingTable {
         match (set.kind, set.family) {
             (SetKind::Guarded | SetKind::GuardedTo, _) => self.guarded.extend(keys),
             (SetKind::Older, _) => self.older.extend(keys),
+            _ if set.renewed().is_some() => {
+                // There may be two of one key, of which packets renew either.
+                for (key, element) in keys.zip(&elements) {
+                    let left = self.renewed.entry(key).or_default();
+                    *left = element.left.unwrap_or(Duration::MAX).max(*left);
+                }
+            }
             (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
             (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
             (kind, Some(family)) if kind.is_of_grants() => {
                 let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
                 let (ours, others): (Vec<_>, _) =
                     elements.into_iter().partition(SetElement::is_ours);
-                self.added.insert(set, others);
-                self.grants.extend(ours.iter().filter_map(|it| grant(it, family, is_bound)));
+                let grants = ours.iter().filter_map(|it| Some((it, grant(it, family, is_bound)?)));
+                let Lifetime::Ceiling(idle) = set.lifetime else {
+                    self.grants.extend(grants.map(|(_, grant)| grant));
+                    self.added.insert(set, others);
+                    return;
+                };
+                let renewed = set.lasting(Lifetime::Renewed(idle));
+                self.grants.extend(grants.filter_map(|(it, grant)| {
+                    let left = *self.renewed.get(&renewed.at(it.key.clone()))?;
+                    let ceiling = Some(grant.left);
+                    Some(GuardGrant { left: left.min(grant.left), ceiling, ..grant })
+                }));
             }
             _ => {}
         }
+    }
+
+    /// The grants to keep, each that packets renew for as long as they have.
+    pub(super) fn renewing(&self, keep: &[GuardGrant]) -> Vec<GuardGrant> {
+        let held = longest(self.grants.iter().filter(|grant| grant.ceiling.is_some()));
+        let renewed = |grant: &GuardGrant| {
+            let renewed = held.get(&grant.key()).filter(|_| grant.ceiling.is_some());
+            GuardGrant {
+                left: grant.left.max(renewed.map_or(Duration::ZERO, |it| it.left)),
+                ..grant.clone()
+            }
+        };
+        keep.iter().map(renewed).collect()
     }
 
     /// What was let in by a table of the former form has no label. So that it goes on, what such a
@@ -155,7 +186,8 @@ impl StandingTable {
                 if element.is_ours() {
                     self.grants.extend(grant(&element, family, is_bound));
                 } else if let Some((from, port)) = source(&element, family, is_bound) {
-                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from.into(), port)
+                    for (GuardElement { set, key }, _) in
+                        ruleset.elements(&door, from.into(), port, false)
                     {
                         let here = self.added.entry(set).or_default();
                         here.push(SetElement { key, ..element.clone() });
@@ -165,6 +197,31 @@ impl StandingTable {
         }
         Ok(())
     }
+}
+
+type GrantPlace<'a> = (&'a Name, Network, Option<NonZeroU16>);
+
+impl GuardGrant {
+    /// What tells it from others.
+    const fn key(&self) -> GrantPlace<'_> {
+        (&self.door, self.network, self.source_port)
+    }
+}
+
+/// Grants, each once: for as long as the longest of its elements.
+fn longest<'a>(
+    grants: impl IntoIterator<Item = &'a GuardGrant>,
+) -> HashMap<GrantPlace<'a>, GuardGrant> {
+    let mut all: HashMap<_, GuardGrant> = HashMap::new();
+    for grant in grants {
+        let known = all.entry(grant.key()).or_insert_with(|| grant.clone());
+        let ceiling = known.ceiling.max(grant.ceiling);
+        if known.left < grant.left {
+            *known = grant.clone();
+        }
+        known.ceiling = ceiling;
+    }
+    all
 }
 
 /// Reads the name of one of the four sets of a door in the former form: `g_DOOR_4`, `g_DOOR_6`, and

@@ -98,13 +98,13 @@ impl NftChange {
     /// Adds an element with a timeout rounded up to milliseconds, never zero: an element without
     /// one stays. `exclusive`: fails if it is there already.
     pub fn add(
-        ElementRef { set, key, value }: &ElementRef,
+        ElementRef { set, key, value, renewed }: &ElementRef,
         left: Duration,
         comment: &Comment,
         exclusive: bool,
     ) -> Self {
         let (left, comment, value) = (Some(left), comment.clone(), value.clone());
-        let element = SetElement { left, comment, value, ..key.clone().into() };
+        let element = SetElement { left, renewed: *renewed, comment, value, ..key.clone().into() };
         let flags = if exclusive { CREATE | EXCLUSIVE } else { CREATE };
         Self::elements(NEW_ELEMENT, flags, set, &[element])
     }
@@ -152,12 +152,18 @@ pub(super) fn element_name(ElementRef { set, key, .. }: &ElementRef) -> Attribut
 
 fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
     let list = elements.iter().fold(Attributes::default(), |list, element| {
-        let SetElement { key, value, is_end, left, comment: says, counter } = element;
+        let SetElement { key, value, is_end, left, renewed, comment: says, counter } = element;
         let data = |bytes: &[u8]| Attributes::default().bytes(DATA_VALUE, bytes);
         let value = value.as_ref().map(|value| data(value.as_bytes()));
         let element = Attributes::default()
             .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
-            .optional(*left, |it, left| it.u64(ELEMENT_TIMEOUT, millis(left)))
+            // None is taken, nor one that is listed read again, of which more is left than that.
+            .optional(*left, |it, left| {
+                it.u64(ELEMENT_TIMEOUT, millis(left.max(renewed.unwrap_or_default())))
+            })
+            .optional(left.filter(|_| renewed.is_some()), |it, left| {
+                it.u64(ELEMENT_EXPIRATION, millis(left))
+            })
             .nest(ELEMENT_KEY, &data(key.as_bytes()))
             .optional(key.last(), |it, last| it.nest(ELEMENT_KEY_END, &data(last)))
             .optional(value, |it, value| it.nest(ELEMENT_VALUE, &value))
@@ -315,7 +321,8 @@ fn element(element: &[u8]) -> Option<SetElement> {
         let (packets, bytes) = (find_u64(data, COUNTER_PACKETS)?, find_u64(data, COUNTER_BYTES)?);
         Some(Counter { packets, bytes })
     });
-    Some(SetElement { key, value, is_end, left, comment: Comment::new(comment), counter })
+    let comment = Comment::new(comment);
+    Some(SetElement { key, value, is_end, left, renewed: None, comment, counter })
 }
 
 #[cfg(test)]
@@ -409,7 +416,7 @@ mod tests {
             let timeout = Some(Duration::from_millis(timeout));
             let counter = counted.map(|(packets, bytes)| Counter { packets, bytes });
             let value = value.map(|key| ElementKey::from_bytes(key.as_bytes()));
-            let element = SetElement { key, value, is_end: false, left: timeout, comment, counter };
+            let element = SetElement { value, left: timeout, comment, counter, ..key.into() };
             let changes: Vec<_> = NftChange::add_all(&set, std::slice::from_ref(&element)).collect();
             let bytes = batch(1, None, &changes);
             let found: Vec<SetElement> = replies(&bytes)

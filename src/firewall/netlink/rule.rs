@@ -296,10 +296,15 @@ impl NftChange {
         self
     }
 
-    /// Bounds the set that this makes: so many elements, which go after this time.
-    pub fn bounded(mut self, size: u32, timeout: Duration) -> Self {
-        self.body = self.body.u64(SET_TIMEOUT, millis(timeout));
+    /// Bounds the set that this makes: so many elements.
+    pub fn bounded(mut self, size: u32) -> Self {
         self.body = self.body.nest(SET_DESCRIPTION, &Attributes::default().u32(1, size));
+        self
+    }
+
+    /// Says when the elements go that are made or renewed by a packet.
+    pub fn lasting(mut self, timeout: Duration) -> Self {
+        self.body = self.body.u64(SET_TIMEOUT, millis(timeout));
         self
     }
 
