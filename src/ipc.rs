@@ -41,7 +41,7 @@ pub struct Assignment {
 pub const EARLY: Duration = Duration::from_secs(1);
 
 /// The length of every frame, in bytes.
-pub const FRAME: usize = 160;
+pub const FRAME: usize = 192;
 
 /// A message of a watcher to its keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_with::DeserializeFromStr;
 
 use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
+use crate::proto::words::UnknownWord;
 use crate::time::{Monotonic, Wall};
 use crate::wire::{Ignored, Packet};
 
@@ -189,6 +192,7 @@ macro_rules! reasons {
         /// The reason why something did not open: one vocabulary for logs, counters, `explain` and
         /// tests.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+        #[derive(DeserializeFromStr)]
         pub enum Reason {
             /// The bytes are no packet that anyone knocks with.
             #[error(transparent)]
@@ -279,9 +283,17 @@ reasons! {
     ImpossibleAddress = "impossible-address", "an address that no packet from elsewhere comes from";
 }
 
-impl Reason {
-    /// The reason that a word stands for.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::all().find(|reason| reason.as_str() == word)
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl FromStr for Reason {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        let found = Self::all().find(|reason| reason.as_str() == word);
+        found.ok_or_else(|| UnknownWord(word.to_owned(), "is not known"))
     }
 }

@@ -56,25 +56,6 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// Writes types in JSON as a text, and reads them from it: for each how that is made, and read.
-macro_rules! serde_as_text {
-    ($($name:ty: $text:expr, $read:expr;)+) => {$(
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(&$text(self))
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $read(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-            }
-        }
-    )+};
-}
-
-pub(crate) use serde_as_text;
-
 /// A text that is none of the words that it could be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' {1}")]
