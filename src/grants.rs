@@ -602,6 +602,11 @@ impl Grant {
         }
     }
 
+    /// What the ledger has to know when it ends later than before.
+    pub fn extension(&self, now: Now) -> Extension {
+        Extension::new(now, self.deadline, &self.origin)
+    }
+
     /// What the kernel has to hold for it; `None`: commands open and close it.
     pub fn in_kernel(&self, now: Monotonic) -> Option<KernelGrant> {
         Some(KernelGrant {

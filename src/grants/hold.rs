@@ -240,7 +240,7 @@ impl Grants {
         let last = session.connections.values().max();
         let heard = last.map(|last| *last + door.hold.idle);
         let until = left.map_or(heard, |left| Some(now + left)).unwrap_or(Monotonic::ZERO);
-        if until > grant.deadline {
+        if until > grant.deadline.max(now) {
             session.is_held(door);
             return self.end_at(id, until);
         }

@@ -41,15 +41,20 @@ pub struct Extension {
     pub origin: Origin,
 }
 
+impl Extension {
+    pub(super) fn new(now: Now, deadline: Monotonic, origin: &Origin) -> Self {
+        let until = now.wall + deadline.since(now.monotonic);
+        Self { deadline, until, origin: origin.clone() }
+    }
+}
+
 impl PreparedGrant {
     /// What has to be recorded; `None`: it makes no grant, or not yet.
     pub fn change(&self, now: Now, boot: BootId) -> Option<GrantChange> {
         match self.transition {
             Transition::Open(id) => Some(GrantChange::Record(self.grant(id).record(now, boot))),
             Transition::Extend(id, deadline) => {
-                let until = now.wall + deadline.since(now.monotonic);
-                let origin = self.origin.clone();
-                Some(GrantChange::Extend(id, Extension { deadline, until, origin }))
+                Some(GrantChange::Extend(id, Extension::new(now, deadline, &self.origin)))
             }
             Transition::Act | Transition::Wait(_) => None,
         }

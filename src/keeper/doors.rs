@@ -135,7 +135,7 @@ impl Doors {
         if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
             error!("{why}");
         }
-        self.follow_sessions(now.monotonic);
+        self.follow_sessions(now);
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
             self.cut_expired(expired.id);
             let why = match expired.end {

@@ -29,6 +29,7 @@ mod hold;
 mod idle;
 mod import_end_to_end;
 mod interfaces;
+mod knock_routes;
 mod ledger;
 mod life;
 mod lock_only;

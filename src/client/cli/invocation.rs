@@ -21,6 +21,8 @@ pub struct Invocation {
     pub code: Option<Code>,
     /// The port of the host that the program becomes a connection to.
     pub proxy: Option<NonZeroU16>,
+    /// The connection is handed over on standard output.
+    pub fdpass: bool,
     /// The protocol of all knocks of a sequence, where one is forced on them.
     pub protocol: Option<Protocol>,
     /// The only addresses of the host that may be used.
@@ -84,19 +86,18 @@ impl KnockArgs {
         let mode = self.mode()?;
         let protocol = self.udp.then_some(Protocol::Udp);
         let settings = self.settings(mode, protocol)?;
-        let others = [("udp", self.udp), ("code", self.code.is_some()), ("proxy", proxy.is_some())];
-        let others = others.into_iter().filter_map(|(key, is_given)| is_given.then_some(key));
+        let flags = [("udp", self.udp), ("ipv4", self.ipv4), ("ipv6", self.ipv6)];
+        let others = [("code", self.code.is_some()), ("proxy", proxy.is_some())];
+        let others =
+            flags.into_iter().chain(others).filter_map(|(key, is_given)| is_given.then_some(key));
         let invocation = Invocation {
             host,
             given: settings.keys().into_iter().chain(others).collect(),
             settings,
             proxy,
+            fdpass: self.fdpass,
             protocol,
-            family: match (self.ipv4, self.ipv6) {
-                (true, _) => Some(Family::V4),
-                (_, true) => Some(Family::V6),
-                _ => None,
-            },
+            family: self.ipv4.then_some(Family::V4).or(self.ipv6.then_some(Family::V6)),
             dry_run: self.dry_run,
             verbose: self.verbose,
             code: self.code.map(|text| match text.as_str() {
@@ -133,6 +134,7 @@ impl KnockArgs {
         let mut asked = [
             ("--totp", Mode::Totp, self.totp),
             ("--code", Mode::Totp, self.code.is_some()),
+            ("--one-time", Mode::Sequence, self.one_time.is_some()),
             ("--spa", Mode::Spa, self.spa),
             ("--fwknop", Mode::Fwknop, self.fwknop),
             ("--fwknoprc", Mode::Fwknop, self.of_fwknop.fwknoprc.is_some()),
@@ -173,6 +175,8 @@ impl KnockArgs {
             wait,
             retry: self.retry,
             source_port: self.source_port,
+            route: take(&mut self.of_route),
+            one_time: self.one_time.take(),
             door: self.door.take(),
             rotation: take(&mut self.of_rotation),
             request,

@@ -81,8 +81,8 @@ fn what_the_kernel_has_renewed_is_open_for_as_long_as_the_kernel_says() {
     assert_eq!(grants.to_look_at(at(30)), [id]);
     assert!(grants.looked_at(at(30), id, Some(Duration::from_secs(50))));
     assert_eq!(ends(&grants), 80);
-    assert!(!grants.looked_at(at(80), id, None));
-    assert_eq!(grants.expire(at(80))[0].end, Some(HoldEnd::Idle));
+    assert!(!grants.looked_at(at(81), id, Some(Duration::ZERO)));
+    assert_eq!(grants.expire(at(81))[0].end, Some(HoldEnd::Idle));
 }
 
 #[test]

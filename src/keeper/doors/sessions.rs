@@ -9,9 +9,10 @@ use tracing::{error, warn};
 use super::Doors;
 use crate::config::Config;
 use crate::firewall::netlink::{ConnectionEvents, Netlink, NetlinkError};
-use crate::grants::{GrantId, HeldDoor, TrackedConnection};
+use crate::grants::{GrantChange, GrantId, HeldDoor, TrackedConnection};
+use crate::ledger::Durability;
 use crate::proto::open_ports::OpenPorts;
-use crate::time::Monotonic;
+use crate::time::{Monotonic, Now};
 
 /// How often connections are asked for where the kernel does not tell of them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +75,8 @@ impl Doors {
     }
 
     /// Takes note of what has become of the sessions, and lets grants be open for as long as that.
-    pub(super) fn follow_sessions(&mut self, now: Monotonic) {
+    pub(super) fn follow_sessions(&mut self, now: Now) {
+        let at = now.monotonic;
         if !self.grants.is_holding() {
             (self.sessions.events, self.sessions.next_look) = (None, None);
             return;
@@ -82,29 +84,39 @@ impl Doors {
         let mut later = Vec::new();
         let mut is_all = !self.sessions.listen();
         if let Some(events) = &mut self.sessions.events {
-            is_all &= events.look(|it| later.extend(self.grants.saw(now, &it)));
-        } else if self.sessions.next_look.is_none_or(|at| at <= now) {
-            self.sessions.next_look = Some(now + LOOK_EVERY);
+            is_all &= events.look(|it| later.extend(self.grants.saw(at, &it)));
+        } else if self.sessions.next_look.is_none_or(|look| look <= at) {
+            self.sessions.next_look = Some(at + LOOK_EVERY);
             is_all = false;
         }
-        let due = self.grants.to_look_at(now);
+        let due = self.grants.to_look_at(at);
         let by_traffic = |id: &GrantId| !self.grants.is_renewed_by_kernel(*id);
         if (!is_all || due.iter().any(by_traffic))
             && let Some(all) = self.sessions.all()
         {
-            later.extend(self.grants.saw_all(now, &all));
+            later.extend(self.grants.saw_all(at, &all));
         }
         for id in due {
-            let left = self.left_in_kernel(now, id);
-            if self.grants.looked_at(now, id, left) && left.is_none() {
+            let left = self.left_in_kernel(at, id);
+            // Packets renew the ports that they come to; the others are open for as long.
+            if self.grants.looked_at(at, id, left) {
                 later.push(id);
             }
         }
         for id in later {
-            if let Some(kept) = self.grants.get(id).and_then(|grant| grant.in_kernel(now))
-                && let Err(why) = self.sets.open(&kept, false)
-            {
-                error!(source = %kept.key.network, door = %kept.key.door, "cannot be held: {why}");
+            let Some(grant) = self.grants.get(id) else { continue };
+            match grant.in_kernel(at) {
+                Some(kept) => {
+                    if let Err(why) = self.sets.open(&kept, false) {
+                        let (source, door) = (kept.key.network, kept.key.door);
+                        error!(%source, %door, "cannot be held: {why}");
+                    }
+                }
+                // Without it whoever starts after a crash closes what is held.
+                None => {
+                    let change = GrantChange::Extend(id, grant.extension(now));
+                    let _logged = self.journal.record(change, Durability::Crash);
+                }
             }
         }
     }
@@ -118,7 +130,8 @@ impl Doors {
             // Somebody has taken it away: it comes back.
             Err(why) if why.is_gap() => Some(LOOK_EVERY),
             Err(why) => {
-                error!(source = %kept.key.network, door = %kept.key.door, "cannot be looked at: {why}");
+                let (source, door) = (kept.key.network, kept.key.door);
+                error!(%source, %door, "cannot be looked at: {why}");
                 Some(Duration::ZERO)
             }
         }
