@@ -10,7 +10,7 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 use super::words::{UnknownWord, words};
 
 words! {
-AnyCase("is not a protocol: write tcp or udp"):
+FromStr("is not a protocol: write tcp or udp"):
 /// A transport protocol that can be knocked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -2,25 +2,19 @@
 //! counters.
 
 /// Defines such an enum: all variants in `ALL`, the word of one, the variant of a word. `Display`
-/// before it makes it shown by its word; `FromStr` makes it read from its word, too, and `AnyCase`
-/// from its word in either case, with what is said of other words.
+/// before it makes it shown by its word; `FromStr` makes it read from its word, too, in either case,
+/// and may have what is said of other words.
 macro_rules! words {
-    (FromStr: $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
+    (FromStr: $($enum:tt)+) => { $crate::proto::words::words! { FromStr("is not known"): $($enum)+ } };
+    (FromStr($is_not:literal): $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
         $crate::proto::words::words! { Display: $(#[$of])* pub enum $name { $($variants)+ } }
-        $crate::proto::words::words! { $name, "is not known", |known, text| known == text }
-    };
-    (AnyCase($is_not:literal): $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
-        $crate::proto::words::words! { Display: $(#[$of])* pub enum $name { $($variants)+ } }
-        $crate::proto::words::words! { $name, $is_not, |known, text| known.eq_ignore_ascii_case(text) }
-    };
-    ($name:ident, $is_not:literal, $is_same:expr) => {
+
         impl std::str::FromStr for $name {
             type Err = $crate::proto::words::UnknownWord;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                let is_same: fn(&str, &str) -> bool = $is_same;
-                let known = Self::ALL.into_iter().find(|known| is_same(known.as_str(), text));
-                known.ok_or_else(|| $crate::proto::words::UnknownWord(text.to_owned(), $is_not))
+                let unknown = || $crate::proto::words::UnknownWord(text.to_owned(), $is_not);
+                Self::of_word(text).ok_or_else(unknown)
             }
         }
     };
