@@ -66,10 +66,11 @@ pub enum Request {
         address: IpAddr,
         seconds: Option<u64>,
     },
-    /// To `cut`: the connections that were let in end too.
+    /// Closes a door for whoever has an address of this network, mostly one. To `cut`: the
+    /// connections that were let in end too.
     Close {
         door: Name,
-        address: IpAddr,
+        address: Network,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         cut: bool,
     },

@@ -233,7 +233,7 @@ impl Engine {
     /// What a datagram comes to. One that is refused counts against its source.
     fn answer(&mut self, now: Now, judgement: Judgement) -> Verdict<'_> {
         let may_ask = |request: &DatagramRequest| {
-            request.addresses().all(|address| self.local.may_ask_for(request.source, address))
+            request.networks().all(|network| self.local.may_ask_for(request.source, network))
         };
         let refusal = match judgement {
             Ok(requests) => match requests.iter().find(|request| !may_ask(request)) {

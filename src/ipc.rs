@@ -204,6 +204,7 @@ pub(crate) mod tests {
     use crate::engine::{ClientId, CompletedBy, Credential, DoorId, EventKind};
     use crate::proto::knock::Protocol;
     use crate::proto::method::Method;
+    use crate::proto::network::Network;
     use crate::sys::files::frame_channel;
     use crate::time::Wall;
 
@@ -251,13 +252,21 @@ pub(crate) mod tests {
                 Credential::Fwknop { digest, stamp: Wall::from_nanos(stamp) }
             }),
         ];
-        let addresses = prop_oneof![
-            any::<u32>().prop_map(|v4| (Some(v4.into()), None)),
-            any::<u128>().prop_map(|v6| (None, Some(v6.into()))),
-            (any::<u32>(), any::<u128>()).prop_map(|(v4, v6)| (Some(v4.into()), Some(v6.into()))),
+        let v4 = || {
+            (any::<u32>(), any::<u8>())
+                .prop_map(|(bits, prefix)| Some(Network::around(IpAddr::V4(bits.into()), prefix)))
+        };
+        let v6 = || {
+            (any::<u128>(), any::<u8>())
+                .prop_map(|(bits, prefix)| Some(Network::around(IpAddr::V6(bits.into()), prefix)))
+        };
+        let networks = prop_oneof![
+            v4().prop_map(|v4| (v4, None)),
+            v6().prop_map(|v6| (None, v6)),
+            (v4(), v6()),
         ];
         let rest = (any::<Option<u32>>(), any::<Option<u16>>(), any::<bool>());
-        ((any::<u32>(), any::<u32>()), address(), credential, addresses, rest).prop_map(
+        ((any::<u32>(), any::<u32>()), address(), credential, networks, rest).prop_map(
             |((door, client), source, credential, (v4, v6), (open_for, port, close))| {
                 DatagramRequest {
                     door: DoorId(door),

@@ -27,6 +27,7 @@ pub use commands::PATH;
 #[cfg(feature = "daemon")]
 pub(crate) use door::parse_target;
 pub use files::{cannot_be_read, read_list};
+pub(crate) use hold::read_widths;
 pub use server_key::read_server_key;
 
 /// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.

@@ -1,6 +1,6 @@
 //! The engine's decisions, and the reasons for them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -10,6 +10,7 @@ use serde_with::DeserializeFromStr;
 use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::proto::words::UnknownWord;
 use crate::time::{Monotonic, Wall};
 use crate::wire::{Ignored, Packet};
@@ -61,7 +62,7 @@ pub struct TriedDatagram<'a> {
     pub verdict: Verdict<'a>,
 }
 
-/// The decision on one datagram: requests for at least one door, all for the same addresses, or why
+/// The decision on one datagram: requests for at least one door, all for the same networks, or why
 /// it gets nothing.
 pub type Judgement = Result<Vec<DatagramRequest>, Denial>;
 
@@ -83,9 +84,9 @@ pub struct DatagramRequest {
     pub credential: Credential,
     /// Where the datagram came from.
     pub source: IpAddr,
-    /// The addresses to open for, of which there is at least one.
-    pub v4: Option<Ipv4Addr>,
-    pub v6: Option<Ipv6Addr>,
+    /// The networks to open for, of which there is at least one, each of its family.
+    pub v4: Option<Network>,
+    pub v6: Option<Network>,
     /// For how many seconds; `None`: as the door says.
     pub open_for: Option<u32>,
     /// The grant is for connections from this port only.
@@ -95,9 +96,9 @@ pub struct DatagramRequest {
 }
 
 impl DatagramRequest {
-    /// The addresses to open for.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    /// The networks to open for.
+    pub fn networks(&self) -> impl Iterator<Item = Network> {
+        self.v4.into_iter().chain(self.v6)
     }
 
     /// Its refusal.
@@ -275,6 +276,8 @@ reasons! {
     NotAllowed = "not-allowed", "the client may not open this door so";
     /// The client has to name the address to open for.
     AddressNotNamed = "address-not-named", "the client has to name the address to open for";
+    /// Door or client do not allow so wide a network.
+    Width = "width", "asks for a wider network than the door and the client allow";
     /// The door cannot be opened for one source port only.
     SourcePort = "source-port", "this door cannot be opened for one source port only";
     /// Too many datagrams that may be fwknop's came at once.

@@ -506,7 +506,7 @@ mod tests {
             .map(|_| {
                 let notices = watchers.poll(clock::now().monotonic).into_iter();
                 let hosts = notices.filter_map(|notice| match notice {
-                    Notice::Claim(claim) => Some(claim.addresses[0]),
+                    Notice::Claim(claim) => Some(claim.networks[0].address()),
                     _ => None,
                 });
                 let last = |address| match address {

@@ -35,6 +35,7 @@ mod life;
 mod lock_only;
 mod lying_watcher;
 mod metrics;
+mod networks;
 mod observe;
 mod one_time;
 mod pages;

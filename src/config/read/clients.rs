@@ -77,7 +77,7 @@ fn read_parts(
         name: entry.at.clone(),
         doors: door_places,
         spa_keys: spa_keys.unwrap_or_default(),
-        keys: reader.places(["expires", "totp", "fwknop"]),
+        keys: reader.places(["expires", "totp", "fwknop", "width"]),
     };
     Ok((client, places))
 }

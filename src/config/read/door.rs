@@ -98,12 +98,13 @@ pub(super) fn read_door(
         opening,
         one_time,
     };
+    let placed = ["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard", "width"];
     let places = DoorPlaces {
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
         forwards: forwards_places,
-        keys: reader.places(["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard"]),
+        keys: reader.places(placed),
     };
     Ok((door, places))
 }
@@ -124,6 +125,7 @@ fn without_effect(
         ("trip_wires", has_line, if knocked { rotating } else { no_sequence }),
         ("open_for_max", asked, "only requests by SPA or fwknop ask for a time"),
         ("width", mapping.value("spa").is_some(), "only requests by SPA ask for a network"),
+        ("addresses", asked || mapping.get("totp").is_some(), "no sequence says whose it is"),
     ];
     let vain = keys.into_iter().filter(|(_, has_effect, _)| !has_effect);
     vain.filter_map(|(key, _, why)| Some(mapping.get(key)?.without_effect(why, "remove it")))
