@@ -59,6 +59,6 @@ pub fn keys() -> Vec<String> {
     ];
     tables
         .into_iter()
-        .flat_map(|(above, keys)| keys.known.iter().map(move |key| format!("{above}{key}")))
+        .flat_map(|(above, keys)| keys.names().map(move |key| format!("{above}{key}")))
         .collect()
 }

@@ -2,13 +2,16 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_with::DeserializeFromStr;
 
 use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::proto::network::Network;
+use crate::proto::words::UnknownWord;
 use crate::time::{Monotonic, Wall};
 use crate::wire::{Ignored, Packet};
 
@@ -26,7 +29,7 @@ pub struct LockedSource {
 }
 
 /// The place of a client in its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub u32);
 
 /// The engine's decision on one packet.
@@ -74,7 +77,7 @@ pub enum Denial {
 }
 
 /// The request of an authenticated datagram to one door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatagramRequest {
     pub door: DoorId,
     pub client: ClientId,
@@ -109,7 +112,7 @@ impl DatagramRequest {
 
 /// The proof in a datagram: what authenticates it, and what makes it good for one time only.
 /// Shown as what it is, not what it holds.
-#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Credential {
     /// The client's public key with this number. A later stamp than the last is good.
     #[debug("Spa({key})")]
@@ -120,7 +123,7 @@ pub enum Credential {
 }
 
 /// An authenticated datagram that opens nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub by: Method,
     pub source: IpAddr,
@@ -145,7 +148,7 @@ impl Refusal {
 }
 
 /// Something that happened to one source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// At which door; `None`: at all of them, and it is a lockout.
     pub door: Option<DoorId>,
@@ -156,7 +159,7 @@ pub struct Event {
 }
 
 /// The kind of an event: what happened to a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence; this was the last of them, unless
     /// it is what time has left.
@@ -175,7 +178,7 @@ pub enum EventKind {
 }
 
 /// The sequence that was completed: the door's own, or a client's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompletedBy {
     /// The door's own.
     Sequence,
@@ -190,6 +193,7 @@ macro_rules! reasons {
         /// The reason why something did not open: one vocabulary for logs, counters, `explain` and
         /// tests.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+        #[derive(DeserializeFromStr)]
         pub enum Reason {
             /// The bytes are no packet that anyone knocks with.
             #[error(transparent)]
@@ -282,9 +286,17 @@ reasons! {
     ImpossibleAddress = "impossible-address", "an address that no packet from elsewhere comes from";
 }
 
-impl Reason {
-    /// The reason that a word stands for.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::all().find(|reason| reason.as_str() == word)
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl FromStr for Reason {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        let found = Self::all().find(|reason| reason.as_str() == word);
+        found.ok_or_else(|| UnknownWord(word.to_owned(), "is not known"))
     }
 }

@@ -188,7 +188,10 @@ fn request(grounds: &Grounds<'_>, request: &DatagramRequest, at: Monotonic) -> R
         client_of(grounds.then, request.client).ok_or(Lie("a client that it was not given"))?;
     packet(grounds, request.source, at)?;
     so(client.doors.contains(door.name()), "a client at a door that it may not open")?;
-    let may = request.networks().all(|network| may_ask_for(request.source, network));
+    let is_there = request.networks().next().is_some()
+        && request.v4.is_none_or(|it| it.address().is_ipv4())
+        && request.v6.is_none_or(|it| it.address().is_ipv6());
+    let may = is_there && request.networks().all(|it| may_ask_for(request.source, it));
     so(may, "a request for an address that none may be for")?;
     let widest = Widths::both(door.recognition.width, client.width);
     so(request.networks().all(|it| widest.allows(&it)), "a request for too wide a network")?;
@@ -249,6 +252,7 @@ pub(super) mod tests {
     use crate::config::{Config, SpaClient, TotpClient};
     use crate::engine::spa::SpaServer;
     use crate::engine::{ClientId, DoorId, Local, UncleanStart};
+    use crate::ipc::tests::from_watcher;
     use crate::ipc::{FRAME, FrameCodec};
     use crate::proto::fwknop::{CipherMode, FwknopKey};
     use crate::proto::knock::Knock;
@@ -658,7 +662,12 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_frame_makes_it_panic(kind in 1u8..13, rest in prop::collection::vec(0u8..12, FRAME)) {
+        fn no_message_makes_it_panic(message in from_watcher()) {
+            let _ = World::new().check(&message);
+        }
+
+        #[test]
+        fn no_frame_makes_it_panic(kind in 0u8..13, rest in prop::collection::vec(0u8..12, FRAME)) {
             let mut bytes: [u8; FRAME] = rest.try_into().unwrap();
             bytes[0] = kind;
             bytes[60..].fill(0);

@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
-
-use super::words::serde_as_text;
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// A network such as `192.0.2.0/24`; its host bits are zero. One of a single address is shown as that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
 #[display("{address}{}", self.suffix())]
+#[derive(SerializeDisplay, DeserializeFromStr)]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
@@ -41,8 +41,6 @@ impl FromStr for Network {
         Ok(Self::around(address, prefix.ok_or_else(wrong)?))
     }
 }
-
-serde_as_text! { Network: Self::to_string, str::parse; }
 
 /// The network that holds nothing but this address; one of IPv4 in IPv6 clothes is IPv4.
 impl From<IpAddr> for Network {

@@ -37,7 +37,7 @@ fn has_unknown_credentials(entry: &MappingEntry) -> bool {
             Value::Mapping(mapping) => mapping
                 .entries
                 .iter()
-                .any(|entry| !keys.known.iter().any(|known| entry.key.eq_ignore_ascii_case(known))),
+                .any(|entry| !keys.names().any(|known| entry.key.eq_ignore_ascii_case(known))),
             _ => true,
         })
 }
