@@ -144,7 +144,7 @@ fn table() -> Vec<NftChange> {
         let there = [from, KeyPart::SOURCE_PORT, KeyPart::PROTOCOL, KeyPart::PORT];
         let back = [to, KeyPart::PORT, KeyPart::PROTOCOL, KeyPart::SOURCE_PORT];
         // `NFT_SET_TIMEOUT` and `NFT_SET_EVAL`.
-        changes.push(NftChange::set(&set, id, 0x30, &there).bounded(MOST).lasting(TIME_TO_GIVE_UP));
+        changes.push(NftChange::set(&set, id, 0x30, &there).bounded(Some(MOST), TIME_TO_GIVE_UP));
         let new = NftRule::default().has(Load::STATE, &8_u32.to_ne_bytes());
         let new = new.is(Load::NETWORK_PROTOCOL, &[number]);
         // A SYN, of FIN, SYN, RST and ACK alone, begins another one.
