@@ -190,6 +190,31 @@ fn knock_asks_for_the_network_that_it_is_told() {
     scene.knockd().wait_for("192.0.2.0/27: ssh: OPEN SESAME");
 }
 
+#[test]
+fn the_guard_opens_for_a_network() {
+    needs!("network guard", "nft");
+    let door = "{spa: true, open: [22], open_for: 1h, open_for_max: 2h";
+    let wide = crate::spa::configuration("", "").replace(door, &format!("{door}{WIDE}"));
+    let mut scene = Scene::with(&wide);
+    assert!(!connects(&scene, CLIENT, SERVER, 22) && !connects(&scene, CLIENT_6, SERVER_6, 22));
+    scene.ask(&self::wide(24, 128));
+    scene.send(scene.seal(&self::wide(32, 64), LAPTOP), CLIENT_6, SERVER_6);
+    let addresses: Vec<_> = scene.grants(2).iter().map(|it| it["address"].clone()).collect();
+    assert_eq!(addresses, ["192.0.2.0/24", "2001:db8::/64"]);
+    let is_open = |scene: &Scene| {
+        scene.opens(SERVER, 22)
+            && scene.opens(SERVER_6, 22)
+            && connects(scene, ELSEWHERE, SERVER, 22)
+    };
+    assert!(is_open(&scene));
+    scene.restart(Signal::SIGKILL);
+    scene.grants(2);
+    assert!(is_open(&scene), "after a crash");
+    says(&scene, &["close", "ssh", ELSEWHERE]);
+    scene.grants(1);
+    assert!(!connects(&scene, CLIENT, SERVER, 22) && !connects(&scene, ELSEWHERE, SERVER, 22));
+}
+
 /// The phone asks for `moves`, from this address.
 fn moves(scene: &Scene, from: &str, to: &str) {
     scene.send(scene.seal(&at("moves", request()), PHONE), from, to);
