@@ -65,6 +65,11 @@ pub struct GuardedDoor {
 }
 
 impl GuardedDoor {
+    /// Whether it is to an address of its own, and how long packets renew its grants, if they do.
+    fn idle(&self) -> Option<(bool, Duration)> {
+        Some(self.target.is_some()).zip(self.idle)
+    }
+
     fn has_range(&self) -> bool {
         self.ports.iter().any(|ports| ports.single().is_none())
     }
@@ -222,7 +227,7 @@ impl Ruleset {
             ranges: self.doors.values().any(GuardedDoor::has_range)
                 || there.iter().any(|it| it.set.is_of_ranges),
             forwards,
-            idles: self.doors.values().filter_map(|door| door.idle).collect(),
+            idles: self.doors.values().filter_map(GuardedDoor::idle).collect(),
             wide: grants.iter().filter_map(|it| wide(it.network)).chain(wide_there).collect(),
         };
         let lasting: BTreeSet<_> = observed.into_iter().chain(self.masqueraded()).collect();
@@ -327,8 +332,8 @@ struct TableNeeds {
     observing: bool,
     ranges: bool,
     forwards: bool,
-    /// How long packets renew grants, where they do.
-    idles: BTreeSet<Duration>,
+    /// How long packets renew grants, where they do: to other hosts, and to this one.
+    idles: BTreeSet<(bool, Duration)>,
     /// How many bits of an address count, where grants are for networks.
     wide: BTreeSet<(Family, u8)>,
 }

@@ -125,8 +125,9 @@ impl GuardSet {
     pub(in crate::firewall) fn named(names: &[String]) -> BTreeSet<Self> {
         let words = || names.iter().flat_map(|name| name.split('_'));
         let bits = words().filter_map(|word| word.parse().ok());
+        let idles = words().filter_map(|word| duration::parse(word).ok());
         let needs = TableNeeds {
-            idles: words().filter_map(|word| duration::parse(word).ok()).collect(),
+            idles: idles.flat_map(|idle| [false, true].map(|is_to| (is_to, idle))).collect(),
             wide: bits.flat_map(|bits| FAMILIES.map(|family| (family, bits))).collect(),
             ..TableNeeds::default()
         };
@@ -138,8 +139,9 @@ impl GuardSet {
     /// grants that packets renew.
     pub(super) fn beside(self, needs: &TableNeeds) -> impl Iterator<Item = Self> {
         let is_renewed = self.kind.lets_in() && !self.is_of_ranges;
-        let idles = needs.idles.iter().filter(move |_| is_renewed);
-        let pairs = idles.flat_map(|&idle| [Lifetime::Renewed(idle), Lifetime::Ceiling(idle)]);
+        let is_to = matches!(self.kind, SetKind::OpenTo | SetKind::BoundTo);
+        let idles = needs.idles.iter().filter(move |it| is_renewed && it.0 == is_to);
+        let pairs = idles.flat_map(|&(_, it)| [Lifetime::Renewed(it), Lifetime::Ceiling(it)]);
         let lifetimes = once(Lifetime::Given).chain(pairs);
         let of_family =
             move |it: &&(Family, u8)| self.kind.is_of_grants() && Some(it.0) == self.family;
@@ -280,7 +282,9 @@ mod tests {
             observing: true,
             ranges: true,
             forwards: true,
-            idles: [90_000, 1500].map(Duration::from_millis).into(),
+            idles: [(false, 90_000), (true, 1500)]
+                .map(|(is_to, millis)| (is_to, Duration::from_millis(millis)))
+                .into(),
             wide: [(Family::V4, 24), (Family::V4, 1), (Family::V6, 64)].into(),
         };
         let all: Vec<GuardSet> = GuardSet::all().flat_map(|set| set.beside(&needs)).collect();
