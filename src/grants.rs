@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub use self::action::{Action, CommandPair};
@@ -157,6 +158,8 @@ pub struct Grant {
     /// When it ends whatever comes, where it follows its session.
     ceiling: Option<Monotonic>,
     pub backend: GrantBackend,
+    /// How many addresses of its family its client may have open at the door, where it is known.
+    addresses: Option<NonZeroUsize>,
     state: GrantPhase,
     session: Session,
     is_own: bool,
@@ -275,8 +278,9 @@ impl Grants {
                 self.last += 1;
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
                 grant.turn = self.last;
+                (grant.session.knocked, grant.session.end) = (prepared.knocked(), None);
                 grant.origin = prepared.origin;
-                grant.session.end = None;
+                grant.addresses = prepared.action.addresses;
                 let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {
                     self.deadlines.insert((later, id));
@@ -463,6 +467,27 @@ impl Grants {
             }
         }
         None
+    }
+
+    /// The grants that one which has opened takes the place of: where its client may have so many
+    /// addresses of its family open at the door and has more, those of the addresses that it opened
+    /// first. What was asked for later than this one, and is not open yet, counts its own.
+    pub fn displaced_by(&self, id: GrantId) -> Vec<GrantId> {
+        let new = self.grants.get(&id).filter(|it| it.is_open() && it.origin.client.is_some());
+        let limited = new.and_then(|new| Some((new, new.addresses?)));
+        let Some((new, most)) = limited else { return Vec::new() };
+        let rivals = self.matching(|it| {
+            (&it.key.door, &it.origin.client) == (&new.key.door, &new.origin.client)
+                && it.key.network.address().is_ipv4() == new.key.network.address().is_ipv4()
+                && it.turn < new.turn
+                && !matches!(it.state, GrantPhase::Closing { .. })
+        });
+        let mut kept = BTreeSet::from([new.key.network]);
+        let rivals = rivals.into_iter().rev().filter_map(|id| self.grants.get(&id));
+        let gives_way = |Grant { key: GrantKey { network, .. }, .. }: &&Grant| {
+            !kept.contains(network) && (kept.len() >= most.get() || !kept.insert(*network))
+        };
+        rivals.filter(gives_way).map(|grant| grant.id).collect()
     }
 
     /// The grants that this is true of, the oldest first.

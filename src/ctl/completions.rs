@@ -117,7 +117,7 @@ const ZSH: [(&str, &str); 11] = [
     ("'*--door=[", "knockctl_doors"),
     ("':client -- ", "knockctl_clients"),
     ("'::client -- ", "knockctl_clients"),
-    ("'::ip -- The address to close it for", "knockctl_grants"),
+    ("'::ip -- The address or network to close it for", "knockctl_grants"),
     ("':ip -- The address to listen to again", "knockctl_locked"),
 ];
 

@@ -10,6 +10,7 @@ use crate::config::Name;
 use crate::control::{GrantStatus, Reply, Request};
 use crate::log::escape;
 use crate::proto::duration;
+use crate::proto::network::Network;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {
@@ -28,9 +29,8 @@ pub(super) struct CloseArgs {
     /// The name of the door
     #[arg(required_unless_present = "all", requires = "ip")]
     door: Option<Name>,
-    /// The address to close it for
-    #[arg(value_parser = args::address)]
-    ip: Option<IpAddr>,
+    /// The address or network to close it for
+    ip: Option<Network>,
     /// Close every door, for every address
     #[arg(long, conflicts_with_all = ["door", "ip"])]
     all: bool,

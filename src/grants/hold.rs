@@ -101,11 +101,13 @@ impl HeldDoor {
 }
 
 /// The session of a grant: the connections that it has let in and that are established.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Session {
     /// Each with its last packet.
     connections: HashMap<u32, Monotonic>,
     was_held: bool,
+    /// When it was asked for last, if that is known.
+    pub(super) knocked: Monotonic,
     /// How much longer than the grant what lets it in is there: until it has been looked at.
     margin: Duration,
     /// Why it is over, once that is known.
@@ -119,16 +121,24 @@ const COARSE: Duration = Duration::from_secs(1);
 const LOOKS: usize = 256;
 
 impl Session {
+    pub(super) fn new(knocked: Monotonic) -> Self {
+        let (connections, margin) = (HashMap::new(), Duration::ZERO);
+        Self { connections, was_held: false, knocked, margin, end: None }
+    }
+
     /// Takes note of a connection; when the grant ends, if that changes.
     fn note(&mut self, now: Monotonic, it: &TrackedConnection, door: &HeldDoor) -> Option<Change> {
         match it.phase {
             ConnectionPhase::Begun => None,
             ConnectionPhase::Alive => {
-                let (is_first, last) = (self.connections.is_empty(), now - it.silent);
+                let last = now - it.silent;
+                let until = last + door.hold.idle;
+                // One that fell silent before does not end what a knock has just opened.
+                let is_new = last + COARSE >= self.knocked && until > now;
+                let is_first = self.connections.is_empty() && is_new;
                 self.connections.insert(it.id, last);
                 self.end = None;
                 self.is_held(door);
-                let until = last + door.hold.idle;
                 Some(if is_first { Change::To(until) } else { Change::NotBefore(until) })
             }
             ConnectionPhase::Ended | ConnectionPhase::Gone => {

@@ -79,7 +79,8 @@ impl PreparedGrant {
             deadline: self.until,
             ceiling: self.action.hold.map(|hold| self.knocked() + hold.at_most),
             backend: self.action.backend.clone(),
-            session: Session::default(),
+            session: Session::new(self.knocked()),
+            addresses: self.action.addresses,
             is_own: self.action.is_own,
             turn: id.0,
         }

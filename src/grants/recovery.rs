@@ -171,7 +171,8 @@ impl Grants {
             deadline,
             ceiling,
             backend,
-            session: Session::default(),
+            session: Session::new(Monotonic::ZERO),
+            addresses: None,
             is_own: false,
             turn: id.0,
         });
@@ -262,6 +263,7 @@ mod tests {
             is_own: false,
             hold: None,
             most: 9,
+            addresses: None,
             cooldown: Duration::ZERO,
         };
         let asked =

@@ -7,8 +7,8 @@ mod recover;
 mod sessions;
 mod tell;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use tracing::error;
@@ -31,6 +31,7 @@ use crate::grants::{
 };
 use crate::ledger::Durability;
 use crate::log::limit::Limit;
+use crate::proto::network::Network;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -71,6 +72,9 @@ pub(super) enum ClaimOutcome {
     Failed(&'static str),
 }
 
+/// The reason why a grant ends, for log and history.
+type EndReason = Cow<'static, str>;
+
 /// How many are remembered that could not be closed.
 const MOST_NOT_CLOSED: usize = 1000;
 /// How many grants end before the keeper listens again: some milliseconds, on a busy machine some
@@ -82,19 +86,20 @@ impl Doors {
         self.grants.get(id).map(|grant| (grant.key.clone(), grant.origin.clone()))
     }
 
-    /// Closes a door that is open for an address, or strikes off that it could not be closed.
-    /// False: it is not open. To `cut`: connections from there are [due](Self::cut_due) to end.
-    pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr, cut: bool) -> bool {
-        let ids =
-            self.grants.matching(|it| it.key.door == *door && it.key.network.contains(address));
-        let key = GrantKey::new(door.clone(), address);
+    /// Closes a door that is open for an address of a network, or strikes off that it could not be
+    /// closed. False: it is not open. To `cut`: connections from there are [due](Self::cut_due) to
+    /// end.
+    pub(super) fn close(&mut self, now: Now, door: &Name, network: Network, cut: bool) -> bool {
+        let is_meant = |key: &GrantKey| key.door == *door && key.network.meets(&network);
+        let ids = self.grants.matching(|it| is_meant(&it.key));
         if cut {
             self.cuts.with.extend(&ids);
-            self.cuts.cut(key.clone());
+            self.cuts.cut(GrantKey::new(door.clone(), network));
         }
         self.end_all(now, &ids, "closed by hand");
-        !ids.is_empty()
-            || self.not_closed.remove(&key).map(|(id, _)| self.journal.forget(id)).is_some()
+        let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
+        let struck = struck.map(|(_, (id, _))| self.journal.forget(id)).count();
+        !ids.is_empty() || struck > 0
     }
 
     /// What may still be open, since it could not be closed, and who had opened it.
@@ -112,11 +117,17 @@ impl Doors {
         ids.len()
     }
 
-    fn end_all(&mut self, now: Now, ids: &[GrantId], why: &'static str) {
+    /// Ends those that a grant which is open takes the place of.
+    fn displace(&mut self, now: Now, id: GrantId, key: &GrantKey) {
+        self.end_all(now, &self.grants.displaced_by(id), format!("moved to {}", key.network));
+    }
+
+    fn end_all(&mut self, now: Now, ids: &[GrantId], why: impl Into<EndReason>) {
+        let why = why.into();
         for &id in ids {
             // What is under way ends when its command has ended.
             if let Some(expired) = self.grants.close(id) {
-                self.end(now, expired, why);
+                self.end(now, expired, why.clone());
             }
         }
     }
@@ -151,12 +162,13 @@ impl Doors {
     }
 
     /// A grant ends, for this reason.
-    fn end(&mut self, now: Now, expired: ToClose, why: &'static str) {
+    fn end(&mut self, now: Now, expired: ToClose, why: impl Into<EndReason>) {
+        let why = why.into();
         let ToClose { id, close, delete, again, .. } = expired;
         let Some((key, origin)) = self.owner(id) else { return };
         let GrantKey { door, network, .. } = &key;
         if !again {
-            self.tell(now, &key, &origin, DoorEvent::Closing(why));
+            self.tell(now, &key, &origin, DoorEvent::Closing(&why));
         }
         fault::point("expired");
         if let Some(element) = delete {
@@ -169,7 +181,7 @@ impl Doors {
             if let Err(why) = self.sets.close(&key, &element, others) {
                 error!(source = %network, door = %door, "cannot be closed now: {why}");
             }
-            self.is_closed(now, id, why);
+            self.is_closed(now, id, &why);
             return;
         }
         if !again {

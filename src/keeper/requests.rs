@@ -18,7 +18,7 @@ use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::ledger::Query;
 use crate::proto::method::Method;
-use crate::proto::network::is_a_hosts;
+use crate::proto::network::{Network, is_a_hosts};
 use crate::sys::clock;
 use crate::time::{Monotonic, Now, Wall};
 
@@ -235,7 +235,7 @@ impl Keeper {
         &mut self,
         now: Now,
         door: &Name,
-        address: IpAddr,
+        address: Network,
         cut: bool,
     ) -> Result<String, String> {
         let is_open = self.doors.close(now, door, address, cut);

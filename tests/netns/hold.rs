@@ -316,7 +316,12 @@ fn ranges_and_what_leads_inside_are_held_too() {
     for (count, port) in [(1, 60500), (2, 5000)] {
         scene.knock();
         talks_by_udp(&scene.net, SERVER, port, LONG);
-        assert!(scene.is_open(), "{port}: {:?} {}", scene.knockd.grants(), scene.knockd.log().join("\n"));
+        assert!(
+            scene.is_open(),
+            "{port}: {:?} {}",
+            scene.knockd.grants(),
+            scene.knockd.log().join("\n")
+        );
         scene.knockd.wait_for_count("closed: idle", count);
         assert!(eventually(PATIENCE, || !scene.is_open()), "{port}");
     }

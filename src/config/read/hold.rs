@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::tree::{KnownKeys, MappingEntry, Node, Reader};
-use crate::config::diagnostic::{Diagnostic, Parsed};
+use crate::config::diagnostic::{Diagnostic, Parsed, Problems};
 use crate::config::{Hold, Hole, Opening};
 use crate::proto::duration;
 use crate::proto::network::Widths;
@@ -56,15 +56,20 @@ pub(super) fn unknown_sessions(reader: &Reader<'_>, opening: &Opening) -> Vec<Di
     wants.filter_map(|(key, _)| reader.get(key)).map(no_port).chain(timed).collect()
 }
 
-/// Reads the widest networks that may be asked for; of a family that is left out, single addresses.
+/// Reads the widest networks that may be asked for.
 pub(super) fn read_width(reader: &mut Reader<'_>) -> Parsed<Option<Widths>> {
     let Some(given) = reader.value("width") else { return Ok(None) };
+    read_widths(given, reader.problems).map(Some)
+}
+
+/// Reads how many bits of an address count; of a family that is left out, all.
+pub(crate) fn read_widths(given: &Node, problems: &mut Problems) -> Parsed<Widths> {
     let wanted = "a mapping such as {ipv4: 24, ipv6: 64},";
-    let mut width = Reader::new(given, wanted, &WIDTH, reader.problems)?;
+    let mut width = Reader::new(given, wanted, &WIDTH, problems)?;
     let ipv4 = width.read("ipv4", |node| read_prefix(node, 32));
     let ipv6 = width.read("ipv6", |node| read_prefix(node, 128));
     let Widths { ipv4: single, ipv6: single_6 } = Widths::SINGLE;
-    Ok(Some(Widths { ipv4: ipv4?.unwrap_or(single), ipv6: ipv6?.unwrap_or(single_6) }))
+    Ok(Widths { ipv4: ipv4?.unwrap_or(single), ipv6: ipv6?.unwrap_or(single_6) })
 }
 
 fn read_prefix(node: &Node, most: u8) -> Result<u8, Diagnostic> {

@@ -103,6 +103,20 @@ fn where_the_kernel_does_not_renew_it_its_connections_are_looked_at() {
 }
 
 #[test]
+fn a_connection_that_fell_silent_before_does_not_end_what_was_just_opened() {
+    let mut grants = Grants::default();
+    grants.hold(held_doors(false));
+    let Decision::Open(id, _) = ask(&mut grants, 100, ADDRESS, held_action()) else { panic!() };
+    assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
+    for silent in [50, 70] {
+        let silent = Duration::from_secs(silent);
+        let before = TrackedConnection { silent, ..connection(1, ConnectionPhase::Alive) };
+        assert_eq!(grants.saw_all(at(101), &[before]), []);
+        assert_eq!(ends(&grants), 100 + OPEN_FOR);
+    }
+}
+
+#[test]
 fn it_ends_a_while_after_its_last_tcp_connection_has() {
     for end in [ConnectionPhase::Ended, ConnectionPhase::Gone] {
         let (mut grants, _) = held();
@@ -263,15 +277,15 @@ proptest! {
                     heard = now;
                     renew(&mut kernel, now, renews);
                 }
-                Happening::End(id) => {
-                    if kernel.connections.remove(&id).is_some() {
-                        kernel.news.push((id, ConnectionPhase::Ended));
-                        heard = now;
-                    }
+                Happening::End(id) if kernel.connections.remove(&id).is_some() => {
+                    kernel.news.push((id, ConnectionPhase::Ended));
+                    heard = now;
                 }
                 Happening::Dies => keeper = None,
                 Happening::Starts if keeper.is_none() => {
                     let mut grants = new();
+                    // Nobody has listened.
+                    kernel.news.clear();
                     let held = kernel.element.filter(|(until, most)| until.min(most) > &now);
                     let held = held.map(|(until, most)| KernelGrant {
                         key: key(ADDRESS),
