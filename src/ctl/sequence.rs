@@ -10,7 +10,7 @@ use super::{Error, Target, say};
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
-use crate::proto::totp::{Scheme, TotpKey, TotpMode, code};
+use crate::proto::totp::{TotpKey, TotpMode, code};
 use crate::sys::clock;
 use crate::time::Wall;
 
@@ -124,12 +124,23 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         let secrets = [Some((&totp.secret, false)), old.map(|(old, _)| (old, true))];
         for (secret, old_secret) in secrets.into_iter().flatten() {
             let key = TotpKey::from(secret);
+            let (long, skew) = (u64::from(scheme.step()), u64::from(scheme.skew()));
             valid.extend(scheme.window(at).map(|step| OpeningSequence {
                 door: door.name().clone(),
                 client: Some(client.name.clone()),
                 by: Method::Totp,
                 knocks: scheme.knocks(&key, door.name().as_str(), step).to_vec(),
-                rotating: Some(rotating(scheme, &key, step, at, old_secret)),
+                rotating: Some(RotatingStep {
+                    step,
+                    from: step.saturating_sub(skew).saturating_mul(long),
+                    until: step.saturating_add(skew + 1).saturating_mul(long),
+                    current: step == scheme.step_at(at),
+                    old_secret,
+                    code: match scheme.mode() {
+                        TotpMode::Ports { .. } => None,
+                        TotpMode::Code { digits, .. } => Some(code(&key, step, digits).to_string()),
+                    },
+                }),
             }));
         }
     }
@@ -143,21 +154,6 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         });
     }
     valid
-}
-
-fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: bool) -> RotatingStep {
-    let (long, skew) = (u64::from(scheme.step()), u64::from(scheme.skew()));
-    RotatingStep {
-        step,
-        from: step.saturating_sub(skew).saturating_mul(long),
-        until: step.saturating_add(skew + 1).saturating_mul(long),
-        current: step == scheme.step_at(at),
-        old_secret,
-        code: match scheme.mode() {
-            TotpMode::Ports { .. } => None,
-            TotpMode::Code { digits, .. } => Some(code(key, step, digits).to_string()),
-        },
-    }
 }
 
 fn print(
@@ -198,7 +194,7 @@ mod tests {
     use crate::config::diagnostic::SourceText;
     use crate::config::load;
     use crate::config::{OneTime, TotpClient};
-    use crate::proto::totp::{Digits, Protocols, parse_secret};
+    use crate::proto::totp::{Digits, Protocols, Scheme, parse_secret};
 
     const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
     const OTHER: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";

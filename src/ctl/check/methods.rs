@@ -2,9 +2,10 @@
 
 use crate::config::lint::{rotating_odds, scan_odds};
 use crate::config::watch::watch_sets;
-use crate::config::{Client, Config, Door, OneTime, Settings};
+use crate::config::{Config, Door, OneTime, Settings};
 use crate::ctl::wording::count;
 use crate::proto::duration;
+use crate::proto::method::Method;
 use crate::proto::port_range;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::TotpMode;
@@ -17,23 +18,19 @@ pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
         .iter()
         .zip(&watched)
         .map(|(door, watched)| {
-            let holders = |has: fn(&Client) -> bool| {
-                let opens = |client: &&Client| has(client) && client.doors.contains(door.name());
-                config.clients.iter().filter(opens).count()
+            let clients = config.clients.iter().filter(|it| it.doors.contains(door.name()));
+            let holders = |method| clients.clone().filter(|client| client.has(method)).count();
+            let sent = |method, what, ports| {
+                let (ports, holders) = (port_range::show(ports, '-'), holders(method));
+                let said = format!("{what} to {ports}/udp, by {}", count(holders, "client"));
+                door.takes(method).then_some(said)
             };
             let Settings { spa, fwknop, .. } = &config.settings;
-            let sent = |what, ports, holders| {
-                let (ports, holders) = (port_range::show(ports, '-'), count(holders, "client"));
-                format!("{what} to {ports}/udp, by {holders}")
-            };
-            let datagram = || sent("a datagram", &spa.ports, holders(|it| it.spa.is_some()));
-            let asked = || holders(|client| client.fwknop.is_some());
-            let request = || sent("a request of fwknop's", &fwknop.ports, asked());
             let all = [
                 fixed(door, watched),
-                rotates(door, holders(|client| client.totp.is_some())),
-                door.recognition.spa.then(datagram),
-                door.recognition.fwknop.then(request),
+                rotates(door, holders(Method::Totp)),
+                sent(Method::Spa, "a datagram", &spa.ports),
+                sent(Method::Fwknop, "a request of fwknop's", &fwknop.ports),
             ];
             all.into_iter().flatten().collect()
         })

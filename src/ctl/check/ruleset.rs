@@ -55,9 +55,9 @@ impl HostRuleset {
         let chains = objects.iter().filter_map(|it| Chain::deserialize(it.get("chain")?).ok());
         let mut chains: Vec<Chain> = chains.collect();
         for rule in objects.iter_mut().filter_map(|it| it.get_mut("rule")) {
-            let expr = rule["expr"].take();
+            let Some(Value::Array(expr)) = rule.get_mut("expr").map(Value::take) else { continue };
             let of = ["family", "table", "chain"].map(|key| rule[key].as_str());
-            if let ([Some(family), Some(table), Some(chain)], Value::Array(expr)) = (of, expr)
+            if let [Some(family), Some(table), Some(chain)] = of
                 && let Some(chain) = chains.iter_mut().find(|it| it.is(family, table, chain))
             {
                 chain.rules.push(expr);
@@ -600,8 +600,18 @@ mod tests {
 
     #[test]
     fn what_is_no_listing_is_refused() {
-        for json in ["", "[]", "{}", "nft: permission denied"] {
+        for json in ["", "[]", "{}", "5", "nft: permission denied"] {
             assert!(HostRuleset::parse(json.as_bytes()).is_none(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_a_listing_has_that_is_neither_chain_nor_rule_is_passed_over() {
+        for odd in
+            ["5", r#"{"chain": 5}"#, r#"{"rule": 5}"#, r#"{"rule": {"expr": [], "family": 5}}"#]
+        {
+            let json = format!(r#"{{"nftables": [{odd}]}}"#);
+            assert!(HostRuleset::parse(json.as_bytes()).is_some(), "{odd}");
         }
     }
 

@@ -272,19 +272,20 @@ fn show(
         }
     }
     let key = new_key.map(PrivateKey::encode);
+    let output = io::stdout();
+    let qr = args.qr.then(|| output.is_terminal());
     let bundle = Bundle {
         client: &args.client,
         server: &server,
         entries: &entries,
         secret: totp.filter(|_| args.totp).map(|totp| &totp.secret),
         key: key.as_ref().map(|key| key.as_str()),
+        qr,
     };
-    let output = io::stdout();
-    let qr = args.qr.then(|| output.is_terminal());
     let asked = if shows(args.fwknop) { doors } else { &[] };
     let mut text = stanza::show(client, &server, asked, settings, args.fwknop, qr);
     if !entries.is_empty() {
-        text.push_str(&bundle.text(qr)?);
+        text.push_str(&bundle.text()?);
     }
     if args.totp || bundle.key.is_some() || args.fwknop {
         say("what follows holds a secret, and is shown this once: it is for the client alone");

@@ -112,10 +112,10 @@ impl<'a> Site<'a> {
     /// # Errors
     /// Everything is as it was before then: also when the whole configuration would not be valid.
     pub(in crate::ctl) fn commit(&self, edit: Edit) -> Result<Config, Error> {
-        let made = edit.make()?;
+        let undo = edit.make()?;
         match load::load(&self.target.config, &self.target.options()) {
             Ok(loaded) => Ok(loaded.config),
-            Err(report) => Err(match made.undo() {
+            Err(report) => Err(match undo.make_each() {
                 Ok(()) => Error::Undone(report),
                 Err(source) => Error::NotUndone { report, source },
             }),

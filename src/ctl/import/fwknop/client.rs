@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
-use std::str::FromStr;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -20,7 +19,7 @@ use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
 use crate::proto::network::Network;
 
-/// In seconds, where a stanza says nothing.
+/// In seconds, where a stanza says nothing, or 0.
 const FW_ACCESS_TIMEOUT: u64 = 30;
 const MAX_FW_TIMEOUT: u64 = 300;
 /// The longest time that fwknopd takes, in seconds.
@@ -59,8 +58,8 @@ pub(super) fn read(
         let message = "this client has no HMAC key: nothing says that its requests are not altered";
         notes.push(stanza.at.warning(message));
     }
-    let hmac_type: Option<Hash> = named(stanza, "HMAC_DIGEST_TYPE")?.filter(|_| hmac.is_some());
-    let mode: Option<CipherMode> = named(stanza, "ENCRYPTION_MODE")?;
+    let hmac_type = stanza.word::<Hash>("HMAC_DIGEST_TYPE")?.filter(|_| hmac.is_some());
+    let mode = stanza.word::<CipherMode>("ENCRYPTION_MODE")?;
     let username = stanza.get("REQUIRE_USERNAME").map(username).transpose()?;
     let cycle = read_cycle(stanza, notes)?;
     let nat = read_nat(stanza, translation, notes)?.filter(|_| cycle.is_none());
@@ -70,10 +69,14 @@ pub(super) fn read(
         return Err(stanza.at.error("the stanza is left out: it opens no port"));
     }
     let restricted = stanza.get("RESTRICT_PORTS").map(|given| read_ports(given, notes));
-    let most = seconds_or(stanza, "MAX_FW_TIMEOUT", MAX_FW_TIMEOUT, notes)?;
+    let mut time = |name, default| match stanza.get(name).map(|given| seconds(given, notes)) {
+        None | Some(Ok(0)) => Ok(default),
+        Some(seconds) => seconds,
+    };
+    let most = time("MAX_FW_TIMEOUT", MAX_FW_TIMEOUT)?;
     let open_for = match &cycle {
         Some(cycle) => cycle.timer,
-        None => seconds_or(stanza, "FW_ACCESS_TIMEOUT", FW_ACCESS_TIMEOUT, notes)?,
+        None => time("FW_ACCESS_TIMEOUT", FW_ACCESS_TIMEOUT)?,
     };
     if open_for > most {
         let message = format!(
@@ -133,15 +136,6 @@ fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> V
         (!by_any, "RESTRICT_PORTS", unneeded),
     ];
     found.into_iter().filter(|(holds, ..)| *holds).filter_map(|(_, it, why)| say(it, why)).collect()
-}
-
-/// The value of a variable that is a word of fwknop's.
-fn named<T: FromStr<Err: Display>>(
-    stanza: &AccessStanza,
-    name: &str,
-) -> Result<Option<T>, Diagnostic> {
-    let Some(given) = stanza.get(name) else { return Ok(None) };
-    given.text().parse().map(Some).map_err(|error| given.left_out(error))
 }
 
 fn username(given: &StanzaVariable) -> Result<String, Diagnostic> {
@@ -239,17 +233,6 @@ pub(super) fn seconds(given: &StanzaVariable, notes: &mut Problems) -> Result<u6
         notes.push(if is_meant { note.into_warning() } else { note });
     }
     Ok(seconds)
-}
-
-/// The same; what is not given, and 0, is the default.
-fn seconds_or(
-    stanza: &AccessStanza,
-    name: &str,
-    default: u64,
-    notes: &mut Problems,
-) -> Result<u64, Diagnostic> {
-    let given = stanza.get(name).map(|given| seconds(given, notes)).transpose()?;
-    Ok(given.filter(|seconds| *seconds > 0).unwrap_or(default))
 }
 
 fn read_as(given: &StanzaVariable, number: &dyn Display) -> Diagnostic {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::super::side_by_side::Saying;
 use super::super::{Files, unreadable};
@@ -60,6 +61,15 @@ pub(super) struct AccessStanza {
 impl AccessStanza {
     pub(super) fn get(&self, name: &str) -> Option<&StanzaVariable> {
         self.variables.get(name)
+    }
+
+    /// The value of a variable that is a word of fwknop's.
+    pub(super) fn word<T: FromStr<Err: Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, Diagnostic> {
+        let Some(given) = self.get(name) else { return Ok(None) };
+        given.text().parse().map(Some).map_err(|error| given.left_out(error))
     }
 
     /// What it says, and what goes without saying; `asked`: where it may be asked to be led to.
