@@ -17,6 +17,8 @@ mod send;
 mod settings;
 mod spa;
 mod stamps;
+mod stay;
+mod staying;
 pub mod totp;
 mod values;
 
@@ -74,23 +76,27 @@ fn knock(invocation: &Invocation) -> Result<(), ClientError> {
     if invocation.verbose {
         messages::be_verbose(stream);
     }
-    carry_out(invocation, &Plan::new(invocation)?)
+    let plan = Plan::new(invocation)?;
+    if plan.knocker.is_mistimed(clock::now().wall) {
+        messages::warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
+    }
+    match plan.stay {
+        Some(every) if !invocation.dry_run => staying::stay(&plan, every),
+        _ => carry_out(invocation, &plan),
+    }
 }
 
 fn carry_out(invocation: &Invocation, plan: &Plan) -> Result<(), ClientError> {
     let Plan { host: name, knocker, .. } = plan;
     messages::say_if_it_lasts(|| format!("looking up the address of {name}"));
-    let host = names::resolve(name, invocation.family)?;
-    if host.others > 0 {
-        let (ip, count) = (host.address.ip(), host.others + 1);
+    let host = names::resolve(name, plan.family)?;
+    if !host.others.is_empty() {
+        let (ip, count) = (host.address.ip(), host.others.len() + 1);
         messages::say(|| format!("{name} has {count} addresses, using {ip}"));
     }
-    let now = clock::now().wall;
-    if knocker.is_mistimed(now) {
-        messages::warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
-    }
     if invocation.dry_run {
-        let schedule = knocker.next(knocker.start(now), host.address)?;
+        let now = clock::now().wall;
+        let schedule = knocker.next(knocker.start(now, None), host.address)?;
         return schedule.knocks().try_for_each(|(_, knock)| {
             let packet = OutgoingPacket::new(host.address, knock, schedule.request.as_ref());
             print(&packet.to_string())
@@ -117,7 +123,7 @@ fn carry_out(invocation: &Invocation, plan: &Plan) -> Result<(), ClientError> {
 fn next(knocker: &Knocker, host: SocketAddr) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;
-        let left = knocker.start(now).since(now);
+        let left = knocker.start(now, None).since(now);
         if left.is_zero() {
             return Ok(knocker.next(now, host)?);
         }

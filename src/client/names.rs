@@ -30,14 +30,22 @@ const fn other_version(address: IpAddr) -> u8 {
 }
 
 /// The address of a host that is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
     /// The first by RFC 6724; its port is 0.
     pub address: SocketAddr,
-    /// The number of others that could have been used.
-    pub others: usize,
+    /// The others that could have been used.
+    pub others: Vec<SocketAddr>,
     /// The version of IP of the other family, if the host has an address of it.
     pub other_version: Option<u8>,
+}
+
+impl Resolved {
+    /// The address to use where `used` is in use: resolvers give equals in any order.
+    pub(super) fn or_equal(self, used: Option<SocketAddr>) -> SocketAddr {
+        let is_equal = |it: &SocketAddr| it.is_ipv4() == self.address.is_ipv4();
+        used.filter(|it| is_equal(it) && self.others.contains(it)).unwrap_or(self.address)
+    }
 }
 
 /// The address to use for a host, of this family if one is given; asks the resolver once.
@@ -70,7 +78,7 @@ fn choose(
             let others: Vec<SocketAddr> = usable.collect();
             let has_other = others.iter().any(|other| other.is_ipv4() != address.is_ipv4());
             let other_version = has_other.then(|| other_version(address.ip()));
-            Ok(Resolved { address, others: others.len(), other_version })
+            Ok(Resolved { address, others, other_version })
         }
         (None, Some(other)) => {
             Err(ResolveError::OtherFamily { host: host.to_owned(), found: other.ip() })
@@ -208,12 +216,25 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        for (family, at, others, other_version) in
-            [(None, 0, 1, Some(4)), (Some(Family::V4), 1, 0, None), (Some(Family::V6), 0, 0, None)]
-        {
-            let expected = Resolved { address: all[at], others, other_version };
+        for (family, at, others, other_version) in [
+            (None, 0, &all[1..], Some(4)),
+            (Some(Family::V4), 1, &[], None),
+            (Some(Family::V6), 0, &[], None),
+        ] {
+            let expected = Resolved { address: all[at], others: others.to_vec(), other_version };
             assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn an_address_in_use_stays_while_the_name_has_it_and_its_family_is_preferred() {
+        let all = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address);
+        let used = |used| choose("gw", None, &all).unwrap().or_equal(used);
+        assert_eq!(used(None), all[0]);
+        assert_eq!(used(Some(all[0])), all[0]);
+        assert_eq!(used(Some(all[1])), all[1]);
+        assert_eq!(used(Some(all[2])), all[0]);
+        assert_eq!(used(Some(address("192.0.2.3"))), all[0]);
     }
 
     #[test]

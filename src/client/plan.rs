@@ -4,7 +4,7 @@ mod fwknop;
 
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::mem::take;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,25 +21,35 @@ use super::knocker::Knocker;
 use super::messages::complain;
 use super::schedule::Schedule;
 use super::send::{self, WaitTarget};
-use super::settings::{ClientSettings, KINDS, Mode, SettingsPart};
+use super::settings::{ClientSettings, KINDS, Mode, RequestOptions, SettingsPart};
 use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
+use crate::config::Family;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
 
 /// The number of knocks after the first, unless told otherwise.
 const RETRIES: u16 = 3;
+/// The seconds between two knocks of a client that stays and asks for no time: half of that for which
+/// doors open, unless told otherwise.
+const EVERY: u32 = 15;
+/// The longest that follows from what it asks for: a server that is started anew has forgotten it.
+const EVERY_LONG: u32 = 600;
 
 /// A plan: a host, how to knock there, and what then.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Name or address.
     pub host: String,
+    /// The only addresses of the host that may be used.
+    pub family: Option<Family>,
     pub knocker: Knocker,
     /// Knock until this port is open; `None`: knock once.
     pub wait: Option<WaitTarget>,
+    /// Knock again each time that this is over; `None`: do not stay.
+    pub stay: Option<Duration>,
 }
 
 impl Plan {
@@ -76,7 +86,9 @@ impl Plan {
                 Mode::Fwknop => Knocker::Fwknop(Box::new(planner.fwknop(stanza, &host)?)),
             },
             host,
+            family: invocation.family,
             wait: planner.wait(mode)?,
+            stay: planner.stay(mode)?,
         })
     }
 }
@@ -240,7 +252,8 @@ impl Planner<'_> {
     fn wait(&self, mode: Mode) -> Result<Option<WaitTarget>, UsageError> {
         let (own, proxy) = (&self.invocation.settings, self.invocation.proxy);
         // What is closed does not open.
-        let waited_for = self.settings.wait.filter(|_| !self.settings.request.close);
+        let waits = !self.settings.request.close && self.invocation.stay == 0;
+        let waited_for = self.settings.wait.filter(|_| waits);
         match proxy.or(waited_for) {
             Some(port) => Ok(Some(WaitTarget {
                 port,
@@ -253,6 +266,18 @@ impl Planner<'_> {
                 Err(UsageError::SourcePortForNothing)
             }
             None => Ok(None),
+        }
+    }
+
+    fn stay(&self, mode: Mode) -> Result<Option<Duration>, UsageError> {
+        let RequestOptions { close, open_for, .. } = self.settings.request;
+        let half = open_for.map_or(EVERY, |asked| (asked.get() / 2).clamp(1, EVERY_LONG));
+        let every = self.settings.every.map_or(half, NonZeroU32::get);
+        match (mode, self.invocation.stay) {
+            (_, 0) => Ok(None),
+            (Mode::Sequence, 1) => Err(UsageError::StayInTheOpen),
+            _ if close => Err(UsageError::OtherKind(("stay", "close", "nothing opens"))),
+            _ => Ok(Some(Duration::from_secs(every.into()))),
         }
     }
 

@@ -57,12 +57,13 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub(super) const FIELDS: [SettingsField; 30] = [
+pub(super) const FIELDS: [SettingsField; 31] = [
     field("host", &Mode::ALL, &[]),
     field("mode", &Mode::ALL, &[]),
     field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
     field("wait", &Mode::ALL, &[]),
     field("retry", &Mode::ALL, &[]),
+    field("every", &Mode::ALL, &[]),
     field("source_port", &Mode::ALL, &[]),
     field("delay", KNOCKED, &[]),
     field("door", &[Mode::Totp, Mode::Spa], &[]),
@@ -112,7 +113,7 @@ pub(super) const KINDS: [Exclusion; 3] = [
 ];
 
 /// The other exclusions, in one place.
-pub(super) const EXCLUDES: [Exclusion; 11] = [
+pub(super) const EXCLUDES: [Exclusion; 15] = [
     ("base", "ports", "keep the one that the door has"),
     ("ports", "code", "a door that takes codes has a --base"),
     ("length", "code", "a code's digits say how many knocks there are"),
@@ -124,6 +125,10 @@ pub(super) const EXCLUDES: [Exclusion; 11] = [
     ("wait", "proxy", "--proxy waits for its own port"),
     ("open_for", "close", "nothing opens"),
     ("wait", "close", "nothing opens"),
+    ("stay", "close", "nothing opens"),
+    ("stay", "wait", "whoever stays knocks again anyway"),
+    ("stay", "proxy", "a connection ends, and --stay does not"),
+    ("stay", "code", "a code opens once: with the secret, --totp makes the next ones"),
 ];
 
 /// The option that says what a key of the hosts file says.
@@ -183,6 +188,8 @@ pub struct ClientSettings {
     /// The TCP port to wait for.
     pub wait: Option<NonZeroU16>,
     pub retry: Option<u16>,
+    /// Between two knocks of a client that stays, in seconds.
+    pub every: Option<NonZeroU32>,
     /// Of the connection, and of the one that a request lets in.
     pub source_port: Option<SourcePort>,
     pub door: Option<Name>,
@@ -328,6 +335,7 @@ impl ClientSettings {
                 delay: file.delay,
                 wait: file.wait,
                 retry: file.retry,
+                every: file.every,
                 source_port: file.source_port,
                 ..Self::default()
             },

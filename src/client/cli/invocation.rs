@@ -21,6 +21,8 @@ pub struct Invocation {
     pub code: Option<Code>,
     /// The port of the host that the program becomes a connection to.
     pub proxy: Option<NonZeroU16>,
+    /// How often `--stay` is given.
+    pub stay: u8,
     /// The protocol of all knocks of a sequence, where one is forced on them.
     pub protocol: Option<Protocol>,
     /// The only addresses of the host that may be used.
@@ -85,12 +87,14 @@ impl KnockArgs {
         let protocol = self.udp.then_some(Protocol::Udp);
         let settings = self.settings(mode, protocol)?;
         let others = [("udp", self.udp), ("code", self.code.is_some()), ("proxy", proxy.is_some())];
-        let others = others.into_iter().filter_map(|(key, is_given)| is_given.then_some(key));
+        let others = others.into_iter().chain([("stay", self.stay > 0)]);
+        let others = others.filter_map(|(key, is_given)| is_given.then_some(key));
         let invocation = Invocation {
             host,
             given: settings.keys().into_iter().chain(others).collect(),
             settings,
             proxy,
+            stay: self.stay,
             protocol,
             family: match (self.ipv4, self.ipv6) {
                 (true, _) => Some(Family::V4),
@@ -172,6 +176,7 @@ impl KnockArgs {
             delay: self.delay,
             wait,
             retry: self.retry,
+            every: self.every,
             source_port: self.source_port,
             door: self.door.take(),
             rotation: take(&mut self.of_rotation),

@@ -59,6 +59,7 @@ pub(super) fn host(
         delay: Some(reader.delay().unwrap_or(DELAY)),
         wait: reader.read("wait", tcp_port),
         retry: reader.read("retry", |node| node.integer(0, MAX_RETRIES)),
+        every: reader.read("every", |node| node.read("a duration such as 30s", values::every)),
         source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
         door: reader.read("door", |node| node.parsed("the name of a door")),
         ..ClientSettings::default()

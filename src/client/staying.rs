@@ -1,0 +1,133 @@
+//! The client that stays: it does what a [`Stay`] says, until it is stopped.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::mpsc::{self, Sender as Channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::error::ClientError;
+use super::plan::Plan;
+use super::requested_address::own_address;
+use super::send::Sender;
+use super::stay::{Stay, StayAction};
+use super::{messages, names};
+use crate::proto::spa::PORTS;
+use crate::sys::clock;
+use crate::sys::host::{ADDRESSES, Changes, LINKS, ROUTES};
+
+/// What a client is told while it rests.
+enum StayNews {
+    Stopped(Signal),
+    Changed,
+    Found(SocketAddr),
+}
+
+/// Knocks as planned each time that `every` is over, and when the way to the host has changed,
+/// until a signal ends it; then asks to close, where that can be asked.
+///
+/// # Errors
+/// [`ClientError`] if no request can be made, or if the one to close cannot leave. A network that
+/// is not there is waited for.
+pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
+    let (tell, news) = mpsc::channel();
+    hear_signals(tell.clone());
+    hear_changes(tell.clone());
+    let (mut stay, mut last) = (Stay::new(every), None);
+    loop {
+        let now = clock::now();
+        let (host, why) = match stay.next(now.monotonic, own) {
+            StayAction::Knock { host, why } => (host, why),
+            StayAction::Rest { until } => {
+                // Its clock stands still while the machine sleeps; but no rest is long.
+                match news.recv_timeout(until.since(now.monotonic)) {
+                    Ok(StayNews::Stopped(signal)) => {
+                        messages::say(|| format!("stopped by {signal}"));
+                        return last.map_or(Ok(()), |(_, host)| close(plan, host));
+                    }
+                    Ok(StayNews::Changed) => stay.changed(clock::now().monotonic),
+                    Ok(StayNews::Found(host)) => stay.found(clock::now().monotonic, host),
+                    Err(_) => {}
+                }
+                continue;
+            }
+        };
+        let left = plan.knocker.start(now.wall, last.map(|(at, _)| at)).since(now.wall);
+        if !left.is_zero() {
+            messages::say(|| {
+                format!("the sequence changes in {left:.1?}: waiting for the next one")
+            });
+            stay.postpone(now.monotonic + left);
+            continue;
+        }
+        look_up(plan, host, tell.clone());
+        let Some(host) = host else {
+            stay.failed(now.monotonic);
+            continue;
+        };
+        match Sender::new(host).send(&plan.knocker.next(now.wall, host)?) {
+            Ok(()) => {
+                messages::say(|| format!("knocked at {}: {why}", host.ip()));
+                last = Some((now.wall, host));
+                stay.knocked(clock::now().monotonic);
+            }
+            Err(error) => {
+                messages::say_what_lasts(|| format!("{error}: trying again"));
+                stay.failed(clock::now().monotonic);
+            }
+        }
+    }
+}
+
+fn own(host: SocketAddr) -> Option<IpAddr> {
+    own_address(host, *PORTS.start()).ok()
+}
+
+/// Looks the name up while the client goes on: where the network is gone, that may take long.
+fn look_up(plan: &Plan, used: Option<SocketAddr>, tell: Channel<StayNews>) {
+    let (name, family) = (plan.host.clone(), plan.family);
+    thread::spawn(move || match names::resolve(&name, family) {
+        Ok(found) => drop(tell.send(StayNews::Found(found.or_equal(used)))),
+        Err(error) => messages::say_what_lasts(|| error),
+    });
+}
+
+/// Hears of the signals that end programs, but for those that whoever started this one has had it
+/// ignore, as nohup(1) does.
+fn hear_signals(tell: Channel<StayNews>) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let ending = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter();
+    let signals: SigSet = ending.filter(|it| ignored >> (*it as u32 - 1) & 1 == 0).collect();
+    // Otherwise they end it at once.
+    if signals.thread_block().is_ok() {
+        thread::spawn(move || signals.wait().map(|it| tell.send(StayNews::Stopped(it))));
+    }
+}
+
+/// Hears of changes; where the kernel does not tell, the client finds them a little later.
+fn hear_changes(tell: Channel<StayNews>) {
+    let Ok(changes) = Changes::follow(LINKS | ADDRESSES | ROUTES) else { return };
+    thread::spawn(move || {
+        let mut readable = [PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut readable, PollTimeout::NONE).is_ok() {
+            if changes.have_come() {
+                let _ = tell.send(StayNews::Changed);
+            }
+        }
+    });
+}
+
+fn close(plan: &Plan, host: SocketAddr) -> Result<(), ClientError> {
+    if let Some(closing) = plan.knocker.closing() {
+        messages::say(|| format!("asking {} to close", host.ip()));
+        return Ok(Sender::new(host).send(&closing.next(clock::now().wall, host)?)?);
+    }
+    messages::say(|| "the door closes when its time is over: only --spa can ask for it");
+    Ok(())
+}
