@@ -214,6 +214,7 @@ mod turning {
     pub(crate) fn engine(scheme: Scheme, clients: u32) -> Engine {
         let clients: Vec<Client> = (0..clients)
             .map(|number| Client {
+                width: None,
                 name: "client".parse().expect("a name"),
                 doors: vec!["door".parse().expect("a name")],
                 expires: None,

@@ -24,6 +24,7 @@ fn record(id: u64) -> GrantRecord {
         environment: vec![("KNOCK_IP".to_owned(), "192.0.2.2".to_owned())],
     };
     GrantRecord {
+        ceiling: None,
         id: GrantId(id),
         key: GrantKey::new(
             "ssh".parse().unwrap(),
@@ -48,7 +49,7 @@ fn entry() -> HistoryEntry {
     HistoryEntry {
         at: Wall::ZERO,
         door: Some("ssh".parse().unwrap()),
-        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        network: Some(IpAddr::V4(Ipv4Addr::LOCALHOST).into()),
         client: None,
         by: Some(OpenedBy::Method(Method::Sequence)),
         event: HistoryEvent::Open,

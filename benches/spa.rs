@@ -117,6 +117,7 @@ fn key(number: usize) -> PrivateKey {
 
 fn client(number: usize) -> Client {
     Client {
+        width: None,
         name: name(&format!("c{number}")),
         doors: vec![name("door")],
         expires: None,

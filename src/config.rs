@@ -31,7 +31,7 @@ pub use email::{Email, EmailError};
 pub use loaded::{Loaded, Places};
 pub use lockout::Lockout;
 pub use mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet};
-pub use opening::{Forward, Opening};
+pub use opening::{Forward, Hold, Opening};
 pub use permissions::Options;
 pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};
 #[cfg(feature = "daemon")]

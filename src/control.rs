@@ -24,6 +24,7 @@ use serde_with::skip_serializing_none;
 use crate::config::{Forward, Name};
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::proto::words::words;
 use crate::sys::sandbox::{SandboxReport, SeccompState};
 pub use event::{EventLine, RefusalFacts, What, client_of, door_of, seconds};
@@ -296,7 +297,7 @@ pub struct DoorStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GrantStatus {
     pub door: Name,
-    pub address: IpAddr,
+    pub address: Network,
     /// Only connections from this port pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_port: Option<NonZeroU16>,

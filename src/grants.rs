@@ -12,7 +12,6 @@ mod recovery;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::time::Duration;
 
 pub use self::action::{Action, CommandPair};
@@ -24,6 +23,7 @@ pub use self::record::{
 pub use self::recovery::{KernelGrant, Recovered};
 use crate::config::{Name, Rendered};
 use crate::engine::Reason;
+use crate::proto::network::Network;
 use crate::time::{BootId, Monotonic, Now};
 
 /// The number of one grant among all that have not closed, over restarts too.
@@ -134,7 +134,7 @@ enum GrantPhase {
     /// `again`: somebody knocked meanwhile. `left`: what is being closed. `tries`: those that
     /// failed.
     Closing {
-        again: Option<(Origin, Action)>,
+        again: Option<Box<(Origin, Action)>>,
         left: Vec<CommandPair>,
         tries: usize,
     },
@@ -148,6 +148,8 @@ pub struct Grant {
     /// Who opened it, or extended it last.
     pub origin: Origin,
     pub deadline: Monotonic,
+    /// When it ends whatever comes, where it follows its session.
+    ceiling: Option<Monotonic>,
     pub backend: GrantBackend,
     state: GrantPhase,
     is_own: bool,
@@ -169,7 +171,7 @@ pub struct Grants {
     grants: HashMap<GrantId, Grant>,
     /// The one grant that there is for a key.
     by_key: BTreeMap<GrantKey, GrantId>,
-    of_address: BTreeSet<(IpAddr, GrantId)>,
+    of_network: BTreeSet<(Network, GrantId)>,
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
@@ -244,8 +246,7 @@ impl Grants {
     /// Makes what was prepared so. Nothing else may have been prepared for its key since.
     pub fn apply(&mut self, prepared: PreparedGrant) -> Decision {
         if prepared.origin.by != OpenedBy::Knockctl && !prepared.action.cooldown.is_zero() {
-            let knocked = prepared.until - prepared.action.open_for;
-            self.cooling.insert(prepared.key.door.clone(), (knocked, true));
+            self.cooling.insert(prepared.key.door.clone(), (prepared.knocked(), true));
         }
         match prepared.transition {
             Transition::Open(id) => {
@@ -280,7 +281,7 @@ impl Grants {
                         grant.deadline = prepared.until;
                     }
                     grant.deadline = grant.deadline.max(prepared.until);
-                    *again = Some((prepared.origin, prepared.action));
+                    *again = Some(Box::new((prepared.origin, prepared.action)));
                 }
                 Decision::Wait
             }
@@ -474,9 +475,8 @@ impl Grants {
     #[must_use]
     pub fn closed(&mut self, id: GrantId) -> Option<PreparedGrant> {
         let grant = self.forget(id)?;
-        let GrantPhase::Closing { again: Some((origin, action)), .. } = grant.state else {
-            return None;
-        };
+        let GrantPhase::Closing { again: Some(again), .. } = grant.state else { return None };
+        let (origin, action) = *again;
         let transition = self.open_new();
         Some(PreparedGrant { key: grant.key, origin, until: grant.deadline, action, transition })
     }
@@ -484,7 +484,7 @@ impl Grants {
     fn add(&mut self, grant: Grant) {
         *self.of_door.entry(grant.key.door.clone()).or_default() += 1;
         self.by_key.insert(grant.key.clone(), grant.id);
-        self.of_address.insert((grant.key.address, grant.id));
+        self.of_network.insert((grant.key.network, grant.id));
         self.by_commands += usize::from(grant.backend.element().is_none());
         self.holders.extend(grant.held());
         self.grants.insert(grant.id, grant);
@@ -494,7 +494,7 @@ impl Grants {
         self.let_go(id);
         let grant = self.grants.remove(&id)?;
         self.by_key.remove(&grant.key);
-        self.of_address.remove(&(grant.key.address, id));
+        self.of_network.remove(&(grant.key.network, id));
         self.by_commands -= usize::from(grant.backend.element().is_none());
         if let Some(count) = self.of_door.get_mut(&grant.key.door) {
             *count -= 1;
@@ -529,9 +529,9 @@ impl Grants {
         self.by_key.values().filter_map(|id| self.grants.get(id))
     }
 
-    /// The open grants of one address.
-    pub fn open_for(&self, address: IpAddr) -> impl Iterator<Item = &Grant> {
-        let grants = ids_of(&self.of_address, address).filter_map(|id| self.grants.get(&id));
+    /// The open grants of one address or network.
+    pub fn open_for(&self, network: Network) -> impl Iterator<Item = &Grant> {
+        let grants = ids_of(&self.of_network, network).filter_map(|id| self.grants.get(&id));
         grants.filter(|grant| grant.is_open())
     }
 
@@ -571,6 +571,7 @@ impl Grant {
             deadline: self.deadline,
             since: now.wall,
             until: now.wall + self.deadline.since(now.monotonic),
+            ceiling: self.ceiling,
             backend: self.backend.clone(),
         }
     }
@@ -582,6 +583,7 @@ impl Grant {
             origin: self.origin.clone(),
             element: self.backend.element()?.clone(),
             left: self.deadline.since(now),
+            ceiling: self.ceiling.map(|ceiling| ceiling.since(now)),
         })
     }
 

@@ -9,7 +9,7 @@ use super::Name;
 use super::diagnostic::Place;
 use crate::proto::fwknop;
 use crate::proto::method::Method;
-use crate::proto::network::Network;
+use crate::proto::network::{Network, Widths};
 use crate::proto::secret::Secret;
 use crate::proto::spa::PublicKey;
 use crate::time::Wall;
@@ -22,6 +22,8 @@ pub struct Client {
     pub doors: Vec<Name>,
     /// From then on its credentials prove nothing.
     pub expires: Option<Wall>,
+    /// The widest networks that its requests may ask for; `None`: the door's.
+    pub width: Option<Widths>,
     pub totp: Option<TotpClient>,
     pub spa: Option<SpaClient>,
     pub fwknop: Option<FwknopClient>,

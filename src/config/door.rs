@@ -14,6 +14,7 @@ use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::proto::name::Name;
+use crate::proto::network::Widths;
 use crate::proto::open_ports::OpenPorts;
 use crate::proto::totp::Scheme;
 
@@ -78,6 +79,8 @@ pub struct Recognition {
     pub opens: Vec<OpenPorts>,
     /// What opening forwards; the port is nobody's trip-wire either.
     pub forwards: Vec<Forward>,
+    /// The widest networks that a request may ask for; `None`: its client's, or single addresses.
+    pub width: Option<Widths>,
 }
 
 impl Recognition {
@@ -96,6 +99,7 @@ impl Recognition {
             trip_wires: TRIP_WIRES,
             opens: Vec::new(),
             forwards: Vec::new(),
+            width: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The keeper's half of a door: what opening it does.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::time::Duration;
 
 use derive_more::Display;
@@ -30,6 +30,13 @@ pub struct Opening {
     pub open_for_max: Duration,
     /// How many grants there may be of it at once.
     pub max_grants: usize,
+    /// How its grants follow the sessions that they let in, if they do.
+    pub hold: Option<Hold>,
+    /// Whether the connections that it let in end with a grant whose time is over.
+    pub cuts: bool,
+    /// How many addresses of one family a client may have open at once: a newer one takes the place
+    /// of the oldest. `None`: any number.
+    pub addresses: Option<NonZeroUsize>,
     /// How long after a knock that it has done something for it does nothing for another.
     pub cooldown: Duration,
     /// Runs when the door has been opened for an address; no grant waits for it or fails with it.
@@ -40,6 +47,27 @@ pub struct Opening {
     pub command_limit: Option<Duration>,
     /// Whether its commands may gain privileges that knockd does not have.
     pub new_privileges: NewPrivileges,
+}
+
+/// The times of a grant that follows the session it lets in.
+///
+/// Without a connection it ends at its `open_for`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// After the last packet that came through it.
+    pub idle: Duration,
+    /// After its last connection has ended.
+    pub grace: Duration,
+    /// After it opened, whatever comes.
+    pub at_most: Duration,
+}
+
+impl Hold {
+    pub(super) const DEFAULT: Self = Self {
+        idle: Duration::from_secs(60),
+        grace: Duration::from_secs(30),
+        at_most: Duration::from_secs(12 * 3600),
+    };
 }
 
 /// A port of this host that leads whoever a door is open for to another host.

@@ -10,6 +10,7 @@ mod date;
 mod door;
 mod files;
 mod forward;
+mod hold;
 pub mod load;
 mod lockout;
 mod methods;
@@ -42,12 +43,15 @@ pub fn keys() -> Vec<String> {
         ("knockd.lockout.", &lockout::LOCKOUT),
         ("templates.NAME.", &commands::TEMPLATE),
         ("clients.NAME.", &clients::CLIENT),
+        ("clients.NAME.width.", &hold::WIDTH),
         ("clients.NAME.totp.", &credentials::TOTP),
         ("clients.NAME.spa.", &credentials::SPA),
         ("clients.NAME.fwknop.", &credentials::FWKNOP),
         ("doors.NAME.", &door::DOOR),
         ("doors.NAME.totp.", &rotation::TOTP),
         ("doors.NAME.forward.", &forward::FORWARD),
+        ("doors.NAME.hold.", &hold::HOLD),
+        ("doors.NAME.width.", &hold::WIDTH),
         ("doors.NAME.lockout.", &lockout::LOCKOUT),
         ("doors.NAME.via.", &via::VIA),
         ("doors.NAME.via.nft_set.", &via::NFT_SET),

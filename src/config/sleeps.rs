@@ -26,9 +26,9 @@ impl RunTime {
 
 /// The estimate for a command whose `%SECONDS%` are those of `open_for`.
 pub(crate) fn run_time(command: &Command, open_for: Duration) -> RunTime {
-    let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let network = IpAddr::from(Ipv4Addr::UNSPECIFIED).into();
     let (door, seconds) = (&Name::closest("door"), open_for.as_secs());
-    let rendered = command.render(&Holes { address, door, client: None, port: None, seconds });
+    let rendered = command.render(&Holes { network, door, client: None, port: None, seconds });
     let (seconds, is_known) = simple(&rendered.argv, 0);
     let sleeps = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
     RunTime { sleeps, is_known }

@@ -10,6 +10,7 @@ use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::name::Name;
+use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;
 use crate::proto::port_range::show;
 use crate::proto::words::words;
@@ -208,7 +209,7 @@ fn unknown_hole(name: &str) -> TextError {
 /// The values for the holes of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holes<'a> {
-    pub address: IpAddr,
+    pub network: Network,
     pub door: &'a Name,
     pub client: Option<&'a Name>,
     pub port: Option<OpenPorts>,
@@ -219,8 +220,10 @@ pub struct Holes<'a> {
 impl Holes<'_> {
     fn value(&self, hole: Hole) -> Option<String> {
         match hole {
-            Hole::Ip => Some(self.address.to_string()),
-            Hole::Family => Some(if self.address.is_ipv4() { "4" } else { "6" }.to_owned()),
+            Hole::Ip => Some(self.network.address().to_string()),
+            Hole::Family => {
+                Some(if self.network.address().is_ipv4() { "4" } else { "6" }.to_owned())
+            }
             Hole::Port => self.port.map(|ports| show(&ports.range(), ':')),
             Hole::PortLow => self.port.map(|ports| ports.range().start().to_string()),
             Hole::PortHigh => self.port.map(|ports| ports.range().end().to_string()),
@@ -307,7 +310,7 @@ mod tests {
 
     fn rendered(command: &Command) -> Rendered {
         command.render(&Holes {
-            address: "192.0.2.2".parse().unwrap(),
+            network: "192.0.2.2".parse().unwrap(),
             door: &"ssh".parse().unwrap(),
             client: None,
             port: Some("22/tcp".parse().unwrap()),
@@ -327,9 +330,9 @@ mod tests {
 
     #[test]
     fn a_range_is_written_as_each_firewall_does() {
-        let address = "2001:db8::2".parse().unwrap();
+        let network = "2001:db8::2".parse().unwrap();
         let (door, port) = ("mosh".parse().unwrap(), "60000-61000/udp".parse().ok());
-        let holes = Holes { address, door: &door, client: None, port, seconds: 30 };
+        let holes = Holes { network, door: &door, client: None, port, seconds: 30 };
         let command = shell("%PORT% %PORT_RANGE% %PORT_LOW% %PORT_HIGH% %PROTO%");
         let filled = command.render(&holes);
         assert_eq!(filled.to_string(), "60000:61000 60000-61000 60000 61000 udp");

@@ -13,6 +13,7 @@ use crate::grants::OpenedBy;
 use crate::ledger::{HistoryEntry, HistoryEvent};
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::time::{Monotonic, Wall};
 
 /// Something that happened: an object of `--json`, and what a log line is made of.
@@ -22,7 +23,7 @@ pub struct EventLine {
     /// Seconds since 1970-01-01 UTC.
     pub time: f64,
     /// Who knocked, or whom a door was opened for.
-    pub source: Option<IpAddr>,
+    pub source: Option<Network>,
     /// Who asked for it in one datagram, where that is another address.
     pub asked_by: Option<IpAddr>,
     pub door: Option<String>,
@@ -134,7 +135,7 @@ impl EventLine {
     /// An event that no credentials took part in; `message` is for the log.
     pub fn new(
         at: Wall,
-        source: Option<IpAddr>,
+        source: Option<Network>,
         door: Option<&Name>,
         what: What,
         message: impl Into<String>,
@@ -144,6 +145,14 @@ impl EventLine {
         Self { time, source, asked_by: None, door, what, by: None, client: None, message }
     }
 
+    /// Whether it is about an address, or was asked for by it; `None`: any is.
+    pub fn is_about(&self, wanted: Option<IpAddr>) -> bool {
+        wanted.is_none_or(|wanted| {
+            self.source.is_some_and(|source| source.contains(wanted))
+                || self.asked_by == Some(wanted)
+        })
+    }
+
     /// The same event, of this client where one is known.
     pub fn of_client(self, client: Option<&Name>) -> Self {
         Self { client: client.cloned(), ..self }
@@ -151,7 +160,9 @@ impl EventLine {
 
     /// The same event, asked for by this address: told where it is not the one that it is about.
     pub fn asked_by(self, asked_by: Option<IpAddr>) -> Self {
-        let Some(other) = asked_by.filter(|_| asked_by != self.source) else { return self };
+        let Some(other) = asked_by.filter(|it| self.source != Some((*it).into())) else {
+            return self;
+        };
         let message = format!("{}, asked for by {other}", self.message);
         Self { asked_by, message, ..self }
     }
@@ -215,7 +226,7 @@ impl EventLine {
                 (What::LockedOut { seconds, everywhere }, message)
             }
         };
-        let line = Self::new(at, Some(event.source), door.map(Door::name), what, message);
+        let line = Self::new(at, Some(event.source.into()), door.map(Door::name), what, message);
         Self { by, ..line.of_client(client.map(|client| &client.name)) }
     }
 
@@ -243,12 +254,12 @@ impl EventLine {
         let message = format!("request{of} refused: {reason}{more}");
         let facts =
             RefusalFacts { reason: Some(reason), ahead, asked_for, ..RefusalFacts::default() };
-        Self::new(at, Some(source), door, What::Refused(facts), message).of_client(client)
+        Self::new(at, Some(source.into()), door, What::Refused(facts), message).of_client(client)
     }
 
     /// A line of the history.
     pub fn of_history(entry: &HistoryEntry) -> Self {
-        let HistoryEntry { at, door, address, client, by, event, detail } = entry;
+        let HistoryEntry { at, door, network, client, by, event, detail } = entry;
         let what = match event {
             HistoryEvent::Open => What::Open { knock: None },
             HistoryEvent::Extend => What::Extend { seconds: None },
@@ -261,7 +272,7 @@ impl EventLine {
             HistoryEvent::Act => What::Act,
             HistoryEvent::ClientReset => What::ClientReset { count: None },
         };
-        let line = Self::new(*at, *address, door.as_ref(), what, detail);
+        let line = Self::new(*at, *network, door.as_ref(), what, detail);
         Self { by: *by, ..line.of_client(client.as_ref()) }
     }
 

@@ -20,6 +20,7 @@ use crate::control::{EventLine, HistoryQuery, Reply, Request, What};
 use crate::engine::Reason;
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HistoryArgs {
@@ -120,7 +121,7 @@ pub(super) struct EventPrinter<W> {
     pub(super) timeline: Option<Timeline>,
     known: BTreeMap<String, Recognition>,
     /// Who opened each door last by a code, and when.
-    opened: BTreeMap<String, (IpAddr, f64)>,
+    opened: BTreeMap<String, (Network, f64)>,
 }
 
 /// How soon a code comes again that a client has knocked over IPv4 and over IPv6, in seconds: both
@@ -167,7 +168,7 @@ impl<W: Write> EventPrinter<W> {
                     }
                     (What::Refused(facts), Some(other), Some(&(first, time)))
                         if facts.reason == Some(Reason::Used)
-                            && first.is_ipv4() != other.is_ipv4()
+                            && first.address().is_ipv4() != other.address().is_ipv4()
                             && event.time - time < RACE =>
                     {
                         what.push_str(&format!(

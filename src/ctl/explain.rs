@@ -251,7 +251,7 @@ impl Explainer<'_> {
         };
         let door = door_of(self.config, request.door).map(Door::name);
         for address in request.addresses() {
-            let line = EventLine::new(at, Some(address), door, what.clone(), message);
+            let line = EventLine::new(at, Some(address.into()), door, what.clone(), message);
             let line =
                 line.of_client(client_of(self.config, request.client).map(|client| &client.name));
             self.tell(&EventLine { by: Some(by), ..line.asked_by(Some(request.source)) })?;
@@ -260,7 +260,7 @@ impl Explainer<'_> {
     }
 
     fn tell(&mut self, line: &EventLine) -> io::Result<()> {
-        if self.only.is_some_and(|only| ![line.source, line.asked_by].contains(&Some(only))) {
+        if !line.is_about(self.only) {
             return Ok(());
         }
         self.tally.note(line);

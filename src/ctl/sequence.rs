@@ -236,6 +236,7 @@ mod tests {
         let secret = |text: &str| parse_secret(text).unwrap();
         let old = old.map(|(text, until)| (secret(text), at(until)));
         Client {
+            width: None,
             name: "phone".parse().unwrap(),
             doors: vec!["ssh".parse().unwrap()],
             expires: None,

@@ -71,7 +71,7 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
 
 fn refused(line: &EventLine, facts: &RefusalFacts) -> String {
     let Some(reason) = facts.reason else { return said("refused", &line.message) };
-    let family = line.source.map_or("its address family", family);
+    let family = line.source.map_or("its address family", |source| family(source.address()));
     let whom = line.client.as_ref().map_or_else(String::new, |client| format!(" to {client}"));
     let from = asked_by(line);
     let more = match (reason, facts) {

@@ -9,7 +9,6 @@
 mod standing;
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use self::standing::StandingTable;
@@ -20,6 +19,7 @@ use super::netlink::{
 };
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
+use crate::proto::network::Network;
 use crate::sys::clock;
 use crate::time::Monotonic;
 
@@ -102,10 +102,10 @@ impl Guard {
     pub fn elements(
         &self,
         door: &Name,
-        address: IpAddr,
+        network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        self.ruleset.references(door, address, source_port)
+        self.ruleset.references(door, network, source_port)
     }
 
     /// Whether other doors open a port that this one opens.

@@ -59,6 +59,9 @@ pub struct GuardedDoor {
     pub target: Option<IpAddr>,
     #[serde(skip)]
     pub mode: GuardMode,
+    /// How long a packet that comes through a grant renews it, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Duration>,
 }
 
 impl GuardedDoor {
@@ -71,10 +74,12 @@ impl GuardedDoor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardGrant {
     pub door: Name,
-    pub address: IpAddr,
+    pub network: Network,
     /// The only source port that it lets in; `None`: all.
     pub source_port: Option<NonZeroU16>,
     pub left: Duration,
+    /// What is left until it ends whatever comes, where packets renew it.
+    pub ceiling: Option<Duration>,
     pub comment: Comment,
 }
 
@@ -91,10 +96,11 @@ impl Ruleset {
     pub(super) fn elements(
         &self,
         door: &Name,
-        address: IpAddr,
+        network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Vec<(GuardElement, Option<ElementKey>)> {
-        let family = Family::of(address.to_canonical());
+        let address = network.address();
+        let family = Family::of(address);
         let meets = |target: IpAddr| Family::of(target.to_canonical()) == family;
         let door = self.doors.get(door).filter(|door| door.target.is_none_or(meets));
         let Some(door) = door else { return Vec::new() };
@@ -117,10 +123,10 @@ impl Ruleset {
     pub(super) fn references(
         &self,
         door: &Name,
-        address: IpAddr,
+        network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        let found = self.elements(door, address, source_port).into_iter();
+        let found = self.elements(door, network, source_port).into_iter();
         let named =
             |(GuardElement { set, key }, value)| ElementRef { set: set.reference(), key, value };
         found.map(named).collect()
@@ -159,7 +165,9 @@ impl Ruleset {
         let mut shared = HashSet::new();
         for name in self.doors.keys() {
             let anybody = FAMILIES.map(Family::unspecified).into_iter();
-            for (element, _) in anybody.flat_map(|address| self.elements(name, address, None)) {
+            for (element, _) in
+                anybody.flat_map(|address| self.elements(name, address.into(), None))
+            {
                 if let Some(other) = known.insert(element, name) {
                     shared.extend([other, name].map(Name::clone));
                 }
@@ -212,7 +220,7 @@ impl Ruleset {
         let grants = grants.iter().rev().filter(|grant| !grant.left.is_zero());
         let mut held: Vec<_> = grants
             .flat_map(|grant| {
-                let elements = self.elements(&grant.door, grant.address, grant.source_port);
+                let elements = self.elements(&grant.door, grant.network, grant.source_port);
                 elements.into_iter().map(move |(element, value)| (grant, element, value))
             })
             .collect();
@@ -432,7 +440,7 @@ mod tests {
     fn door(target: Option<&str>) -> GuardedDoor {
         let ports = vec!["22".parse().unwrap()];
         let target = target.map(|it| it.parse().unwrap());
-        GuardedDoor { ports, forwards: vec![], target, mode: GuardMode::Lock }
+        GuardedDoor { idle: None, ports, forwards: vec![], target, mode: GuardMode::Lock }
     }
 
     fn element(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {
@@ -440,7 +448,8 @@ mod tests {
         let name: Name = "ssh".parse().unwrap();
         let doors = [(name.clone(), door(target))].into();
         let ruleset = Ruleset { doors, ..Ruleset::default() };
-        let (element, _) = ruleset.elements(&name, address, port).into_iter().next()?;
+        let (element, _) =
+            ruleset.elements(&name, IpAddr::into(address), port).into_iter().next()?;
         Some((element.set.reference().set.to_string(), element.key.as_bytes().to_vec()))
     }
 
@@ -467,7 +476,7 @@ mod tests {
         let door = |(name, ports, forwards): &(&str, &[&str], &[Forward])| {
             let ports = ports.iter().map(|ports| ports.parse().unwrap()).collect();
             let (forwards, target, mode) = (forwards.to_vec(), None, GuardMode::Lock);
-            (name.parse().unwrap(), GuardedDoor { ports, forwards, target, mode })
+            (name.parse().unwrap(), GuardedDoor { idle: None, ports, forwards, target, mode })
         };
         Ruleset { doors: doors.iter().map(door).collect(), ..Ruleset::default() }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{GrantBackend, GrantKey, KernelElement};
-use crate::config::{Command, Door, Family, Holes, Mechanism, Name, Rendered};
+use crate::config::{Command, Door, Family, Hold, Holes, Mechanism, Name, Opening, Rendered};
 use crate::engine::Reason;
 
 /// The action of a door for one address: what opening it does, ready to be done.
@@ -18,6 +18,8 @@ pub struct Action {
     pub open_for: Duration,
     /// By commands of the door's own: one that fails may have opened, and is closed at its time.
     pub is_own: bool,
+    /// How it follows the session that it lets in, if it does.
+    pub hold: Option<Hold>,
     /// How many grants the door may have.
     pub most: usize,
     /// How long after it the door does nothing more.
@@ -50,7 +52,8 @@ impl Action {
         open_for: Option<Duration>,
     ) -> Result<Self, Reason> {
         let opening = &door.opening;
-        let (address, source_port) = (key.address, key.source_port);
+        let (network, source_port) = (key.network, key.source_port);
+        let address = network.address();
         let open_for = open_for.unwrap_or(opening.open_for);
         let mut is_own = false;
         let backend = match &opening.mechanism {
@@ -70,7 +73,7 @@ impl Action {
                 let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
                 let pair = |port| {
                     let seconds = open_for.as_secs();
-                    let holes = Holes { address, door: door.name(), client, port, seconds };
+                    let holes = Holes { network, door: door.name(), client, port, seconds };
                     let render = |command: &Option<Command>| Some(command.as_ref()?.render(&holes));
                     CommandPair {
                         open: open.render(&holes),
@@ -86,8 +89,8 @@ impl Action {
                 })
             }
         };
-        let (most, cooldown) = (opening.max_grants, opening.cooldown);
-        Ok(Self { backend, open_for, is_own, most, cooldown })
+        let Opening { hold, max_grants: most, cooldown, .. } = *opening;
+        Ok(Self { backend, open_for, is_own, hold, most, cooldown })
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.

@@ -59,6 +59,11 @@ impl PreparedGrant {
         matches!(self.action.backend, GrantBackend::Kernel(_))
     }
 
+    /// When that was asked for.
+    pub(super) fn knocked(&self) -> Monotonic {
+        self.until - self.action.open_for
+    }
+
     pub(super) fn grant(&self, id: GrantId) -> Grant {
         Grant {
             id,
@@ -66,6 +71,7 @@ impl PreparedGrant {
             origin: self.origin.clone(),
             state: GrantPhase::Starting { was_open: false, again: None },
             deadline: self.until,
+            ceiling: self.action.hold.map(|hold| self.knocked() + hold.at_most),
             backend: self.action.backend.clone(),
             is_own: self.action.is_own,
             turn: id.0,

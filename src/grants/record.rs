@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{CommandPair, GrantId, Manner};
 use crate::config::{Family, Name, NftSet};
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::proto::words::{UnknownWord, words};
 use crate::time::{BootId, Monotonic, Wall};
 
@@ -30,6 +31,8 @@ pub struct GrantRecord {
     pub since: Wall,
     /// When it ends, for people.
     pub until: Wall,
+    /// When it ends whatever comes, where it follows its session.
+    pub ceiling: Option<Monotonic>,
     pub backend: GrantBackend,
 }
 
@@ -37,15 +40,15 @@ pub struct GrantRecord {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrantKey {
     pub door: Name,
-    pub address: IpAddr,
+    pub network: Network,
     /// Only connections from this port pass.
     pub source_port: Option<NonZeroU16>,
 }
 
 impl GrantKey {
-    /// A door, for all connections from an address.
-    pub const fn new(door: Name, address: IpAddr) -> Self {
-        Self { door, address, source_port: None }
+    /// A door, for all connections from an address or a network.
+    pub fn new(door: Name, network: impl Into<Network>) -> Self {
+        Self { door, network: network.into(), source_port: None }
     }
 }
 
@@ -168,8 +171,8 @@ pub struct KernelElement {
 impl KernelElement {
     /// That of a guarded door, in knockd's own table.
     pub fn of_guard(key: &GrantKey) -> Self {
-        let GrantKey { door, address, source_port } = key;
-        let family = if address.to_canonical().is_ipv4() { 4 } else { 6 };
+        let GrantKey { door, network, source_port } = key;
+        let family = if network.address().is_ipv4() { 4 } else { 6 };
         let kind = if source_port.is_some() { 'p' } else { 'g' };
         let set = format!("{kind}_{door}_{family}");
         Self { table: GUARD.to_owned(), set, source_port: *source_port }

@@ -17,6 +17,8 @@ pub struct KernelGrant {
     pub origin: Origin,
     pub element: KernelElement,
     pub left: Duration,
+    /// What is left until it ends whatever comes, where it follows its session.
+    pub ceiling: Option<Duration>,
 }
 
 /// The effect of recovery on one grant: what is to be done about it.
@@ -65,7 +67,7 @@ impl Grants {
             effects.push(self.recover_one(now, boot, record, held));
         }
         let mut rest: Vec<KernelGrant> = held.into_values().collect();
-        rest.sort_by_key(|held| (held.key.address, held.left));
+        rest.sort_by_key(|held| (held.key.network, held.left));
         effects.extend(rest.into_iter().filter_map(|held| self.adopt(now, boot, held)));
         // Only now it is known what others hold too.
         for effect in &mut effects {
@@ -135,7 +137,7 @@ impl Grants {
 
     /// `None` where the door has a grant for this address: it stays the only one.
     fn adopt(&mut self, now: Now, boot: BootId, held: KernelGrant) -> Option<Recovered> {
-        let KernelGrant { key, origin, element, left } = held;
+        let KernelGrant { key, origin, element, left, ceiling } = held;
         if self.by_key.contains_key(&key) {
             return None;
         }
@@ -149,17 +151,28 @@ impl Grants {
             deadline: now.monotonic,
             since: now.wall,
             until: now.wall,
+            ceiling: ceiling.map(|left| now.monotonic + left),
             backend: GrantBackend::Kernel(element),
         };
         Some(self.keep_held(now, boot, record, left))
     }
 
     fn insert(&mut self, record: GrantRecord, state: GrantPhase) {
-        let GrantRecord { id, key, origin, deadline, backend, .. } = record;
+        let GrantRecord { id, key, origin, deadline, ceiling, backend, .. } = record;
         if matches!(state, GrantPhase::Open { .. }) {
             self.deadlines.insert((deadline, id));
         }
-        self.add(Grant { id, key, origin, state, deadline, backend, is_own: false, turn: id.0 });
+        self.add(Grant {
+            id,
+            key,
+            origin,
+            state,
+            deadline,
+            ceiling,
+            backend,
+            is_own: false,
+            turn: id.0,
+        });
     }
 }
 
@@ -211,6 +224,7 @@ mod tests {
             deadline: at(130),
             since: now().wall,
             until: now().wall + Duration::from_secs(30),
+            ceiling: None,
             backend: GrantBackend::Commands(vec![pair()]),
         }
     }
@@ -225,6 +239,7 @@ mod tests {
             origin: Origin { by: OpenedBy::Knockctl, client: Some("phone".parse().unwrap()) },
             element: element(),
             left: Duration::from_secs(seconds),
+            ceiling: None,
         }
     }
 
@@ -243,6 +258,7 @@ mod tests {
             backend: GrantBackend::Commands(pairs),
             open_for: Duration::from_secs(30),
             is_own: false,
+            hold: None,
             most: 9,
             cooldown: Duration::ZERO,
         };

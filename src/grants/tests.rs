@@ -2,6 +2,8 @@
 
 mod lives;
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -36,6 +38,7 @@ fn action(ports: usize, open_for: u64) -> Action {
         is_timed: false,
     };
     Action {
+        hold: None,
         backend: GrantBackend::Commands((0..ports).map(pair).collect()),
         open_for: Duration::from_secs(open_for),
         is_own: false,
@@ -519,7 +522,7 @@ proptest! {
                 }
             }
             for expired in grants.expire(at(now)) {
-                let IpAddr::V4(address) = grants.get(expired.id).unwrap().key.address else { unreachable!() };
+                let IpAddr::V4(address) = grants.get(expired.id).unwrap().key.network.address() else { unreachable!() };
                 let who = address.octets()[3];
                 prop_assert_eq!(holding.get(&who), Some(&true));
                 prop_assert_eq!(running.insert(who, (expired.id, false)), None);

@@ -92,7 +92,7 @@ impl Alerts {
         let hook = self.doors.get(&key.door).and_then(|door| {
             let Opening { on_open, on_close, open_for, .. } = &door.opening;
             let holes = Holes {
-                address: key.address,
+                network: key.network,
                 door: &key.door,
                 client: origin.client.as_ref(),
                 port: door.opening.single_port(),
@@ -148,7 +148,7 @@ impl Alerts {
 /// reads it. `left_out`: how many the limit has kept back before it.
 fn mail(
     to: &Email,
-    GrantKey { door, address, .. }: &GrantKey,
+    GrantKey { door, network, .. }: &GrantKey,
     Origin { by, client }: &Origin,
     (what, until): (&str, Option<Wall>),
     left_out: u64,
@@ -157,9 +157,9 @@ fn mail(
     let host = escape(host.trim_end());
     let by = by.as_str();
     let mut text = format!(
-        "To: {to}\nSubject: {host}: knockd: {door} {what} for {address}\n\
+        "To: {to}\nSubject: {host}: knockd: {door} {what} for {network}\n\
          Auto-Submitted: auto-generated\n\n\
-         {door} was {what} for {address}.\n\nhost: {host}\nopened by: {by}\n"
+         {door} was {what} for {network}.\n\nhost: {host}\nopened by: {by}\n"
     );
     let client = client.as_ref().map(|client| format!("client: {client}\n"));
     let until = until.map(|until| {

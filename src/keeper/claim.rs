@@ -248,7 +248,7 @@ impl Claim {
     /// The key of the grant for one of its addresses.
     pub(super) fn key(&self, address: IpAddr) -> GrantKey {
         let door = self.door.name().clone();
-        GrantKey { door, address, source_port: self.source_port }
+        GrantKey { source_port: self.source_port, ..GrantKey::new(door, address) }
     }
 }
 

@@ -284,6 +284,7 @@ pub(super) mod tests {
             let options = load::Options { insecure_permissions: true };
             let mut config = load(file.path(), &options).unwrap().config;
             let client = |name: &str, number, doors: &[&str]| Client {
+                width: None,
                 name: name.parse().unwrap(),
                 doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
                 expires: None,

@@ -78,7 +78,8 @@ impl Doors {
     /// Closes a door that is open for an address, or strikes off that it could not be closed.
     /// False: it is not open.
     pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
-        let ids = self.grants.matching(|it| it.key.door == *door && it.key.address == address);
+        let ids =
+            self.grants.matching(|it| it.key.door == *door && it.key.network.contains(address));
         self.end_all(now, &ids, "closed by hand");
         let key = GrantKey::new(door.clone(), address);
         !ids.is_empty()
@@ -132,7 +133,7 @@ impl Doors {
     fn end(&mut self, now: Now, expired: ToClose, why: &'static str) {
         let ToClose { id, close, delete, again } = expired;
         let Some((key, origin)) = self.owner(id) else { return };
-        let GrantKey { door, address, .. } = &key;
+        let GrantKey { door, network, .. } = &key;
         if !again {
             self.tell(now, &key, &origin, DoorEvent::Closing(why));
         }
@@ -141,11 +142,11 @@ impl Doors {
             // At its deadline the kernel has done it already, or is about to.
             let grants = &self.grants;
             let others = || {
-                let others = grants.open_for(*address).filter(|other| other.id != id);
+                let others = grants.open_for(*network).filter(|other| other.id != id);
                 holding(others, now.monotonic)
             };
             if let Err(why) = self.sets.close(&key, &element, others) {
-                error!(source = %address, door = %door, "cannot be closed now: {why}");
+                error!(source = %network, door = %door, "cannot be closed now: {why}");
             }
             self.is_closed(now, id, why);
             return;

@@ -167,7 +167,8 @@ mod tests {
         let forwards = prop::collection::vec(forward, 0..3);
         let door = ("[A-Za-z0-9_.-]{1,32}", ports, forwards, prop::option::of(address())).prop_map(
             |(name, ports, forwards, target)| {
-                let door = GuardedDoor { ports, forwards, target, mode: GuardMode::Lock };
+                let door =
+                    GuardedDoor { idle: None, ports, forwards, target, mode: GuardMode::Lock };
                 (name.parse().unwrap(), door)
             },
         );

@@ -162,7 +162,8 @@ impl Intake {
             }
             FromWatcher::Ignored { source, knock, reason, at } => {
                 let what = What::Ignored { knock, reason };
-                let line = EventLine::new(when(at), Some(source), None, what, reason.to_string());
+                let line =
+                    EventLine::new(when(at), Some(source.into()), None, what, reason.to_string());
                 self.notices.push(Notice::Seen(line));
             }
             FromWatcher::ReplayedRefusal { refusal, at } => {

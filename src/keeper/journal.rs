@@ -103,7 +103,7 @@ impl Journal {
             self.ledger.append(&HistoryEntry {
                 at: now.wall,
                 door: None,
-                address: None,
+                network: None,
                 client: Some(ahead.client.clone()),
                 by: Some(OpenedBy::Knockctl),
                 event: HistoryEvent::ClientReset,

@@ -65,7 +65,16 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
     let door = |door: &Door| {
         let (opening, target) = (&door.opening, door.recognition.target);
         let (ports, forwards) = (opening.ports.clone(), opening.forwards.clone());
-        (door.name().clone(), GuardedDoor { ports, forwards, target, mode: opening.guard })
+        (
+            door.name().clone(),
+            GuardedDoor {
+                ports,
+                forwards,
+                target,
+                mode: opening.guard,
+                idle: opening.hold.map(|hold| hold.idle),
+            },
+        )
     };
     let doors: BTreeMap<Name, GuardedDoor> = guarded.map(door).collect();
     let trusted = config.settings.trusted.clone();
@@ -151,7 +160,7 @@ impl KernelSets {
     ) -> Result<(Vec<ElementRef>, &mut Netlink), KernelSetsError> {
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
-                let slots = guard.elements(&key.door, key.address, key.source_port);
+                let slots = guard.elements(&key.door, key.network, key.source_port);
                 Ok((slots, &mut guard.netlink))
             }
             (_, Some(own)) if !element.is_guards() => {
@@ -172,7 +181,7 @@ impl KernelSets {
         kept: &KernelGrant,
         is_new: bool,
     ) -> Result<bool, KernelSetsError> {
-        let KernelGrant { key, origin, element, left } = kept;
+        let KernelGrant { key, origin, element, left, .. } = kept;
         let comment = comment(&key.door, origin);
         let (slots, netlink) = self.find(key, element)?;
         if is_new && netlink.add(&slots, *left, &comment)? {
@@ -188,7 +197,7 @@ impl KernelSets {
                         Some(left) => format!("for another {} s, not by knockd", left.as_secs()),
                         None => "permanently".to_owned(),
                     };
-                    info!(source = %key.address, door = %key.door,
+                    info!(source = %key.network, door = %key.door,
                         "in the set '{}' already, {until}: left as it is", slot.set);
                 }
             }
@@ -236,7 +245,7 @@ impl KernelSets {
             let other = other.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
-                    info!(source = %key.address, door = %key.door,
+                    info!(source = %key.network, door = %key.door,
                         "stays in the set '{}', since it was not knockd that put it there", slot.set);
                 }
                 Ok(Removal::Removed | Removal::WasNotThere) => {}
@@ -362,7 +371,7 @@ fn not_in_use(element: &KernelElement) -> KernelSetsError {
 }
 
 fn own_element(key: &GrantKey, element: &KernelElement) -> Result<ElementRef, KernelSetsError> {
-    Ok(ElementRef::new(set_ref(element)?, key.address.into()))
+    Ok(ElementRef::new(set_ref(element)?, key.network.address().into()))
 }
 
 fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
@@ -375,9 +384,10 @@ fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
     let of_guard = keep.iter().filter(|kept| kept.element.is_guards());
     let element = |kept: &KernelGrant| GuardGrant {
         door: kept.key.door.clone(),
-        address: kept.key.address,
+        network: kept.key.network,
         source_port: kept.key.source_port,
         left: kept.left,
+        ceiling: kept.ceiling,
         comment: comment(&kept.key.door, &kept.origin),
     };
     of_guard.map(element).collect()

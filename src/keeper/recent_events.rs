@@ -33,10 +33,7 @@ impl RecentEvents {
     /// What is remembered of an address, or of all, in the order in which it happened.
     pub(super) fn about(&self, address: Option<IpAddr>) -> Vec<EventLine> {
         let all = self.by_anybody.iter().chain(&self.others);
-        let is_wanted = |line: &&EventLine| {
-            address.is_none() || [line.source, line.asked_by].contains(&address)
-        };
-        let mut lines: Vec<_> = all.filter(is_wanted).cloned().collect();
+        let mut lines: Vec<_> = all.filter(|line| line.is_about(address)).cloned().collect();
         lines.sort_by(|one, other| one.time.total_cmp(&other.time));
         lines
     }
@@ -49,7 +46,7 @@ mod tests {
 
     fn line(seconds: u64, source: u8, what: What) -> EventLine {
         let at = Wall::from_nanos(seconds * 1_000_000_000);
-        EventLine::new(at, Some([192, 0, 2, source].into()), None, what, "")
+        EventLine::new(at, Some(IpAddr::from([192, 0, 2, source]).into()), None, what, "")
     }
 
     fn times(lines: &[EventLine]) -> Vec<f64> {

@@ -94,11 +94,10 @@ impl Keeper {
             if !is_followed {
                 continue;
             }
-            let about = [event.source, event.asked_by];
-            self.control.publish(&Reply::Event(event), |follows| match follows {
+            self.control.publish(&Reply::Event(event.clone()), |follows| match follows {
                 Follows::Nothing => false,
-                Follows::Events | Follows::Knocks(None) => true,
-                Follows::Knocks(wanted) => about.contains(&wanted),
+                Follows::Events => true,
+                Follows::Knocks(wanted) => event.is_about(wanted),
             });
         }
     }
@@ -213,16 +212,16 @@ impl Keeper {
         key: &GrantKey,
         outcome: Result<(), String>,
     ) -> Result<String, String> {
-        let GrantKey { door, address, .. } = key;
-        outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
+        let GrantKey { door, network, .. } = key;
+        outcome.map_err(|why| format!("{door} could not be opened for {network}: {why}"))?;
         let mut grants = self.doors.list();
         grants.retain(|grant| grant.key == *key);
         if grants.is_empty() {
-            return Ok(format!("{door} has nothing to close: what it does is done for {address}"));
+            return Ok(format!("{door} has nothing to close: what it does is done for {network}"));
         }
         let grant = grants.iter().find(|grant| is_open(grant));
         let Some(grant) = grant.map(|grant| self.grant_status(now, grant)) else {
-            return Ok(format!("{door} opens for {address} once what goes on there has ended"));
+            return Ok(format!("{door} opens for {network} once what goes on there has ended"));
         };
         self.control.reply(id, &Reply::Opened(grant));
         Ok(String::new())
@@ -240,7 +239,7 @@ impl Keeper {
             return Err(format!("{address} is not locked out"));
         }
         let (at, what) = (clock::now().wall, "listened to again");
-        self.doors.log_event(EventLine::new(at, Some(address), None, What::Unlocked, what));
+        self.doors.log_event(EventLine::new(at, Some(address.into()), None, What::Unlocked, what));
         Ok(format!("{address} is {what}"))
     }
 
@@ -344,7 +343,7 @@ fn grant_status(
 ) -> GrantStatus {
     GrantStatus {
         door: key.door.clone(),
-        address: key.address,
+        address: key.network,
         source_port: key.source_port,
         client: origin.client.clone(),
         by: origin.by,
@@ -354,7 +353,7 @@ fn grant_status(
 }
 
 fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
-    let Client { name, doors, expires, totp, spa, fwknop } = client;
+    let Client { name, doors, expires, totp, spa, fwknop, .. } = client;
     let held = [
         (Method::Totp, totp.is_some()),
         (Method::Spa, spa.is_some()),

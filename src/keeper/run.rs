@@ -133,10 +133,9 @@ impl Keeper {
             Notice::Reused { key, reason } => self.doors.note_refused(now, &key, reason),
             Notice::Happened(line) => self.doors.log_event(line),
             Notice::Seen(line) => {
-                let source = line.source;
                 self.memory.keep(line.clone());
-                self.control.publish(&Reply::Event(line), |follows| match follows {
-                    Follows::Knocks(wanted) => wanted.is_none() || wanted == source,
+                self.control.publish(&Reply::Event(line.clone()), |follows| match follows {
+                    Follows::Knocks(wanted) => line.is_about(wanted),
                     _ => false,
                 });
             }

@@ -9,6 +9,7 @@ use super::Retention;
 use super::rows::{AT_A_TIME, integer, optional_word, unsigned, word, word_or_none};
 use crate::config::Name;
 use crate::grants::OpenedBy;
+use crate::proto::network::Network;
 use crate::proto::words::words;
 use crate::time::Wall;
 
@@ -18,7 +19,7 @@ pub struct HistoryEntry {
     pub at: Wall,
     /// Where it was about one; an empty text in the file where it was not.
     pub door: Option<Name>,
-    pub address: Option<IpAddr>,
+    pub network: Option<Network>,
     pub client: Option<Name>,
     pub by: Option<OpenedBy>,
     pub event: HistoryEvent,
@@ -63,7 +64,7 @@ pub(super) fn append(db: &Connection, entry: &HistoryEntry) -> rusqlite::Result<
     .execute(params![
         integer(entry.at.as_nanos()),
         entry.door.as_ref().map_or("", Name::as_str),
-        entry.address.map_or_else(String::new, |address| address.to_string()),
+        entry.network.map_or_else(String::new, |network| network.to_string()),
         entry.client.as_ref().map(Name::as_str),
         entry.by.map(OpenedBy::as_str),
         entry.event.as_str(),
@@ -105,7 +106,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
     Ok(HistoryEntry {
         at: Wall::from_nanos(unsigned(row, "at")?),
         door: word_or_none(row, "door")?,
-        address: word_or_none(row, "address")?,
+        network: word_or_none(row, "address")?,
         client: optional_word(row, "client")?,
         by: optional_word(row, "by")?,
         event: word(row, "event")?,

@@ -1,7 +1,6 @@
 //! Rows of grants and proofs: written, read, pruned.
 
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -41,12 +40,13 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
     let means = means.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     db.prepare_cached(
         "INSERT OR REPLACE INTO grants (id, door, address, source_port, client, by, state, boot, \
-         deadline, since, until, kind, means) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+         deadline, since, until, ceiling, kind, means) \
+         VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
         integer(record.id.0),
         record.key.door.as_str(),
-        record.key.address.to_string(),
+        record.key.network.to_string(),
         record.key.source_port.map_or(0, NonZeroU16::get),
         record.origin.client.as_ref().map(Name::as_str),
         record.origin.by.as_str(),
@@ -55,6 +55,7 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
         integer(record.deadline.as_nanos()),
         integer(record.since.as_nanos()),
         integer(record.until.as_nanos()),
+        record.ceiling.map(|ceiling| integer(ceiling.as_nanos())),
         kind,
         means,
     ])
@@ -162,7 +163,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         id: GrantId(unsigned(row, "id")?),
         key: GrantKey {
             door: word(row, "door")?,
-            address: word::<IpAddr>(row, "address")?,
+            network: word(row, "address")?,
             source_port: NonZeroU16::new(row.get("source_port")?),
         },
         origin: Origin { by: word(row, "by")?, client: optional_word(row, "client")? },
@@ -171,6 +172,10 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         deadline: Monotonic::from_nanos(unsigned(row, "deadline")?),
         since: Wall::from_nanos(unsigned(row, "since")?),
         until: Wall::from_nanos(unsigned(row, "until")?),
+        ceiling: row
+            .get::<_, Option<i64>>("ceiling")?
+            .map(|_| unsigned(row, "ceiling").map(Monotonic::from_nanos))
+            .transpose()?,
         backend,
     })
 }

@@ -23,7 +23,7 @@ use crate::time::Wall;
 const APPLICATION: i64 = 0x6b6e_6f6b;
 
 /// What turns a ledger of version n into one of version n + 1.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE grants (
         id       INTEGER PRIMARY KEY,
@@ -96,6 +96,7 @@ const MIGRATIONS: [&str; 3] = [
         missing INTEGER            -- what was written before this time of that boot may be lost
     ) STRICT;
 ",
+    "ALTER TABLE grants ADD COLUMN ceiling INTEGER;", // as deadline
 ];
 
 /// What every statement of this program needs to be there. The grants are all read in any case.

@@ -45,6 +45,7 @@ fn record(id: u64) -> GrantRecord {
         environment: vec![("KNOCK_IP".to_owned(), format!("192.0.2.{id}"))],
     };
     GrantRecord {
+        ceiling: None,
         id: GrantId(id),
         key: GrantKey::new(name("ssh"), IpAddr::from([192, 0, 2, u8::try_from(id).unwrap()])),
         origin: Method::Sequence.into(),
@@ -89,7 +90,7 @@ fn entry(id: u8, at: Wall) -> HistoryEntry {
     HistoryEntry {
         at,
         door: Some(name(if id.is_multiple_of(2) { "even" } else { "odd" })),
-        address: Some(IpAddr::from([192, 0, 2, id])),
+        network: Some(IpAddr::from([192, 0, 2, id]).into()),
         client: Some(name("phone")),
         by: Some(OpenedBy::Knockctl),
         event: HistoryEvent::Open,
@@ -330,7 +331,7 @@ mod history {
     }
 
     fn ids(entries: &[HistoryEntry]) -> Vec<u8> {
-        let last = |entry: &HistoryEntry| match entry.address {
+        let last = |entry: &HistoryEntry| match entry.network.map(|network| network.address()) {
             Some(IpAddr::V4(address)) => address.octets()[3],
             _ => unreachable!(),
         };
@@ -351,7 +352,7 @@ mod history {
         let mut ledger = filled(&dir);
         let reset = HistoryEntry {
             door: None,
-            address: None,
+            network: None,
             event: HistoryEvent::ClientReset,
             ..entry(10, now())
         };
@@ -480,7 +481,7 @@ mod the_file {
         let path = dir.path().join(FILE);
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = Ledger::open(dir.path(), now()).unwrap_err();
-        assert!(matches!(error, LedgerError::Newer { found: 99, known: 3, .. }), "{error:?}");
+        assert!(matches!(error, LedgerError::Newer { found: 99, known: 4, .. }), "{error:?}");
         let version: i64 = Connection::open(&path)
             .unwrap()
             .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -491,6 +492,7 @@ mod the_file {
     #[test]
     fn of_an_earlier_version_is_brought_up_to_date_with_what_it_knows() {
         // What the later versions have made of it, undone.
+        const THIRD: &str = "ALTER TABLE grants DROP COLUMN ceiling; PRAGMA user_version = 3";
         const SECOND: &str = "DROP TABLE runs; DROP INDEX of_door; PRAGMA user_version = 2";
         const FIRST: &str = "
             CREATE TABLE first (
@@ -504,7 +506,7 @@ mod the_file {
             DROP TABLE grants;
             ALTER TABLE first RENAME TO grants;
             PRAGMA user_version = 1";
-        for undone in [vec![SECOND], vec![SECOND, FIRST]] {
+        for undone in [vec![THIRD], vec![THIRD, SECOND], vec![THIRD, SECOND, FIRST]] {
             let dir = dir();
             let mut ledger = open(&dir).ledger;
             let written = ledger.write(&[recorded(1)], Some(&proof(1)), Durability::Crash);
@@ -638,14 +640,18 @@ fn any_record() -> impl Strategy<Value = GrantRecord> {
         prop::option::of(prop::sample::select(&Method::ALL[..])),
         prop::sample::select(&GrantState::ALL[..]),
     );
-    let when = (any::<u128>(), time(), time(), time());
+    let when = (any::<u128>(), time(), time(), time(), prop::option::of(time()));
     (time(), who, when, backend()).prop_map(|(id, who, when, backend)| {
         let (door, address, port, client, method, state) = who;
         let by = method.map_or(OpenedBy::Knockctl, OpenedBy::Method);
-        let (boot, deadline, since, until) = when;
+        let (boot, deadline, since, until, ceiling) = when;
         GrantRecord {
+            ceiling: ceiling.map(Monotonic::from_nanos),
             id: GrantId(id),
-            key: GrantKey { door: name(&door), address, source_port: NonZeroU16::new(port) },
+            key: GrantKey {
+                source_port: NonZeroU16::new(port),
+                ..GrantKey::new(name(&door), address)
+            },
             origin: Origin { by, client: client.map(|client| name(&client)) },
             state,
             boot: id_of(boot),

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use derive_more::Display;
+use serde::{Deserialize, Serialize};
 
 use super::words::serde_as_text;
 
-/// A network such as `192.0.2.0/24`; its host bits are zero.
+/// A network such as `192.0.2.0/24`; its host bits are zero. One of a single address is shown as that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
-#[display("{address}/{prefix}")]
+#[display("{address}{}", self.suffix())]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
@@ -43,6 +44,13 @@ impl FromStr for Network {
 
 serde_as_text! { Network: Self::to_string, str::parse; }
 
+/// The network that holds nothing but this address; one of IPv4 in IPv6 clothes is IPv4.
+impl From<IpAddr> for Network {
+    fn from(address: IpAddr) -> Self {
+        Self::around(address.to_canonical(), u8::MAX)
+    }
+}
+
 impl Network {
     /// The network of this length that an address is in. No prefix is longer than the address.
     pub fn around(address: IpAddr, prefix: u8) -> Self {
@@ -66,6 +74,15 @@ impl Network {
         address.is_ipv4() == self.address.is_ipv4() && Self::around(address, self.prefix) == *self
     }
 
+    /// The address that it is, where it is one.
+    pub fn single(&self) -> Option<IpAddr> {
+        (*self == Self::from(self.address)).then_some(self.address)
+    }
+
+    fn suffix(&self) -> String {
+        self.single().map_or_else(|| format!("/{}", self.prefix), |_| String::new())
+    }
+
     /// Its first address: the host bits are zero.
     pub const fn address(&self) -> IpAddr {
         self.address
@@ -74,6 +91,23 @@ impl Network {
     /// How many bits of the address are the network's.
     pub const fn prefix(&self) -> u8 {
         self.prefix
+    }
+}
+
+/// The widest networks that may be asked for: how many bits of an address count at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Widths {
+    pub ipv4: u8,
+    pub ipv6: u8,
+}
+
+impl Widths {
+    /// Single addresses alone.
+    pub const SINGLE: Self = Self { ipv4: 32, ipv6: 128 };
+
+    /// Whether a network is not wider than this.
+    pub const fn allows(self, network: &Network) -> bool {
+        network.prefix >= if network.address.is_ipv4() { self.ipv4 } else { self.ipv6 }
     }
 }
 
@@ -141,7 +175,12 @@ mod tests {
     fn a_network_has_an_address_and_a_prefix_in_range() {
         let shown = |text: &str| text.parse::<Network>().map(|network| network.to_string());
         assert_eq!(shown("192.0.2.9/24").unwrap(), "192.0.2.0/24");
-        assert_eq!(shown("192.0.2.9").unwrap(), "192.0.2.9/32");
+        assert_eq!(shown("192.0.2.9").unwrap(), "192.0.2.9");
+        assert_eq!(shown("192.0.2.9/32").unwrap(), "192.0.2.9");
+        assert_eq!(
+            Network::from("::ffff:192.0.2.9".parse::<IpAddr>().unwrap()),
+            network("192.0.2.9")
+        );
         assert_eq!(shown("0.0.0.0/0").unwrap(), "0.0.0.0/0");
         assert_eq!(shown("2001:db8::1/32").unwrap(), "2001:db8::/32");
         assert_eq!(shown("::/0").unwrap(), "::/0");

@@ -443,8 +443,8 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
     guard.restore(now()).unwrap();
     let grants = standing().unwrap();
     assert_eq!(grants.len(), 10_001);
-    for GuardGrant { door, address, .. } in grants {
-        let removal = guard.close(now(), &door, address, None).unwrap();
+    for GuardGrant { door, network, .. } in grants {
+        let removal = guard.close(now(), &door, network.address(), None).unwrap();
         assert_eq!(removal, Removal::Removed);
     }
     assert_eq!(standing().unwrap(), []);

@@ -11,6 +11,7 @@ use libknock::config::{GuardMode, Name};
 use libknock::firewall::guard::{self, remove_standing};
 use libknock::firewall::netlink::{Comment, Holding, NetlinkError, Removal};
 use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
+use libknock::proto::network::Network;
 use libknock::sys::clock;
 use libknock::time::Monotonic;
 use nix::sched::{CloneFlags, setns};
@@ -72,7 +73,7 @@ impl Guard {
         now: Monotonic,
         grant: &GuardGrant,
     ) -> Result<Holding, NetlinkError> {
-        let slots = self.guard.elements(&grant.door, grant.address, grant.source_port);
+        let slots = self.guard.elements(&grant.door, grant.network, grant.source_port);
         let (left, comment) = (grant.left, &grant.comment);
         let mut holding = Holding::Added;
         if !self.guard.netlink.add(&slots, left, comment)? {
@@ -86,11 +87,11 @@ impl Guard {
         }
         // A grant is never made shorter.
         let is_it = |(_, it): &&(Monotonic, GuardGrant)| {
-            (&it.door, it.address, it.source_port)
-                == (&grant.door, grant.address, grant.source_port)
+            (&it.door, it.network, it.source_port)
+                == (&grant.door, grant.network, grant.source_port)
         };
         let before = self.grants.iter().find(is_it).map(|(until, _)| *until);
-        self.forget(&grant.door, grant.address, grant.source_port);
+        self.forget(&grant.door, grant.network, grant.source_port);
         let until = before.unwrap_or(Monotonic::ZERO).max(now + left);
         self.grants.push((until, grant.clone()));
         Ok(holding)
@@ -103,15 +104,16 @@ impl Guard {
         address: IpAddr,
         source_port: Option<NonZeroU16>,
     ) -> Result<Removal, NetlinkError> {
-        self.forget(door, address, source_port);
+        let network = address.into();
+        self.forget(door, network, source_port);
         let mut removal = Removal::WasNotThere;
-        for slot in self.guard.elements(door, address, source_port) {
+        for slot in self.guard.elements(door, network, source_port) {
             let holds = |(until, it): &(Monotonic, GuardGrant)| {
-                let slots = self.guard.elements(&it.door, it.address, it.source_port);
+                let slots = self.guard.elements(&it.door, it.network, it.source_port);
                 let at = slots.into_iter().find(|it| it.is_at(&slot))?;
                 (*until > now).then(|| (at, until.since(now), it.comment.clone()))
             };
-            let others = self.grants.iter().filter(|it| it.1.address == address);
+            let others = self.grants.iter().filter(|it| it.1.network == network);
             let mut others = others.filter_map(holds);
             let other = match slot.value {
                 Some(_) => others.next_back(),
@@ -125,9 +127,9 @@ impl Guard {
         Ok(removal)
     }
 
-    fn forget(&mut self, door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) {
+    fn forget(&mut self, door: &Name, network: Network, source_port: Option<NonZeroU16>) {
         let is_it = |it: &GuardGrant| {
-            (&it.door, it.address, it.source_port) == (door, address, source_port)
+            (&it.door, it.network, it.source_port) == (door, network, source_port)
         };
         self.grants.retain(|(_, it)| !is_it(it));
     }
@@ -158,7 +160,8 @@ pub(crate) type Door = (Name, GuardedDoor);
 
 pub(crate) fn door(name: &str, ports: &[&str]) -> Door {
     let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
-    let door = GuardedDoor { ports, forwards: vec![], target: None, mode: GuardMode::Lock };
+    let door =
+        GuardedDoor { idle: None, ports, forwards: vec![], target: None, mode: GuardMode::Lock };
     (name.parse().unwrap(), door)
 }
 
@@ -179,8 +182,9 @@ pub(crate) fn ssh() -> Ruleset {
 pub(crate) fn grant(door: &str, address: &str, seconds: u64) -> GuardGrant {
     GuardGrant {
         door: door.parse().unwrap(),
-        address: address.parse().unwrap(),
+        network: address.parse().unwrap(),
         source_port: None,
+        ceiling: None,
         left: Duration::from_secs(seconds),
         comment: Comment::new(&format!("knockd {door} knockctl")),
     }

@@ -230,18 +230,19 @@ fn live(seed: u64) {
                     .elements()
                     .into_iter()
                     .filter(|grant| grant.left > UNSURE)
-                    .map(|grant| (grant.door, grant.address))
+                    .map(|grant| (grant.door, grant.network.address()))
                     .collect();
                 let there = standing().unwrap();
                 for (door, address) in sure {
-                    let is_there =
-                        |grant: &GuardGrant| grant.address == address && grant.door == door;
+                    let is_there = |grant: &GuardGrant| {
+                        grant.network.address() == address && grant.door == door
+                    };
                     let opens_here = model.ruleset.doors.iter().any(|(name, it)| {
                         *name == door
                             && it.target.is_none_or(|to| to.is_ipv4() == address.is_ipv4())
                     });
                     // Of several holders of one element, it names the last.
-                    let shared = there.iter().any(|grant| grant.address == address);
+                    let shared = there.iter().any(|grant| grant.network.address() == address);
                     assert!(
                         !opens_here || shared || there.iter().any(is_there),
                         "{door} {address}"

@@ -670,11 +670,11 @@ fn a_table_of_the_former_form_is_taken_over_with_its_grants() {
     let mut let_in = Talk::begin(&net, SERVER, 22);
     assert!(let_in.goes_on());
     let mut grants = standing().unwrap();
-    grants.sort_by_key(|grant| grant.address);
+    grants.sort_by_key(|grant| grant.network);
     let found: Vec<String> = grants
         .iter()
         .map(|it| {
-            format!("{} {} {:?} {}", it.door, it.address, it.source_port, it.comment.as_str())
+            format!("{} {} {:?} {}", it.door, it.network, it.source_port, it.comment.as_str())
         })
         .collect();
     let expected = [

@@ -25,6 +25,7 @@ const NOW: Wall = Wall::from_nanos(1_795_344_888_000_000_000);
 fn record(id: u64) -> GrantRecord {
     let command = |text: &str| Rendered { argv: vec![text.to_owned()], environment: Vec::new() };
     GrantRecord {
+        ceiling: None,
         id: GrantId(id),
         key: GrantKey::new(
             "ssh".parse().unwrap(),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -36,9 +37,14 @@ impl Rendered {
         let config = load(&path, &Options::default()).unwrap().config;
         let opening = &config.doors[0].opening;
         let name: Name = door.parse().unwrap();
-        let address = source.parse().unwrap();
-        let holes =
-            Holes { address, door: &name, client: None, port: Some(opening.ports[0]), seconds: 30 };
+        let address: IpAddr = source.parse().unwrap();
+        let holes = Holes {
+            network: address.into(),
+            door: &name,
+            client: None,
+            port: Some(opening.ports[0]),
+            seconds: 30,
+        };
         let pair = opening.commands().unwrap().of(Family::of(address));
         let rendered = |command: &Option<config::Command>| {
             command.as_ref().unwrap().render(&holes).to_string()

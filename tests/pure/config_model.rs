@@ -39,7 +39,7 @@ fn door_of(lines: &str) -> Door {
 /// The argument vector of a command for a source, a port and half a minute.
 fn argv(command: Option<&Command>, source: &str) -> Option<Vec<String>> {
     let holes = Holes {
-        address: source.parse().unwrap(),
+        network: source.parse().unwrap(),
         door: &"ssh".parse().unwrap(),
         client: None,
         port: Some("22/tcp".parse().unwrap()),
@@ -275,7 +275,7 @@ fn every_setting_is_taken() {
     assert_eq!((settings.log.level, settings.log.format), (LogLevel::Debug, LogFormat::Json));
     assert_eq!(settings.track_sources, 1024);
     let trusted: Vec<_> = settings.trusted.iter().map(ToString::to_string).collect();
-    assert_eq!(trusted, ["192.0.2.0/24", "2001:db8::1/128"]);
+    assert_eq!(trusted, ["192.0.2.0/24", "2001:db8::1"]);
     assert_eq!(settings.on_exit, OnExit::Remove);
     assert_eq!(settings.guard, GuardMode::Observe);
     assert_eq!(settings.alert.unwrap().to_string(), "admin@example.com");

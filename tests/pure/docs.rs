@@ -281,7 +281,7 @@ fn the_manual_knows_every_event_and_every_member_of_it() {
     let section = page.section("Events");
     let line = |what| EventLine {
         time: 0.0,
-        source: Some([192, 0, 2, 2].into()),
+        source: "192.0.2.2".parse().ok(),
         asked_by: Some([192, 0, 2, 3].into()),
         door: Some("ssh".to_owned()),
         what,
@@ -315,7 +315,7 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
     let (door, address): (Name, IpAddr) = ("ssh".parse().unwrap(), [192, 0, 2, 2].into());
     let grant = GrantStatus {
         door: door.clone(),
-        address,
+        address: address.into(),
         source_port: "1".parse().ok(),
         client: Some(door.clone()),
         by: made_of("\"sequence\""),

@@ -34,6 +34,7 @@ impl World {
             .iter()
             .zip(&secrets)
             .map(|(name, secret)| Client {
+                width: None,
                 name: name.parse().unwrap(),
                 doors: vec![door.parse().unwrap()],
                 expires: None,

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
 use super::date;
+use super::hold::read_width;
 use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
 use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, closest_match};
 use crate::config::{Client, ClientPlaces, Name};
 
 pub(super) const CLIENT: KnownKeys =
-    KnownKeys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };
+    KnownKeys { of: "a client", known: &["doors", "expires", "width", "totp", "spa", "fwknop"] };
 
 /// Reads one entry of `clients:`; `doors` are those that are written, good or not.
 pub(super) fn read_client(
@@ -51,6 +52,7 @@ fn read_parts(
     let mut reader = Reader::new(&entry.node, "a client, with its doors,", &CLIENT, problems)?;
     let doors = read_doors(&mut reader, entry, doors);
     let expires = reader.read("expires", |node| node.read("a date", date::parse));
+    let width = read_width(&mut reader);
     let (totp, spa, fwknop) = (reader.value("totp"), reader.value("spa"), reader.value("fwknop"));
     if totp.or(spa).or(fwknop).is_none() {
         let message = format!("client '{}' has nothing to prove itself with", entry.key);
@@ -62,8 +64,15 @@ fn read_parts(
     let fwknop = fwknop.map(|node| read_fwknop(node, secrets, reader.problems)).transpose();
     let (spa, spa_keys) = spa?.unzip();
     let (doors, door_places) = doors?.into_iter().unzip();
-    let client =
-        Client { name: name?, doors, expires: expires?, totp: totp?, spa, fwknop: fwknop? };
+    let client = Client {
+        name: name?,
+        doors,
+        expires: expires?,
+        width: width?,
+        totp: totp?,
+        spa,
+        fwknop: fwknop?,
+    };
     let places = ClientPlaces {
         name: entry.at.clone(),
         doors: door_places,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::commands::Templates;
+use super::hold::read_width;
 use super::lockout::read_lockout;
 use super::methods;
 use super::opening::read_opening;
@@ -37,6 +38,10 @@ pub(super) const DOOR: KnownKeys = KnownKeys {
         "open_for",
         "open_for_max",
         "max_grants",
+        "hold",
+        "on_expiry",
+        "addresses",
+        "width",
         "cooldown",
         "via",
         "guard",
@@ -81,6 +86,7 @@ pub(super) fn read_door(
     let totp = reader.value("totp").map(|node| read_scheme(node, reader.problems)).transpose();
     let spa = read_switch(&mut reader, "spa");
     let fwknop = read_switch(&mut reader, "fwknop");
+    let width = read_width(&mut reader);
     let lockout = read_own_lockout(&mut reader, totp.ok().flatten());
     let opening = read_opening(&mut reader, entry, templates, settings);
     let (Sequence { knocks, places: sequence_places, one_time }, totp, spa, fwknop) =
@@ -114,6 +120,7 @@ pub(super) fn read_door(
             trip_wires: trip_wires?,
             opens: opening.ports.clone(),
             forwards: opening.forwards.clone(),
+            width: width?,
             ..Recognition::new(name?)
         },
         opening,
@@ -144,6 +151,7 @@ fn without_effect(
         ("tcpflags", knocked, no_sequence),
         ("trip_wires", has_line, if knocked { rotating } else { no_sequence }),
         ("open_for_max", asked, "only requests by SPA or fwknop ask for a time"),
+        ("width", mapping.value("spa").is_some(), "only requests by SPA ask for a network"),
     ];
     let vain = keys.into_iter().filter(|(_, has_effect, _)| !has_effect);
     vain.filter_map(|(key, _, why)| Some(mapping.get(key)?.without_effect(why, "remove it")))

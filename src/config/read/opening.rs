@@ -1,6 +1,7 @@
 //! Reader of what a door says of its opening: ports, mechanism, times and hooks.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::commands::{
@@ -8,6 +9,7 @@ use super::commands::{
     read_pairs,
 };
 use super::forward::read_forwards;
+use super::hold::read_hold;
 use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
@@ -43,6 +45,10 @@ pub(super) fn read_opening(
     let open_for = read_open_for(reader, mechanism.as_ref().ok());
     let open_for_max = read_open_for_max(reader, open_for);
     let max_grants = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS));
+    let hold = read_hold(reader, open_for);
+    let cuts = reader.read("on_expiry", |node| node.one_of(&[("keep", false), ("cut", true)]));
+    let addresses =
+        reader.read("addresses", |node| node.integer(NonZeroUsize::MIN, NonZeroUsize::MAX));
     let cooldown = reader.duration("cooldown", Duration::from_millis(1));
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(reader, "on_open", count);
@@ -61,6 +67,9 @@ pub(super) fn read_opening(
         forwards,
         open_for: open_for?,
         open_for_max: open_for_max?,
+        hold: hold?,
+        cuts: cuts?.unwrap_or_default(),
+        addresses: addresses?,
         cooldown: cooldown?.unwrap_or_default(),
         on_open: on_open?,
         on_close: on_close?,
@@ -229,10 +238,11 @@ fn read_open_for(reader: &mut Reader<'_>, mechanism: Option<&Mechanism>) -> Pars
         reader.problems.push(error.help(format!("remove one; the other is at {}", first.at)));
     }
     if mechanism.is_some_and(|mechanism| !mechanism.closes()) {
-        let times = [open_for.or(cmd_timeout), reader.get("open_for_max")];
+        let keys = ["open_for_max", "hold", "on_expiry", "addresses"];
+        let times = [open_for.or(cmd_timeout)].into_iter().chain(keys.map(|key| reader.get(key)));
         // An act may say itself when what it does ends.
         let is_timed = mechanism.is_some_and(|mechanism| mechanism.has_hole(Hole::Seconds));
-        let times = times.into_iter().filter(|_| !is_timed);
+        let times = times.filter(|_| !is_timed);
         let needless = times.chain([reader.get("on_close")]).flatten();
         let help = "write a 'stop_command', or remove it";
         let why = "nothing closes this door";

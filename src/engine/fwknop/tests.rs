@@ -52,6 +52,7 @@ fn holder() -> FwknopClient {
 
 fn client(name: &str, doors: &[&str], holder: FwknopClient) -> Client {
     Client {
+        width: None,
         name: name.parse().unwrap(),
         doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
         expires: None,

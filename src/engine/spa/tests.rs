@@ -34,6 +34,7 @@ fn server() -> SpaServer {
 
 fn client(name: &str, doors: &[&str], keys: &[u8]) -> Client {
     Client {
+        width: None,
         name: name.parse().unwrap(),
         doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
         expires: None,

@@ -15,6 +15,7 @@ fn secret(number: u8) -> Secret {
 
 fn client(number: u8, doors: &[&str]) -> Client {
     Client {
+        width: None,
         name: format!("client{number}").parse().unwrap(),
         doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
         expires: None,

@@ -24,7 +24,7 @@ pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
     let mut grants = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?.grants;
     grants.sort_by_key(|grant| Reverse(grant.left));
     let mut known = HashSet::new();
-    grants.retain(|it| known.insert((it.door.clone(), it.address, it.source_port)));
+    grants.retain(|it| known.insert((it.door.clone(), it.network, it.source_port)));
     Ok(grants)
 }
 
@@ -155,7 +155,8 @@ impl StandingTable {
                 if element.is_ours() {
                     self.grants.extend(grant(&element, family, is_bound));
                 } else if let Some((from, port)) = source(&element, family, is_bound) {
-                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from, port) {
+                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from.into(), port)
+                    {
                         let here = self.added.entry(set).or_default();
                         here.push(SetElement { key, ..element.clone() });
                     }
@@ -192,7 +193,8 @@ fn grant(element: &SetElement, family: Family, is_bound: bool) -> Option<GuardGr
     let (address, source_port) = source(element, family, is_bound)?;
     let door = element.comment.as_str().split(' ').nth(1)?.parse().ok()?;
     let (left, comment) = (element.left?, element.comment.clone());
-    Some(GuardGrant { door, address, source_port, left, comment })
+    let (network, ceiling) = (address.into(), None);
+    Some(GuardGrant { door, network, source_port, left, ceiling, comment })
 }
 
 /// Nothing where there is no such set: another program may have changed the table.

@@ -96,6 +96,7 @@ fn door() -> Name {
 fn action() -> Action {
     let backend = GrantBackend::Commands(vec![deed_step()]);
     Action {
+        hold: None,
         backend,
         open_for: Duration::from_secs(10),
         is_own: false,
@@ -178,6 +179,7 @@ impl<'a> Keeper<'a> {
                 self.world.ledger.insert(
                     id,
                     GrantRecord {
+                        ceiling: None,
                         id,
                         key: GrantKey::new(door(), address),
                         origin: Method::Sequence.into(),
@@ -229,7 +231,7 @@ impl<'a> Keeper<'a> {
 
     fn ended(&mut self, command: Running, fails: bool) -> Alive {
         let id = command.id;
-        let address = self.grants.get(id).unwrap().key.address;
+        let address = self.grants.get(id).unwrap().key.network.address();
         if !command.opens {
             let step = deed_step();
             if fails {

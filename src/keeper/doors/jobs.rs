@@ -267,7 +267,7 @@ impl Doors {
             match self.grants.close_failed(now.monotonic, id, failed, because) {
                 FailedClose::Ended => {}
                 FailedClose::Again(pause) => {
-                    warn!(source = %key.address, door = %key.door,
+                    warn!(source = %key.network, door = %key.door,
                         "a close command failed: it is tried again in {} s", pause.as_secs());
                     return;
                 }

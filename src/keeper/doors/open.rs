@@ -134,7 +134,7 @@ impl Doors {
                 ClaimOutcome::Done
             }
             Decision::Wait => {
-                info!(source = %key.address, door = %key.door,
+                info!(source = %key.network, door = %key.door,
                     "closing just now, opens again after that");
                 ClaimOutcome::Done
             }
@@ -225,7 +225,7 @@ impl Doors {
         }
         let ids = self.grants.matching(|Grant { key, .. }| {
             key.door == *claim.door.name()
-                && claim.addresses.contains(&key.address)
+                && claim.addresses.iter().any(|it| key.network.contains(*it))
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
         });
         self.end_all(now, &ids, "closed as asked");

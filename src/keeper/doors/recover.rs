@@ -83,25 +83,25 @@ impl Doors {
                 self.journal.forget(id);
             }
             Recovered::Keep { id, restore } => {
-                let Some(GrantKey { door, address, .. }) = self.grants.get(id).map(|it| &it.key)
+                let Some(GrantKey { door, network, .. }) = self.grants.get(id).map(|it| &it.key)
                 else {
                     return;
                 };
-                info!(source = %address, door = %door, "still open from before");
+                info!(source = %network, door = %door, "still open from before");
                 // The guard's elements came back with its table.
                 if restore
                     && let Some(kept) = self.in_kernel(now, id)
                     && !kept.element.is_guards()
                     && let Err(why) = self.sets.open(&kept, true)
                 {
-                    error!(source = %address, door = %door, "cannot be restored: {why}");
+                    error!(source = %network, door = %door, "cannot be restored: {why}");
                 }
             }
             Recovered::Adopt(record) => {
-                let GrantKey { door, address, .. } = record.key.clone();
-                info!(source = %address, door = %door, "still open from before");
+                let GrantKey { door, network, .. } = record.key.clone();
+                info!(source = %network, door = %door, "still open from before");
                 if !self.journal.record(GrantChange::Record(record), Durability::Crash) {
-                    error!(source = %address, door = %door, "cannot be recorded");
+                    error!(source = %network, door = %door, "cannot be recorded");
                 }
             }
             Recovered::Close(expired) => self.end(now, expired, FROM_BEFORE),

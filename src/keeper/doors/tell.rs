@@ -52,7 +52,7 @@ impl DoorEvent<'_> {
     /// What the log says, if anything.
     fn lines(self, now: Now, key: &GrantKey, origin: &Origin) -> Vec<EventLine> {
         let line = |what, text: &str| {
-            EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), what, text)
+            EventLine::new(clock::now().wall, Some(key.network), Some(&key.door), what, text)
         };
         let completed = |what, claim: Option<&Claim>| {
             // The stage that a sequence ended with is told here: until now nothing waited for the log.
@@ -140,7 +140,7 @@ impl Doors {
             self.journal.append(&HistoryEntry {
                 at: now.wall,
                 door: Some(key.door.clone()),
-                address: Some(key.address),
+                network: Some(key.network),
                 client: origin.client.clone(),
                 by: Some(origin.by),
                 event,
@@ -161,14 +161,14 @@ impl Doors {
         match what {
             DoorEvent::Open(_) => {
                 self.metrics.add(OPENED, &[&key.door], 1);
-                debug!(source = %key.address, door = %key.door, "open");
+                debug!(source = %key.network, door = %key.door, "open");
                 let until = self.grants.open_until(key);
                 let until = until.map(|until| now.wall + until.since(now.monotonic));
                 self.alerts.tell(now, key, origin, true, until);
             }
             DoorEvent::Closed(_) => {
                 self.metrics.add(CLOSED, &[&key.door], 1);
-                debug!(source = %key.address, door = %key.door, "closed");
+                debug!(source = %key.network, door = %key.door, "closed");
                 self.alerts.tell(now, key, origin, false, None);
             }
             _ => {}

@@ -22,7 +22,7 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
         let origin = read_comment(&element.comment).map(|(_, origin)| origin);
         let key = GrantKey {
             door: element.door,
-            address: element.address,
+            network: element.network,
             source_port: element.source_port,
         };
         held.push(KernelGrant {
@@ -30,6 +30,7 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
             key,
             origin: origin.unwrap_or(Origin::KNOCKCTL),
             left: element.left,
+            ceiling: element.ceiling,
         });
     }
     let own = all_own_sets(config);
@@ -49,7 +50,7 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
             };
             if set.reference(Family::of(address.to_canonical())).as_ref() == Some(&reference) {
                 let key = GrantKey::new(name, address);
-                held.push(KernelGrant { key, origin, element, left });
+                held.push(KernelGrant { key, origin, element, left, ceiling: None });
             }
         }
     }
