@@ -1,7 +1,7 @@
 //! The client that stays: it does what a [`Stay`] says, until it is stopped.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{self, Sender as Channel};
 use std::thread;
@@ -19,6 +19,10 @@ use super::{messages, names};
 use crate::proto::spa::PORTS;
 use crate::sys::clock;
 use crate::sys::host::{ADDRESSES, Changes, LINKS, ROUTES};
+use crate::time::Wall;
+
+/// When the last try that left began, and where it went.
+type LastTry = (Wall, SocketAddr);
 
 /// What a client is told while it rests.
 enum StayNews {
@@ -37,6 +41,7 @@ pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
     let (tell, news) = mpsc::channel();
     hear_signals(tell.clone());
     hear_changes(tell.clone());
+    let own = |host| own_address(host, *PORTS.start()).ok();
     let (mut stay, mut last) = (Stay::new(every), None);
     loop {
         let now = clock::now();
@@ -45,10 +50,7 @@ pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
             StayAction::Rest { until } => {
                 // Its clock stands still while the machine sleeps; but no rest is long.
                 match news.recv_timeout(until.since(now.monotonic)) {
-                    Ok(StayNews::Stopped(signal)) => {
-                        messages::say(|| format!("stopped by {signal}"));
-                        return last.map_or(Ok(()), |(_, host)| close(plan, host));
-                    }
+                    Ok(StayNews::Stopped(signal)) => return close(plan, last, signal),
                     Ok(StayNews::Changed) => stay.changed(clock::now().monotonic),
                     Ok(StayNews::Found(host)) => stay.found(clock::now().monotonic, host),
                     Err(_) => {}
@@ -58,9 +60,7 @@ pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
         };
         let left = plan.knocker.start(now.wall, last.map(|(at, _)| at)).since(now.wall);
         if !left.is_zero() {
-            messages::say(|| {
-                format!("the sequence changes in {left:.1?}: waiting for the next one")
-            });
+            messages::say(|| format!("waiting {left:.1?} for the next sequence"));
             stay.postpone(now.monotonic + left);
             continue;
         }
@@ -81,10 +81,6 @@ pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
             }
         }
     }
-}
-
-fn own(host: SocketAddr) -> Option<IpAddr> {
-    own_address(host, *PORTS.start()).ok()
 }
 
 /// Looks the name up while the client goes on: where the network is gone, that may take long.
@@ -123,11 +119,12 @@ fn hear_changes(tell: Channel<StayNews>) {
     });
 }
 
-fn close(plan: &Plan, host: SocketAddr) -> Result<(), ClientError> {
-    if let Some(closing) = plan.knocker.closing() {
-        messages::say(|| format!("asking {} to close", host.ip()));
-        return Ok(Sender::new(host).send(&closing.next(clock::now().wall, host)?)?);
-    }
-    messages::say(|| "the door closes when its time is over: only --spa can ask for it");
-    Ok(())
+/// Asks to close what the last try has opened.
+fn close(plan: &Plan, last: Option<LastTry>, signal: Signal) -> Result<(), ClientError> {
+    let (Some((_, host)), Some(closing)) = (last, plan.knocker.closing()) else {
+        messages::say(|| format!("{signal}: what is open closes when its time is over"));
+        return Ok(());
+    };
+    messages::say(|| format!("{signal}: asking {} to close", host.ip()));
+    Ok(Sender::new(host).send(&closing.next(clock::now().wall, host)?)?)
 }

@@ -173,8 +173,7 @@ fn the_door_follows_to_another_address_and_closes_when_it_ends() {
     assert_eq!(staying.end(Signal::SIGTERM), Some(0));
     // What is open for the address before stays open until its time is over.
     scene.opens_for(&[CLIENT]);
-    staying.wait_for("stopped by SIGTERM");
-    staying.wait_for("asking 192.0.2.1 to close");
+    staying.wait_for("SIGTERM: asking 192.0.2.1 to close");
 }
 
 #[test]
@@ -355,7 +354,7 @@ fn ports_that_do_not_rotate_are_knocked_again_and_close_by_themselves() {
     scene.opens_for(&[CLIENT]);
     staying.wait_for_count("knocked at 192.0.2.1: again", 2);
     assert_eq!(staying.end(Signal::SIGINT), Some(0));
-    staying.wait_for("the door closes when its time is over: only --spa can ask for it");
+    staying.wait_for("SIGINT: what is open closes when its time is over");
     scene.opens_for(&[CLIENT]);
 }
 
@@ -392,7 +391,7 @@ fn a_step_of_a_rotating_sequence_is_knocked_once() {
     ip(&net.client, "addr del 192.0.2.2/24 dev eth0");
     ip(&net.client, "addr add 192.0.2.3/24 dev eth0");
     totp::wait_until_opened(&knockd, 4);
-    staying.wait_for("waiting for the next one");
+    staying.wait_for("for the next sequence");
     assert_eq!(staying.end(Signal::SIGTERM), Some(0));
     assert_eq!(knockd.count("it has been used before"), 0, "{:#?}", knockd.log());
     let opened = totp::opened(&knockd);
