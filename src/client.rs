@@ -9,9 +9,11 @@ mod keys;
 mod knocker;
 mod messages;
 mod names;
+mod one_time;
 mod plan;
 mod proxy;
 mod requested_address;
+mod route;
 pub mod schedule;
 mod send;
 mod settings;
@@ -23,7 +25,6 @@ pub mod totp;
 mod values;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use knocker::Knocker;
 use messages::Stream;
 pub use messages::complain;
 use plan::Plan;
+use route::Route;
 use schedule::Schedule;
 use send::{OutgoingPacket, Sender};
 
@@ -46,7 +48,9 @@ const MAX_RETRIES: u16 = 1_000;
 
 /// Runs `knock` with the arguments of this process.
 pub fn main() -> ExitCode {
-    match run() {
+    let result = run();
+    messages::takes_time(None);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.say();
@@ -76,43 +80,60 @@ fn knock(invocation: &Invocation) -> Result<(), ClientError> {
     if invocation.verbose {
         messages::be_verbose(stream);
     }
+    if is_proxy && invocation.fdpass {
+        proxy::check_passing()?;
+    }
     let plan = Plan::new(invocation)?;
     if plan.knocker.is_mistimed(clock::now().wall) {
         messages::warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
     match plan.stay {
         Some(every) if !invocation.dry_run => staying::stay(&plan, every),
-        _ => carry_out(invocation, &plan),
+        _ => carry_out(invocation, plan),
     }
 }
 
-fn carry_out(invocation: &Invocation, plan: &Plan) -> Result<(), ClientError> {
-    let Plan { host: name, knocker, .. } = plan;
+fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError> {
+    let (name, options) = (&plan.host, &plan.route);
     messages::say_if_it_lasts(|| format!("looking up the address of {name}"));
     let host = names::resolve(name, plan.family)?;
+    let other = host.other_family();
+    let used = [host.address].into_iter().chain(other.filter(|_| options.both));
+    let routes = used.map(|host| Route { host, options: options.clone() }).collect::<Vec<_>>();
     if !host.others.is_empty() {
-        let (ip, count) = (host.address.ip(), host.others.len() + 1);
-        messages::say(|| format!("{name} has {count} addresses, using {ip}"));
+        let used = routes.iter().map(|route| route.host.ip().to_string()).collect::<Vec<_>>();
+        let (used, count) = (used.join(" and "), host.others.len() + 1);
+        messages::say(|| format!("{name} has {count} addresses, using {used}"));
     }
+    if options.both && plan.family.is_none() && other.is_none() {
+        messages::say(|| format!("{name} has no address of the other family"));
+    }
+    let knocker = &plan.knocker;
     if invocation.dry_run {
         let now = clock::now().wall;
-        let schedule = knocker.next(knocker.start(now, None), host.address)?;
-        return schedule.knocks().try_for_each(|(_, knock)| {
-            let packet = OutgoingPacket::new(host.address, knock, schedule.request.as_ref());
-            print(&packet.to_string())
+        return routes.iter().try_for_each(|route| {
+            let schedule = knocker.next(knocker.start(now, None), route)?;
+            schedule.knocks().try_for_each(|(_, knock)| {
+                print(&OutgoingPacket::new(route, knock, schedule.request.as_ref()).to_string())
+            })
         });
     }
-    let mut sender = Sender::new(host.address);
-    let schedule = || next(knocker, host.address);
-    let Some(target) = plan.wait else { return Ok(sender.send(&schedule()?)?) };
+    if let Knocker::OneTime(list) = &mut plan.knocker {
+        list.strike_out()?;
+    }
+    let knocker = &plan.knocker;
+    let mut sender = Sender::new(routes);
+    let mut schedule = |route: &Route| next(knocker, route);
+    let Some(target) = plan.wait else { return sender.knock(&mut schedule) };
     match sender.send_until_open(target, schedule)? {
+        Some(stream) if invocation.fdpass => Ok(proxy::pass(&stream)?),
         Some(stream) if target.for_proxy => Ok(proxy::pipe(&stream)?),
         Some(_) => Ok(()),
         None => {
-            let mut to = host.address;
-            to.set_port(target.port.get());
-            let other = |version| format!("-{version} takes another address of this host");
-            let advice = knocker.advice().into_iter().chain(host.other_version.map(other));
+            let to = sender.shown(target);
+            let other = other.filter(|_| !options.both).map(|it| if it.is_ipv4() { 4 } else { 6 });
+            let other = other.map(|it| format!("-{it} takes another address of this host"));
+            let advice = knocker.advice().into_iter().chain(other);
             let (what, advice) = (knocker.noun(), advice.collect());
             Err(GaveUp { to, target, what, advice }.into())
         }
@@ -120,12 +141,12 @@ fn carry_out(invocation: &Invocation, plan: &Plan) -> Result<(), ClientError> {
 }
 
 /// The next try; waits for the moment at which it may leave.
-fn next(knocker: &Knocker, host: SocketAddr) -> Result<Schedule, ClientError> {
+fn next(knocker: &Knocker, route: &Route) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;
         let left = knocker.start(now, None).since(now);
         if left.is_zero() {
-            return Ok(knocker.next(now, host)?);
+            return Ok(knocker.next(now, route)?);
         }
         messages::say_what_lasts(|| {
             format!("the sequence changes in {left:.1?}: waiting for the next one")

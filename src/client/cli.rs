@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 
 pub use self::error::UsageError;
 pub use self::invocation::{Code, Invocation};
-use super::settings::{FwknopOptions, RequestOptions, RotationOptions};
+use super::settings::{FwknopOptions, RequestOptions, RotationOptions, RouteOptions};
 use super::values::{SourcePort, every};
 use super::{MAX_DELAY, MAX_RETRIES};
 use crate::proto::name::Name;
@@ -63,6 +63,13 @@ pub struct KnockArgs {
     #[arg(short = '6', long)]
     ipv6: bool,
 
+    #[command(flatten)]
+    of_route: RouteOptions,
+
+    /// Knock the first line that is left in FILE, and strike it out
+    #[arg(long, value_name = "FILE")]
+    one_time: Option<PathBuf>,
+
     /// Knock until this TCP port accepts a connection
     #[arg(long, value_name = "PORT")]
     wait: Option<String>,
@@ -82,6 +89,10 @@ pub struct KnockArgs {
     /// Knock, connect to PORT of HOST and be the connection: for ssh's ProxyCommand
     #[arg(long, num_args = 2, value_names = ["HOST", "PORT"])]
     proxy: Option<Vec<String>>,
+
+    /// With --proxy: hand the connection to ssh and end, for ProxyUseFdpass
+    #[arg(long, requires = "proxy")]
+    fdpass: bool,
 
     /// Connect from this port, or auto, and ask with --spa that only it is let in
     #[arg(long, value_name = "PORT")]

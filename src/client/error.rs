@@ -1,7 +1,6 @@
 //! The errors that end `knock`, how they are shown, and its exit statuses.
 
 use std::io;
-use std::net::SocketAddr;
 
 use super::cli::UsageError;
 use super::fwknop::StanzaError;
@@ -53,7 +52,7 @@ pub(super) enum ClientError {
     advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
 )]
 pub(super) struct GaveUp {
-    pub to: SocketAddr,
+    pub to: String,
     pub target: WaitTarget,
     pub what: &'static str,
     pub advice: Vec<String>,

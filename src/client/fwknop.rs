@@ -1,7 +1,7 @@
 //! Knocking with requests as fwknop makes them, with keys from where fwknop has them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use super::fwknoprc::{self, RcError, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
 use super::messages;
 use super::requested_address::{RequestedAddress, own_address};
+use super::route::Route;
 use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
 use super::values::{self, Address};
@@ -47,14 +48,14 @@ pub(super) struct FwknopKnocker {
 }
 
 impl FwknopKnocker {
-    /// A request to `host` that was never made before.
+    /// A request on this route that was never made before.
     ///
     /// # Errors
     /// [`RequestError`] if no server would take it.
-    pub(super) fn request(&self, now: Wall, host: SocketAddr) -> Result<Schedule, RequestError> {
+    pub(super) fn request(&self, now: Wall, route: &Route) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
-        let own = || own_address(host, port).and_then(only_v4);
-        let whom = RequestedAddress::of(self.address, host.ip(), own)?;
+        let own = || own_address(route, port).and_then(only_v4);
+        let whom = RequestedAddress::of(self.address, route.host.ip(), own)?;
         messages::say(|| format!("asking for {whom}"));
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
@@ -212,6 +213,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::client::settings::RouteOptions;
     use crate::proto::fwknop::FwknopDatagram;
 
     fn key(text: &str) -> FwknopKey {
@@ -239,11 +241,13 @@ mod tests {
         }
     }
 
-    const HOST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 0);
+    fn route() -> Route {
+        Route { host: "192.0.2.1:0".parse().unwrap(), options: RouteOptions::default() }
+    }
 
     fn sent(fwknop: &FwknopKnocker, seconds: u64) -> FwknopRequest {
         let now = Wall::ZERO + Duration::from_secs(seconds);
-        let sent = fwknop.request(now, HOST).unwrap();
+        let sent = fwknop.request(now, &route()).unwrap();
         assert_eq!(sent.knocks().next().unwrap().1.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
@@ -291,7 +295,7 @@ mod tests {
     fn what_no_server_takes_is_not_sent() {
         let ports = (1..=20).map(|port: u16| port.to_string().parse().unwrap()).collect();
         let long = FwknopKnocker { ports, ..fwknop() };
-        let error = long.request(Wall::ZERO, HOST).unwrap_err().to_string();
+        let error = long.request(Wall::ZERO, &route()).unwrap_err().to_string();
         assert!(error.contains("ask for fewer ports"), "{error}");
     }
 

@@ -248,6 +248,40 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_says_by_which_way_its_host_is_knocked_at() {
+        let hosts = hosts(
+            "hosts:\n  a: {ports: [7000], interface: wg0, source: 192.0.2.2, connect: true}\n\
+             \x20 b: {mode: spa, server_key: S0VZS0VZS0VZS0VZS0VZS0VZS0VZS0VZS0VZS0VZS0U=, both: true}\n\
+             \x20 c: {one_time: c.list}\n",
+        );
+        let route = &found(&hosts, "a").settings.route;
+        assert_eq!(route.interface.as_deref(), Some("wg0"));
+        assert_eq!(route.source, "192.0.2.2".parse().ok());
+        assert!(route.connect && !route.both);
+        assert!(found(&hosts, "b").settings.route.both);
+        assert_eq!(found(&hosts, "c").settings.one_time.as_deref(), Some(Path::new("c.list")));
+    }
+
+    #[test]
+    fn ways_that_contradict_each_other_are_refused_in_their_place() {
+        assert_eq!(
+            problems(
+                "hosts:\n  a: {ports: [7000], source: 192.0.2.2, both: true}\n\
+                 \x20 b: {ports: [7000], source: 192.0.2.2, both: false}\n\
+                 \x20 c: {mode: totp, both: true}\n  d: {mode: spa, connect: true}\n\
+                 \x20 e: {one_time: e.list, ports: [7000]}\n  f: {ports: [7000], source: here}\n"
+            ),
+            [
+                "hosts.yaml:2:41: error: 'both' and 'source' do not go together",
+                "hosts.yaml:4:19: error: 'both' has no meaning in mode: totp",
+                "hosts.yaml:5:18: error: 'connect' has no meaning in mode: spa",
+                "hosts.yaml:6:7: error: 'one_time' and 'ports' do not go together",
+                "hosts.yaml:7:30: error: invalid IP address syntax",
+            ]
+        );
+    }
+
+    #[test]
     fn ports_are_all_that_an_entry_needs() {
         let hosts = hosts("hosts: {192.0.2.1: {ports: [7000]}}");
         let profile = found(&hosts, "192.0.2.1");

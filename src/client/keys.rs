@@ -13,8 +13,8 @@ use crate::proto::spa::{PrivateKey, PublicKey};
 use crate::proto::totp::parse_secret;
 use crate::sys::files;
 
-/// Longer than any secret with its blanks.
-const MAX_SIZE: usize = 4096;
+/// Longer than any secret with its blanks, and than a list that somebody carries along.
+const MAX_SIZE: usize = 1 << 16;
 
 /// The reason why a file gives no secret. What it holds is never shown.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_file_never_shows_what_it_holds() {
-        let long = "JBSWY3DP".repeat(1_000);
+        let long = "JBSWY3DP".repeat(MAX_SIZE / 8 + 1);
         for text in ["", "JBSWY3DP", "JBSWY3D!JBSWY3DPJBSWY3DPJBSWY3DP", long.as_str()] {
             let (_directory, path) = file(text);
             let errors = [private_key(&path).unwrap_err(), totp_secret(&path).unwrap_err()];

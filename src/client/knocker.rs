@@ -1,9 +1,10 @@
 //! The ways to knock at one host: each makes what one try sends.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fwknop::FwknopKnocker;
+use super::one_time::OneTimeKnocker;
+use super::route::Route;
 use super::schedule::Schedule;
 use super::spa::{RequestError, SpaKnocker};
 use super::totp::TotpKnocker;
@@ -17,6 +18,7 @@ pub(super) enum Knocker {
     Sequence(Schedule),
     /// Of a code that somebody typed.
     Code(Schedule),
+    OneTime(OneTimeKnocker),
     Totp(TotpKnocker),
     Spa(SpaKnocker),
     Fwknop(Box<FwknopKnocker>),
@@ -37,29 +39,30 @@ impl Knocker {
         Some(Self::Spa(SpaKnocker { close: true, open_for: None, ..spa.clone() }))
     }
 
-    /// The packets of a try at `host` that leaves at `now`.
+    /// The packets of a try on this route that leaves at `now`.
     ///
     /// # Errors
     /// [`RequestError`] if no request can be made.
-    pub(super) fn next(&self, now: Wall, host: SocketAddr) -> Result<Schedule, RequestError> {
+    pub(super) fn next(&self, now: Wall, route: &Route) -> Result<Schedule, RequestError> {
         match self {
             Self::Sequence(schedule) | Self::Code(schedule) => Ok(schedule.clone()),
+            Self::OneTime(list) => Ok(list.schedule()),
             Self::Totp(totp) => Ok(totp.schedule(now)),
-            Self::Spa(spa) => spa.request(now, host),
-            Self::Fwknop(fwknop) => fwknop.request(now, host),
+            Self::Spa(spa) => spa.request(now, route),
+            Self::Fwknop(fwknop) => fwknop.request(now, route),
         }
     }
 
     /// Whether what is sent depends on a clock that is certainly wrong.
     pub(super) fn is_mistimed(&self, now: Wall) -> bool {
-        now < WRITTEN && !matches!(self, Self::Sequence(_) | Self::Code(_))
+        now < WRITTEN && !matches!(self, Self::Sequence(_) | Self::Code(_) | Self::OneTime(_))
     }
 
     /// The word for what each try sends.
     pub(super) const fn noun(&self) -> &'static str {
         match self {
             Self::Spa(_) | Self::Fwknop(_) => "request",
-            Self::Sequence(_) | Self::Code(_) | Self::Totp(_) => "knock",
+            Self::Sequence(_) | Self::Code(_) | Self::OneTime(_) | Self::Totp(_) => "knock",
         }
     }
 
@@ -70,6 +73,7 @@ impl Knocker {
         let advice = match self {
             Self::Sequence(_) => return None,
             Self::Code(_) => CODE,
+            Self::OneTime(list) => return Some(list.advice()),
             Self::Totp(totp) => match totp.scheme.mode() {
                 TotpMode::Code { .. } => CODE,
                 TotpMode::Ports { .. } => {

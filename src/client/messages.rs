@@ -3,18 +3,19 @@
 use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Says errors and warnings on standard error, in colours where a terminal shows them and neither
 /// `NO_COLOR` nor `TERM` forbids it.
 pub fn complain(text: &str) {
+    takes_time(None);
     let mut stderr = io::stderr().lock();
     let is_plain = !stderr.is_terminal()
         || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-        || env::var_os("TERM").is_none_or(|kind| kind == "dumb");
+        || is_dumb();
     for line in text.lines() {
         let line = if is_plain { line.to_owned() } else { coloured(line) };
         let _ = writeln!(stderr, "{line}");
@@ -33,23 +34,41 @@ fn coloured(line: &str) -> String {
     }
 }
 
+/// Whether the terminal can do nothing but write one line after the other.
+fn is_dumb() -> bool {
+    env::var_os("TERM").is_none_or(|kind| kind == "dumb")
+}
+
 /// The time that a person at a terminal looks at nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Says on a terminal what takes longer than a second, once. What took time before does so no more;
-/// `None`: nothing does.
-fn takes_time(line: Option<String>) {
-    static ENDS: Mutex<Option<Sender<()>>> = Mutex::new(None);
-    let ends = line.filter(|_| io::stderr().is_terminal()).map(|line| {
+/// Says on a terminal what takes longer than a second, as long as it does. What took time before
+/// does so no more; `None`: nothing does.
+pub(super) fn takes_time(line: Option<String>) {
+    static SHOWN: Mutex<Option<(Sender<()>, JoinHandle<()>)>> = Mutex::new(None);
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((ends, progress)) = shown.take() {
+        drop(ends);
+        let _ = progress.join();
+    }
+    *shown = line.filter(|_| io::stderr().is_terminal() && !is_dumb()).map(|line| {
         let (ends, lasts) = mpsc::channel();
-        thread::spawn(move || {
-            if lasts.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                let _ = writeln!(io::stderr(), "knock: {line}");
-            }
-        });
-        ends
+        (ends, thread::spawn(move || show(&line, &lasts)))
     });
-    *ENDS.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+}
+
+/// Shows a line with the seconds that it lasts, until there is nobody who could end it; then the
+/// line is erased.
+fn show(line: &str, lasts: &Receiver<()>) {
+    let seconds =
+        (1u32..).take_while(|_| lasts.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout));
+    let shown = seconds.map(|seconds| {
+        // Without a wrap: a second line would not be erased.
+        write!(io::stderr(), "\r\x1b[K\x1b[?7lknock: {line} ({seconds} s)\x1b[?7h")
+    });
+    if shown.count() > 0 {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
 }
 
 /// The stream of the messages of `-v`; not set: they are not wanted.

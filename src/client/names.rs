@@ -14,7 +14,10 @@ use crate::proto::knock::{Knock, KnockError, Protocol, parse_port};
 pub(super) enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
     Unknown { host: String, source: io::Error },
-    #[error("{host} has no IPv{0} address, only {found}: leave out -{0}", other_version(*found))]
+    #[error(
+        "{host} has no IPv{0} address, only {found}: leave out -{0}, or take another --source",
+        other_version(*found)
+    )]
     OtherFamily { host: String, found: IpAddr },
 }
 
@@ -29,26 +32,29 @@ const fn other_version(address: IpAddr) -> u8 {
     if address.is_ipv4() { 6 } else { 4 }
 }
 
-/// The address of a host that is used.
+/// The addresses of a host that can be used; their ports are 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
-    /// The first by RFC 6724; its port is 0.
+    /// The first by RFC 6724.
     pub address: SocketAddr,
-    /// The others that could have been used.
     pub others: Vec<SocketAddr>,
-    /// The version of IP of the other family, if the host has an address of it.
-    pub other_version: Option<u8>,
 }
 
 impl Resolved {
-    /// The address to use where `used` is in use: resolvers give equals in any order.
-    pub(super) fn or_equal(self, used: Option<SocketAddr>) -> SocketAddr {
+    /// The first of the family that the first of all is not of.
+    pub(super) fn other_family(&self) -> Option<SocketAddr> {
+        self.others.iter().copied().find(|other| other.is_ipv4() != self.address.is_ipv4())
+    }
+
+    /// The first, or where `used` is in use and of its family, that: resolvers give equals in any
+    /// order.
+    pub(super) fn or_equal(&self, used: Option<SocketAddr>) -> SocketAddr {
         let is_equal = |it: &SocketAddr| it.is_ipv4() == self.address.is_ipv4();
         used.filter(|it| is_equal(it) && self.others.contains(it)).unwrap_or(self.address)
     }
 }
 
-/// The address to use for a host, of this family if one is given; asks the resolver once.
+/// The addresses to use for a host, of this family if one is given; asks the resolver once.
 ///
 /// # Errors
 /// [`ResolveError`] if the name has no address, or none of the family.
@@ -69,17 +75,11 @@ fn choose(
     family: Option<Family>,
     all: &[SocketAddr],
 ) -> Result<Resolved, ResolveError> {
-    let mut usable = all
-        .iter()
-        .copied()
-        .filter(|address| family.is_none_or(|it| it == Family::of(address.ip())));
+    let is_usable =
+        |address: &SocketAddr| family.is_none_or(|family| family == Family::of(address.ip()));
+    let mut usable = all.iter().copied().filter(is_usable);
     match (usable.next(), all.first()) {
-        (Some(address), _) => {
-            let others: Vec<SocketAddr> = usable.collect();
-            let has_other = others.iter().any(|other| other.is_ipv4() != address.is_ipv4());
-            let other_version = has_other.then(|| other_version(address.ip()));
-            Ok(Resolved { address, others, other_version })
-        }
+        (Some(address), _) => Ok(Resolved { address, others: usable.collect() }),
         (None, Some(other)) => {
             Err(ResolveError::OtherFamily { host: host.to_owned(), found: other.ip() })
         }
@@ -216,12 +216,10 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        for (family, at, others, other_version) in [
-            (None, 0, &all[1..], Some(4)),
-            (Some(Family::V4), 1, &[], None),
-            (Some(Family::V6), 0, &[], None),
-        ] {
-            let expected = Resolved { address: all[at], others: others.to_vec(), other_version };
+        for (family, at, others) in
+            [(None, 0, vec![all[1]]), (Some(Family::V4), 1, vec![]), (Some(Family::V6), 0, vec![])]
+        {
+            let expected = Resolved { address: all[at], others };
             assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
     }
@@ -238,9 +236,23 @@ mod tests {
     }
 
     #[test]
+    fn of_the_other_family_the_first_address_is_used() {
+        let of = |all: &[&str]| {
+            let all: Vec<_> = all.iter().map(|it| address(it)).collect();
+            choose("gw", None, &all).unwrap().other_family()
+        };
+        let all = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"];
+        assert_eq!(of(&all), Some(address("2001:db8::1")));
+        assert_eq!(of(&all[..2]), None);
+    }
+
+    #[test]
     fn a_name_without_an_address_of_the_family_says_which_it_has() {
         let error = choose("gw", Some(Family::V4), &[address("2001:db8::1")]).unwrap_err();
-        assert_eq!(error.to_string(), "gw has no IPv4 address, only 2001:db8::1: leave out -4");
+        assert_eq!(
+            error.to_string(),
+            "gw has no IPv4 address, only 2001:db8::1: leave out -4, or take another --source"
+        );
     }
 
     #[test]

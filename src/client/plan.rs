@@ -19,9 +19,10 @@ use super::hosts::{self, DELAY, HostProfile, HostProfiles, HostsError};
 use super::keys;
 use super::knocker::Knocker;
 use super::messages::complain;
+use super::one_time::{OneTimeKnocker, first};
 use super::schedule::Schedule;
-use super::send::{self, WaitTarget};
-use super::settings::{ClientSettings, KINDS, Mode, RequestOptions, SettingsPart};
+use super::send::{self, CONNECTED, WaitTarget};
+use super::settings::{ClientSettings, KINDS, Mode, RouteOptions, SettingsPart};
 use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
@@ -43,8 +44,9 @@ const EVERY_LONG: u32 = 600;
 pub(super) struct Plan {
     /// Name or address.
     pub host: String,
-    /// The only addresses of the host that may be used.
+    /// Of the addresses that are used; `None`: any.
     pub family: Option<Family>,
+    pub route: RouteOptions,
     pub knocker: Knocker,
     /// Knock until this port is open; `None`: knock once.
     pub wait: Option<WaitTarget>,
@@ -78,15 +80,17 @@ impl Plan {
         settings = settings.or(take(&mut stanza.settings));
         let planner = Planner { invocation, profile, settings: &settings, source_port };
         let host = planner.host(stanza.server.clone())?;
+        planner.check_kind()?;
         Ok(Self {
+            family: invocation.family.or(settings.route.source.map(Family::of)),
+            route: settings.route.clone(),
             knocker: match mode {
-                Mode::Sequence => Knocker::Sequence(planner.sequence()),
+                Mode::Sequence => planner.sequence()?,
                 Mode::Totp => planner.totp()?,
                 Mode::Spa => Knocker::Spa(planner.spa()?),
                 Mode::Fwknop => Knocker::Fwknop(Box::new(planner.fwknop(stanza, &host)?)),
             },
             host,
-            family: invocation.family,
             wait: planner.wait(mode)?,
             stay: planner.stay(mode)?,
         })
@@ -97,7 +101,7 @@ impl Plan {
 fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, ClientError> {
     let mode = invocation.settings.mode;
     let Some(host) = &invocation.host else { return Ok(None) };
-    if mode == Some(Mode::Sequence) {
+    if !invocation.settings.knocks.is_empty() && mode == Some(Mode::Sequence) {
         return Ok(None);
     }
     let path = invocation.hosts.clone().or_else(hosts::default_path);
@@ -170,18 +174,22 @@ impl Planner<'_> {
         self.settings.delay.unwrap_or(DELAY)
     }
 
-    fn sequence(&self) -> Schedule {
+    fn sequence(&self) -> Result<Knocker, ClientError> {
+        if let Some(file) = &self.settings.one_time {
+            let (file, line, delay) = (file.clone(), first(file)?, self.delay());
+            return Ok(Knocker::OneTime(OneTimeKnocker { file, line, delay }));
+        }
         let mut knocks = self.settings.knocks.clone();
         if let Some(protocol) = self.invocation.protocol {
             knocks.iter_mut().for_each(|knock| knock.protocol = protocol);
         }
         // The classic client leaves no time; tunnels in userspace reorder what comes at once.
-        Schedule::new(&knocks, self.settings.delay.unwrap_or(Duration::from_millis(1)))
+        let delay = self.settings.delay.unwrap_or(Duration::from_millis(1));
+        Ok(Knocker::Sequence(Schedule::new(&knocks, delay)))
     }
 
     fn totp(&self) -> Result<Knocker, ClientError> {
         let rotation = &self.settings.rotation;
-        self.check_kind()?;
         if let Some(code) = &self.invocation.code {
             let what = "the port that the digits 00 stand for";
             let base = self.need(rotation.base, what, "--base", "base")?;
@@ -219,10 +227,14 @@ impl Planner<'_> {
         let file = rotation.secret_file.as_deref();
         let file = self.need(file, "the file with the secret", "--secret-file", "secret_file")?;
         let key = TotpKey::from(&keys::totp_secret(file)?);
-        Ok(Knocker::Totp(TotpKnocker { key, scheme, door, delay: self.delay() }))
+        // Each knock has its time: the step shall not turn meanwhile.
+        let takes = if self.settings.route.connect { CONNECTED } else { Duration::ZERO };
+        let delay = self.delay().max(takes);
+        Ok(Knocker::Totp(TotpKnocker { key, scheme, door, delay }))
     }
 
-    /// Refuses an option for the kind of rotating sequence that the door does not have.
+    /// Refuses an option that does not go with what the hosts file says, as where the door has the
+    /// other kind of rotating sequence.
     fn check_kind(&self) -> Result<(), UsageError> {
         let (given, said) = (&self.invocation.given, self.settings.keys());
         let mut kinds = KINDS.into_iter();
@@ -270,13 +282,12 @@ impl Planner<'_> {
     }
 
     fn stay(&self, mode: Mode) -> Result<Option<Duration>, UsageError> {
-        let RequestOptions { close, open_for, .. } = self.settings.request;
-        let half = open_for.map_or(EVERY, |asked| (asked.get() / 2).clamp(1, EVERY_LONG));
+        let asked = self.settings.request.open_for;
+        let half = asked.map_or(EVERY, |asked| (asked.get() / 2).clamp(1, EVERY_LONG));
         let every = self.settings.every.map_or(half, NonZeroU32::get);
         match (mode, self.invocation.stay) {
             (_, 0) => Ok(None),
             (Mode::Sequence, 1) => Err(UsageError::StayInTheOpen),
-            _ if close => Err(UsageError::OtherKind(("stay", "close", "nothing opens"))),
             _ => Ok(Some(Duration::from_secs(every.into()))),
         }
     }

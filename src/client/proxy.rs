@@ -1,14 +1,15 @@
 //! A connection as a plain pipe: standard input goes to it, what it says to standard output.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::thread;
 
-use socket2::SockRef;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use socket2::{Domain, SockRef};
 
 /// The reason why a connection ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,31 @@ pub(super) enum ProxyError {
     Connection(#[source] io::Error),
     #[error("standard input or output cannot be used: {0}")]
     Standard(#[source] io::Error),
+    #[error("--fdpass wants a socket as standard output: write 'ProxyUseFdpass yes' for ssh")]
+    NoSocket,
+}
+
+/// Checks that standard output can take a connection.
+///
+/// # Errors
+/// [`ProxyError::NoSocket`].
+pub(super) fn check_passing() -> Result<(), ProxyError> {
+    let domain = SockRef::from(&io::stdout()).domain();
+    domain.ok().filter(|domain| *domain == Domain::UNIX).map(drop).ok_or(ProxyError::NoSocket)
+}
+
+/// Hands a connection to the other end of standard output, as ssh wants it: with one byte.
+///
+/// # Errors
+/// [`ProxyError::Standard`] if it does not take it.
+pub(super) fn pass(stream: &TcpStream) -> Result<(), ProxyError> {
+    // How it ends is the receiver's affair.
+    SockRef::from(stream).set_linger(None).map_err(ProxyError::Connection)?;
+    let (fds, byte) = ([stream.as_raw_fd()], [IoSlice::new(&[0])]);
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let to = io::stdout().as_raw_fd();
+    let sent = sendmsg::<()>(to, &byte, &rights, MsgFlags::empty(), None);
+    sent.map(drop).map_err(|errno| ProxyError::Standard(errno.into()))
 }
 
 /// Carries bytes both ways until both sides have said that they are done.

@@ -1,12 +1,13 @@
 //! The address that a request asks to open for, and the one that this machine has.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::num::NonZeroU16;
 
 use derive_more::Display;
+use socket2::Type;
 
-use super::send::any_like;
+use super::route::Route;
 use super::spa::RequestError;
 use super::values::Address;
 use crate::proto::spa::NamedAddresses;
@@ -62,10 +63,9 @@ impl RequestedAddress {
 }
 
 /// The address that the kernel would send from. Nothing is sent.
-pub(super) fn own_address(mut host: SocketAddr, port: NonZeroU16) -> io::Result<IpAddr> {
-    host.set_port(port.get());
-    let socket = UdpSocket::bind(any_like(host, 0))?;
-    socket.connect(host)?;
+pub(super) fn own_address(route: &Route, port: NonZeroU16) -> io::Result<IpAddr> {
+    let socket = UdpSocket::from(route.socket(Type::DGRAM, None)?);
+    socket.connect(route.to(port))?;
     Ok(socket.local_addr()?.ip())
 }
 

@@ -2,19 +2,22 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
 use derive_more::Display;
 use nix::errno::Errno;
-use socket2::{Domain, SockAddr, Socket, Type};
+use nix::poll::{PollFd, PollFlags};
+use socket2::{Socket, Type};
 
 use super::messages;
+use super::route::{Route, errno};
 use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
-use crate::sys::clock;
+use crate::sys::{clock, files};
 use crate::time::Monotonic;
 
 /// The reason why a packet did not leave this machine.
@@ -30,12 +33,13 @@ pub(super) enum SendError {
 
 /// The words of the kernel, and what they mean where that is not obvious.
 fn explain(error: &io::Error) -> String {
-    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return error.to_string() };
+    let Some(errno) = errno(error) else { return error.to_string() };
     let meaning = match errno {
         Errno::EPERM => "this machine's own firewall refuses it",
         Errno::ENETUNREACH | Errno::EHOSTUNREACH => "this machine has no route to it",
         Errno::EAFNOSUPPORT => "this machine does not speak this version of IP",
-        Errno::EADDRNOTAVAIL => "this machine has no address or no port to send from",
+        Errno::EADDRNOTAVAIL => "this machine has no such address, or no port, to send from",
+        Errno::ENODEV => "this machine has no such interface: see 'ip link'",
         _ => return errno.desc().to_owned(),
     };
     format!("{}: {meaning}", errno.desc())
@@ -43,7 +47,7 @@ fn explain(error: &io::Error) -> String {
 
 /// The same, about a port that the user chose.
 fn explain_port(error: &io::Error) -> String {
-    match error.raw_os_error().map(Errno::from_raw) {
+    match errno(error) {
         Some(Errno::EADDRINUSE) => "another program uses it".to_owned(),
         Some(Errno::EACCES) => "ports below 1024 are root's".to_owned(),
         Some(Errno::EADDRNOTAVAIL) => {
@@ -66,15 +70,10 @@ pub(super) struct OutgoingPacket {
 }
 
 impl OutgoingPacket {
-    /// A knock on a port of `host`, whose own port does not matter; with a `datagram`, a request.
-    pub(super) fn new(
-        mut host: SocketAddr,
-        knock: Knock,
-        datagram: Option<&RequestDatagram>,
-    ) -> Self {
-        host.set_port(knock.port.get());
+    /// A knock on a port of the host; with a `datagram`, a request.
+    pub(super) fn new(route: &Route, knock: Knock, datagram: Option<&RequestDatagram>) -> Self {
         let length = datagram.map(|datagram| datagram.bytes.len());
-        Self { protocol: knock.protocol, to: host, length }
+        Self { protocol: knock.protocol, to: route.to(knock.port), length }
     }
 }
 
@@ -94,23 +93,57 @@ pub(super) struct WaitTarget {
 /// server takes two datagrams with the same ports for one.
 const KEPT: usize = 32;
 
-/// A sender to one host.
+/// The time that a knock by connection may take. The kernel sends its SYN again after a second: no
+/// second one leaves.
+pub(super) const CONNECTED: Duration = Duration::from_millis(500);
+
+/// The time between the requests on two routes. They are of one key, and of two that overtake each
+/// other on their ways only the later one counts.
+const APART: Duration = Duration::from_millis(250);
+
+/// A sender to one host, on one route or on one for each version of IP.
 pub(super) struct Sender {
-    host: SocketAddr,
-    udp: VecDeque<UdpSocket>,
+    routes: Vec<Route>,
+    udp: VecDeque<Socket>,
 }
 
 impl Sender {
-    /// Sends to `host`, whose own port does not matter.
-    pub(super) fn new(host: SocketAddr) -> Self {
-        Self { host, udp: VecDeque::with_capacity(KEPT) }
+    pub(super) fn new(routes: Vec<Route>) -> Self {
+        Self { routes, udp: VecDeque::with_capacity(KEPT) }
+    }
+
+    /// Sends one try on each route. `schedule` says what.
+    ///
+    /// # Errors
+    /// What `schedule` says, or the last [`SendError`] if no route has taken a whole try: a machine
+    /// may have one version of IP, and the host both.
+    pub(super) fn knock<E: From<SendError>>(
+        &mut self,
+        schedule: &mut impl FnMut(&Route) -> Result<Schedule, E>,
+    ) -> Result<(), E> {
+        let (mut is_sent, mut failed, mut pause) = (false, None, Duration::ZERO);
+        for route in &self.routes.clone() {
+            thread::sleep(pause);
+            let schedule = schedule(route)?;
+            pause = if schedule.request.is_some() { APART } else { Duration::ZERO };
+            match self.send(route, &schedule) {
+                Ok(()) => is_sent = true,
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if !is_sent => return Err(error.into()),
+            Some(error) => messages::say(|| error.to_string()),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Sends everything of one try, in order, nothing before it is due.
     ///
     /// # Errors
     /// [`SendError`] for the first packet that could not leave; those after it are not sent.
-    pub(super) fn send(&mut self, schedule: &Schedule) -> Result<(), SendError> {
+    fn send(&mut self, route: &Route, schedule: &Schedule) -> Result<(), SendError> {
         let mut start = now();
         let knocks = schedule.knocks();
         let count = knocks.len();
@@ -118,11 +151,11 @@ impl Sender {
             sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
-            let what = OutgoingPacket::new(self.host, knock, schedule.request.as_ref());
+            let what = OutgoingPacket::new(route, knock, schedule.request.as_ref());
             messages::say_what_lasts(|| format!("hitting {what}"));
             let sent = match knock.protocol {
-                Protocol::Tcp => send_syn(what.to),
-                Protocol::Udp => self.send_datagram(what.to, schedule.request.as_ref()),
+                Protocol::Tcp => send_syn(route, what.to),
+                Protocol::Udp => self.send_datagram(route, what.to, schedule.request.as_ref()),
             };
             sent.map_err(|source| match schedule.request {
                 None => SendError::Knock { number, count, what, source },
@@ -132,38 +165,38 @@ impl Sender {
         Ok(())
     }
 
-    /// Knocks until the target accepts a connection, which, if it has a source port of its own, is
-    /// broken off when it is dropped. `schedule` says what to send, anew for each try. `None`: the
-    /// port stayed shut.
+    /// Knocks until the target accepts a connection on a route, which, if it has a source port of
+    /// its own, is broken off when it is dropped. `schedule` says what to send, anew for each try.
+    /// `None`: the port stayed shut.
     ///
     /// # Errors
-    /// [`SendError`] as [`Self::send`], or what `schedule` says. A connection that fails is no
-    /// error, whatever the reason: a firewall may answer with any.
+    /// As [`Self::knock`]. A connection that fails is no error, whatever the reason: a firewall may
+    /// answer with any.
     pub(super) fn send_until_open<E: From<SendError>>(
         &mut self,
         target: WaitTarget,
-        mut schedule: impl FnMut() -> Result<Schedule, E>,
+        mut schedule: impl FnMut(&Route) -> Result<Schedule, E>,
     ) -> Result<Option<TcpStream>, E> {
-        let mut to = self.host;
-        to.set_port(target.port.get());
+        let to = self.shown(target);
         let mut wait = Wait::new(target.retries);
         let mut has_knocked = false;
         loop {
-            let now = now();
-            match wait.next(now) {
+            match wait.next(now()) {
                 WaitAction::Knock => {
                     if has_knocked {
-                        let again = || format!("{to} is still shut, knocking again");
-                        messages::say_what_lasts(again);
+                        messages::say_what_lasts(|| format!("{to} is still shut, knocking again"));
                     }
-                    self.send(&schedule()?)?;
+                    self.knock(&mut schedule)?;
                     has_knocked = true;
                     messages::say_what_lasts(|| format!("waiting for {to}"));
                 }
                 WaitAction::Connect { until } => {
-                    if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
-                        messages::say(|| format!("{to} is open"));
-                        return Ok(Some(stream));
+                    for (left, route) in (1..=self.routes.len()).rev().zip(&self.routes) {
+                        let within = until.since(now()) / u32::try_from(left).unwrap_or(1);
+                        if let Ok(stream) = connect(route, target, within)? {
+                            messages::say(|| format!("{} is open", route.to(target.port)));
+                            return Ok(Some(stream));
+                        }
                     }
                 }
                 WaitAction::Pause { until } => sleep_until(until),
@@ -172,15 +205,26 @@ impl Sender {
         }
     }
 
+    /// What is waited for, in words.
+    pub(super) fn shown(&self, target: WaitTarget) -> String {
+        let to = self.routes.iter().map(|route| route.to(target.port).to_string());
+        to.collect::<Vec<_>>().join(" or ")
+    }
+
     /// A request; without one, a knock of a byte.
-    fn send_datagram(&mut self, to: SocketAddr, it: Option<&RequestDatagram>) -> io::Result<()> {
-        let port = it.and_then(|request| request.from).map_or(0, NonZeroU16::get);
-        if port != 0 {
+    fn send_datagram(
+        &mut self,
+        route: &Route,
+        to: SocketAddr,
+        it: Option<&RequestDatagram>,
+    ) -> io::Result<()> {
+        let port = it.and_then(|request| request.from);
+        if port.is_some() {
             // An earlier try may have left from there.
             self.udp.clear();
         }
-        let socket = UdpSocket::bind(any_like(to, port))?;
-        socket.send_to(it.map_or(&[0], |request| &request.bytes), to)?;
+        let socket = route.socket(Type::DGRAM, port)?;
+        socket.send_to(it.map_or(&[0], |request| &request.bytes), &to.into())?;
         if self.udp.len() == KEPT {
             self.udp.pop_front();
         }
@@ -189,53 +233,53 @@ impl Sender {
     }
 }
 
-/// Sends one SYN from a fresh port. The socket is gone before the kernel would send another.
-fn send_syn(to: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+/// Sends one SYN from a fresh port, and waits for the connection if one is wanted. The socket is
+/// gone before the kernel would send another SYN.
+fn send_syn(route: &Route, to: SocketAddr) -> io::Result<()> {
+    let socket = route.socket(Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // A port that happens to be open may have answered already: one RST ends that connection, where
-    // a FIN would be sent again and again. A SYN that nothing answered is forgotten in silence.
-    socket.set_linger(Some(Duration::ZERO))?;
-    match socket.connect(&SockAddr::from(to)) {
+    if !route.options.connect {
+        // A port that happens to be open may have answered already: one RST ends that connection,
+        // where a FIN would be sent again and again. A SYN that nothing answered is forgotten in
+        // silence.
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
+    match socket.connect(&to.into()) {
         Err(error) if !is_sent(&error) => Err(error),
+        Err(_) if route.options.connect => {
+            let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            files::poll(&mut polled, Some(CONNECTED))
+        }
         _ => Ok(()),
     }
 }
 
-/// A connection to `to`, or why there is none yet.
+/// What the kernel says of a port that cannot be used.
+const PORT_ERRORS: [Option<Errno>; 3] =
+    [Some(Errno::EADDRINUSE), Some(Errno::EACCES), Some(Errno::EADDRNOTAVAIL)];
+
+/// A connection to the target, or why there is none yet. From a port of its own, it is broken off
+/// when it is dropped: were it closed, nothing could connect from there for a minute.
 ///
 /// # Errors
 /// [`SendError::SourcePort`] if the port cannot be used, now or later.
 fn connect(
-    to: SocketAddr,
-    source_port: Option<NonZeroU16>,
+    route: &Route,
+    target: WaitTarget,
     within: Duration,
 ) -> Result<io::Result<TcpStream>, SendError> {
-    let Some(port) = source_port else { return Ok(TcpStream::connect_timeout(&to, within)) };
-    let wrong = |source| SendError::SourcePort { port, source };
-    let socket = bound(to, port).map_err(wrong)?;
-    match socket.connect_timeout(&SockAddr::from(to), within) {
+    let attempt = || {
+        let socket = route.socket(Type::STREAM, target.source_port)?;
+        socket.set_linger(target.source_port.map(|_| Duration::ZERO))?;
+        socket.connect_timeout(&route.to(target.port).into(), within)?;
+        Ok(socket.into())
+    };
+    match (target.source_port, attempt()) {
         // No later try would fare better.
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(wrong(error)),
-        result => Ok(result.map(|()| socket.into())),
-    }
-}
-
-/// A socket that connects from `port`. When it is dropped, its connection is broken off: were it
-/// closed, nothing could connect from there for a minute.
-fn bound(to: SocketAddr, port: NonZeroU16) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.bind(&any_like(to, port.get()).into())?;
-    Ok(socket)
-}
-
-/// A port on all addresses that this machine has of the same family.
-pub(super) fn any_like(address: SocketAddr, port: u16) -> SocketAddr {
-    match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        (Some(port), Err(source)) if PORT_ERRORS.contains(&errno(&source)) => {
+            Err(SendError::SourcePort { port, source })
+        }
+        (_, result) => Ok(result),
     }
 }
 
@@ -244,19 +288,14 @@ pub(super) fn any_like(address: SocketAddr, port: u16) -> SocketAddr {
 /// # Errors
 /// What the kernel says where there is none.
 pub(super) fn free_port() -> io::Result<NonZeroU16> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
-    let port = socket.local_addr()?.as_socket().and_then(|own| NonZeroU16::new(own.port()));
-    port.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    let own = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?;
+    NonZeroU16::new(own.port()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// Whether a `connect` that failed has sent its SYN all the same: it is under way, or its answer is
 /// already here.
 fn is_sent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EINPROGRESS | Errno::ECONNREFUSED | Errno::ECONNRESET)
-    )
+    matches!(errno(error), Some(Errno::EINPROGRESS | Errno::ECONNREFUSED | Errno::ECONNRESET))
 }
 
 fn now() -> Monotonic {

@@ -1,5 +1,6 @@
 //! The settings of a knock, as command line, hosts file and `~/.fwknoprc` give them.
 
+use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,7 +58,7 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub(super) const FIELDS: [SettingsField; 31] = [
+pub(super) const FIELDS: [SettingsField; 36] = [
     field("host", &Mode::ALL, &[]),
     field("mode", &Mode::ALL, &[]),
     field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
@@ -65,7 +66,13 @@ pub(super) const FIELDS: [SettingsField; 31] = [
     field("retry", &Mode::ALL, &[]),
     field("every", &Mode::ALL, &[]),
     field("source_port", &Mode::ALL, &[]),
+    field("interface", &Mode::ALL, &[]),
+    field("source", &Mode::ALL, &[]),
+    // Of what opens once, one family has all the use.
+    field("both", &[Mode::Sequence, Mode::Spa], &[]),
     field("delay", KNOCKED, &[]),
+    field("connect", KNOCKED, &[]),
+    field("one_time", &[Mode::Sequence], &[]),
     field("door", &[Mode::Totp, Mode::Spa], &[]),
     field("base", TOTP, &[]),
     field("length", TOTP, &[]),
@@ -104,17 +111,26 @@ pub(super) fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
 /// Two keys or options that do not go together, and why.
 pub(super) type Exclusion = (&'static str, &'static str, &'static str);
 
-/// The differences between the two kinds of rotating sequences: they exclude each other also where
-/// an option says the one, and the hosts file the other.
-pub(super) const KINDS: [Exclusion; 3] = [
+/// What excludes each other also where an option says the one, and the hosts file the other: above
+/// all the differences between the two kinds of rotating sequences.
+pub(super) const KINDS: [Exclusion; 11] = [
     ("length", "base", "a code's digits say how many knocks there are"),
     ("protocol", "base", "a code is knocked over tcp"),
     ("digits", "ports", "only a code has digits"),
+    ("udp", "one_time", "the list has the protocols"),
+    ("udp", "connect", "only a TCP port can be connected to"),
+    ("both", "one_time", "a line opens once"),
+    ("both", "source", "an address is of one family"),
+    ("ipv4", "source", "the address decides it"),
+    ("ipv6", "source", "the address decides it"),
+    ("stay", "close", "nothing opens"),
+    ("stay", "one_time", "it would use up the list"),
 ];
 
 /// The other exclusions, in one place.
 pub(super) const EXCLUDES: [Exclusion; 15] = [
     ("base", "ports", "keep the one that the door has"),
+    ("one_time", "ports", "the list has the ports"),
     ("ports", "code", "a door that takes codes has a --base"),
     ("length", "code", "a code's digits say how many knocks there are"),
     ("protocol", "code", "a code is knocked over tcp"),
@@ -125,7 +141,6 @@ pub(super) const EXCLUDES: [Exclusion; 15] = [
     ("wait", "proxy", "--proxy waits for its own port"),
     ("open_for", "close", "nothing opens"),
     ("wait", "close", "nothing opens"),
-    ("stay", "close", "nothing opens"),
     ("stay", "wait", "whoever stays knocks again anyway"),
     ("stay", "proxy", "a connection ends, and --stay does not"),
     ("stay", "code", "a code opens once: with the secret, --totp makes the next ones"),
@@ -192,6 +207,9 @@ pub struct ClientSettings {
     pub every: Option<NonZeroU32>,
     /// Of the connection, and of the one that a request lets in.
     pub source_port: Option<SourcePort>,
+    pub route: RouteOptions,
+    /// The list that the sequence is the first line of.
+    pub one_time: Option<PathBuf>,
     pub door: Option<Name>,
     pub rotation: RotationOptions,
     pub request: RequestOptions,
@@ -200,6 +218,27 @@ pub struct ClientSettings {
 }
 
 // From here on the first line of a doc comment is the help of the option.
+
+settings! {
+#[derive(Args)]
+pub struct RouteOptions {
+    /// Send from this interface only
+    #[arg(long, value_name = "IF", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub interface: Option<String>,
+
+    /// Send from this address of this machine
+    #[arg(long, value_name = "IP")]
+    pub source: Option<IpAddr>,
+
+    /// Knock over IPv4 and over IPv6, where the host has both
+    #[arg(long, conflicts_with_all = ["ipv4", "ipv6"])]
+    pub both: bool,
+
+    /// Make each TCP knock a connection, for networks that let no lone SYN out
+    #[arg(long)]
+    pub connect: bool,
+}
+}
 
 settings! {
 #[derive(Args)]
@@ -337,6 +376,7 @@ impl ClientSettings {
                 retry: file.retry,
                 every: file.every,
                 source_port: file.source_port,
+                route: RouteOptions { both: false, ..file.route.clone() },
                 ..Self::default()
             },
             _ => file.clone(),

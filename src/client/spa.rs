@@ -1,10 +1,11 @@
 //! Knocking with requests of one datagram each (knock-spa(7)), and why a request cannot be made.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use super::messages;
 use super::requested_address::{RequestedAddress, own_address};
+use super::route::Route;
 use super::schedule::{RequestDatagram, Schedule};
 use super::stamps::Stamps;
 use super::values::Address;
@@ -43,13 +44,14 @@ pub(super) struct SpaKnocker {
 }
 
 impl SpaKnocker {
-    /// A request to `host` that was never made before.
+    /// A request on this route that was never made before.
     ///
     /// # Errors
     /// [`RequestError`] if it would be of no use, or if it cannot be encrypted.
-    pub(super) fn request(&self, now: Wall, host: SocketAddr) -> Result<Schedule, RequestError> {
+    pub(super) fn request(&self, now: Wall, route: &Route) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
-        let whom = RequestedAddress::of(self.address, host.ip(), || own_address(host, port))?;
+        let whom =
+            RequestedAddress::of(self.address, route.host.ip(), || own_address(route, port))?;
         messages::say(|| format!("asking for {whom}"));
         let stamp = match &self.stamps {
             Some(stamps) => {
@@ -80,6 +82,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::client::settings::RouteOptions;
     use crate::proto::spa::Receiver;
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
@@ -104,7 +107,8 @@ mod tests {
             stamps: None,
         };
         let now = Wall::ZERO + Duration::from_secs(1_700_000_000);
-        let sent = requests.request(now, (HOST, 0).into()).unwrap();
+        let route = Route { host: (HOST, 0).into(), options: RouteOptions::default() };
+        let sent = requests.request(now, &route).unwrap();
         let (_, knock) = sent.knocks().next().unwrap();
         assert!((62000..=62999).contains(&knock.port.get()));
         let (key, request) = Receiver::new(&server, [])

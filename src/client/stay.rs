@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stay {
     every: Duration,
-    host: Option<SocketAddr>,
+    pub host: Option<SocketAddr>,
     /// The own address that was used towards the host; `None`: there was no way.
     own: Option<IpAddr>,
     look_at: Monotonic,

@@ -1,7 +1,6 @@
 //! The client that stays: it does what a [`Stay`] says, until it is stopped.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{self, Sender as Channel};
 use std::thread;
@@ -11,24 +10,26 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::error::ClientError;
+use super::messages;
+use super::names::{self, Resolved};
 use super::plan::Plan;
 use super::requested_address::own_address;
+use super::route::Route;
 use super::send::Sender;
 use super::stay::{Stay, StayAction};
-use super::{messages, names};
 use crate::proto::spa::PORTS;
 use crate::sys::clock;
 use crate::sys::host::{ADDRESSES, Changes, LINKS, ROUTES};
 use crate::time::Wall;
 
-/// When the last try that left began, and where it went.
-type LastTry = (Wall, SocketAddr);
+/// When the last try that left began, and how it went.
+type LastTry = (Wall, Vec<Route>);
 
 /// What a client is told while it rests.
 enum StayNews {
     Stopped(Signal),
     Changed,
-    Found(SocketAddr),
+    Found(Resolved),
 }
 
 /// Knocks as planned each time that `every` is over, and when the way to the host has changed,
@@ -41,8 +42,9 @@ pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
     let (tell, news) = mpsc::channel();
     hear_signals(tell.clone());
     hear_changes(tell.clone());
-    let own = |host| own_address(host, *PORTS.start()).ok();
-    let (mut stay, mut last) = (Stay::new(every), None);
+    let route = |host| Route { host, options: plan.route.clone() };
+    let own = |host| own_address(&route(host), *PORTS.start()).ok();
+    let (mut stay, mut last, mut other) = (Stay::new(every), None, None);
     loop {
         let now = clock::now();
         let (host, why) = match stay.next(now.monotonic, own) {
@@ -52,42 +54,49 @@ pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
                 match news.recv_timeout(until.since(now.monotonic)) {
                     Ok(StayNews::Stopped(signal)) => return close(plan, last, signal),
                     Ok(StayNews::Changed) => stay.changed(clock::now().monotonic),
-                    Ok(StayNews::Found(host)) => stay.found(clock::now().monotonic, host),
+                    Ok(StayNews::Found(found)) => {
+                        other = found.other_family().filter(|_| plan.route.both);
+                        stay.found(clock::now().monotonic, found.or_equal(stay.host));
+                    }
                     Err(_) => {}
                 }
                 continue;
             }
         };
-        let left = plan.knocker.start(now.wall, last.map(|(at, _)| at)).since(now.wall);
+        let used: Option<&LastTry> = last.as_ref();
+        let left = plan.knocker.start(now.wall, used.map(|(at, _)| *at)).since(now.wall);
         if !left.is_zero() {
             messages::say(|| format!("waiting {left:.1?} for the next sequence"));
             stay.postpone(now.monotonic + left);
             continue;
         }
-        look_up(plan, host, tell.clone());
+        look_up(plan, tell.clone());
         let Some(host) = host else {
             stay.failed(now.monotonic);
             continue;
         };
-        match Sender::new(host).send(&plan.knocker.next(now.wall, host)?) {
+        let routes: Vec<Route> = [host].into_iter().chain(other).map(route).collect();
+        let mut schedule = |route: &Route| Ok(plan.knocker.next(now.wall, route)?);
+        match Sender::new(routes.clone()).knock(&mut schedule) {
             Ok(()) => {
                 messages::say(|| format!("knocked at {}: {why}", host.ip()));
-                last = Some((now.wall, host));
+                last = Some((now.wall, routes));
                 stay.knocked(clock::now().monotonic);
             }
-            Err(error) => {
+            Err(ClientError::Send(error)) => {
                 messages::say_what_lasts(|| format!("{error}: trying again"));
                 stay.failed(clock::now().monotonic);
             }
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// Looks the name up while the client goes on: where the network is gone, that may take long.
-fn look_up(plan: &Plan, used: Option<SocketAddr>, tell: Channel<StayNews>) {
+fn look_up(plan: &Plan, tell: Channel<StayNews>) {
     let (name, family) = (plan.host.clone(), plan.family);
     thread::spawn(move || match names::resolve(&name, family) {
-        Ok(found) => drop(tell.send(StayNews::Found(found.or_equal(used)))),
+        Ok(found) => drop(tell.send(StayNews::Found(found))),
         Err(error) => messages::say_what_lasts(|| error),
     });
 }
@@ -121,10 +130,10 @@ fn hear_changes(tell: Channel<StayNews>) {
 
 /// Asks to close what the last try has opened.
 fn close(plan: &Plan, last: Option<LastTry>, signal: Signal) -> Result<(), ClientError> {
-    let (Some((_, host)), Some(closing)) = (last, plan.knocker.closing()) else {
+    let (Some((_, routes)), Some(closing)) = (last, plan.knocker.closing()) else {
         messages::say(|| format!("{signal}: what is open closes when its time is over"));
         return Ok(());
     };
-    messages::say(|| format!("{signal}: asking {} to close", host.ip()));
-    Ok(Sender::new(host).send(&closing.next(clock::now().wall, host)?)?)
+    messages::say(|| format!("{signal}: asking {} to close", plan.host));
+    Sender::new(routes).knock(&mut |route| Ok(closing.next(clock::now().wall, route)?))
 }

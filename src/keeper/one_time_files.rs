@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::config::load::Options;
 use crate::config::one_time::{self, OneTimeLine};
 use crate::config::{Config, OneTime, read_list};
 use crate::proto::knock::Knock;
+use crate::sys::files;
 use crate::time::Monotonic;
 
 /// How often they are looked after.
@@ -126,9 +127,7 @@ pub(super) fn strike_out(
         .ok_or_else(|| StrikeError::NotCurrent(one_time.file.clone()))?;
     let write = || {
         let file = OpenOptions::new().write(true).open(&one_time.file)?;
-        let offset = u64::try_from(line.offset).map_err(io::Error::other)?;
-        file.write_all_at(&[one_time::STRUCK], offset)?;
-        file.sync_data()
+        files::overwrite(&file, line.offset, one_time::STRUCK)
     };
     write().map_err(|source| StrikeError::File { path: one_time.file.clone(), source })?;
     Ok(lines.len() - 1)

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -173,6 +173,15 @@ pub fn replace_with_mode(path: &Path, text: &[u8], mode: u32) -> io::Result<()> 
         File::open(directory)?.sync_all()
     });
     written.inspect_err(|_| drop(fs::remove_file(&unfinished)))
+}
+
+/// Changes one byte of a file, on the disk too.
+///
+/// # Errors
+/// What the file system says.
+pub fn overwrite(file: &File, at: usize, byte: u8) -> io::Result<()> {
+    file.write_all_at(&[byte], u64::try_from(at).map_err(io::Error::other)?)?;
+    file.sync_data()
 }
 
 /// Removes a file, if it is there.

@@ -178,7 +178,7 @@ fn an_address_of_the_other_family_is_an_error() {
     assert_data_eq!(
         said.err,
         str![[r#"
-knock: error: 2001:db8::1 has no IPv4 address, only 2001:db8::1: leave out -4
+knock: error: 2001:db8::1 has no IPv4 address, only 2001:db8::1: leave out -4, or take another --source
 
 "#]]
     );
@@ -507,9 +507,17 @@ fn whoever_waits_at_a_terminal_is_told_what_for() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
-    let shut = at_a_terminal(&format!("--wait {port} --retry 0 127.0.0.1 7"), &[("TERM", "dumb")]);
-    let wanted = format!("knock: waiting for 127.0.0.1:{port}\nknock: error: 127.0.0.1:{port} did");
-    assert!(shut.starts_with(&wanted), "{shut}");
+    let arguments = format!("--wait {port} --retry 0 127.0.0.1 7");
+    let shown = at_a_terminal(&arguments, &[("NO_COLOR", "1")]);
+    // Each takes the place of the one before it, and the last is erased.
+    for (seconds, next) in [(1, "\u{1b}[K\u{1b}[?7lknock: waiting"), (2, "\u{1b}[K")] {
+        let waiting = format!("knock: waiting for 127.0.0.1:{port} ({seconds} s)\u{1b}[?7h{next}");
+        assert!(shown.contains(&waiting), "{shown:?}");
+    }
+    let error = format!("\u{1b}[?7h\u{1b}[Kknock: error: 127.0.0.1:{port} did");
+    assert!(shown.contains(&error), "{shown:?}");
+    let unable = at_a_terminal(&arguments, &[("TERM", "dumb")]);
+    assert!(unable.starts_with("knock: error: "), "{unable:?}");
     // What takes no time is not worth a word.
     assert_eq!(at_a_terminal("127.0.0.1 7 9", &[]), "");
 }

@@ -1,12 +1,19 @@
 //! `knock --proxy`: a connection as a plain pipe.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{IoSliceMut, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recv, recvmsg, send};
+use nix::unistd::close;
 use socket2::Socket;
+
+use crate::client::{knock, misused};
 
 /// A server that does one thing with the one connection that it gets.
 fn server<T: Send + 'static>(
@@ -206,4 +213,91 @@ fn a_source_port_that_another_program_uses_is_named() {
         )
     );
     assert_eq!(status, 1);
+}
+
+/// The descriptor that `knock` hands over on a socket, what it says and its exit status.
+#[expect(clippy::disallowed_methods, reason = "assert_cmd has no socket for standard output")]
+fn handed_over(options: &[&str], port: u16) -> (Option<RawFd>, String, i32) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_knock"));
+    command
+        .args(options)
+        .args(["--fdpass", "--proxy", "127.0.0.1", &port.to_string(), "7000"])
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .stdout(OwnedFd::from(theirs))
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    // It holds the other end too.
+    drop(command);
+    let (_, err, status) = end(child);
+    let mut byte = [9];
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let mut space = cmsg_space!(RawFd);
+    let heard = recvmsg::<()>(ours.as_raw_fd(), &mut bytes, Some(&mut space), MsgFlags::empty());
+    let heard = heard.unwrap();
+    let fd = heard.cmsgs().unwrap().find_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    // One byte goes with it.
+    assert_eq!(heard.bytes, usize::from(fd.is_some()));
+    (fd, err, status)
+}
+
+#[test]
+fn a_connection_is_handed_over_whole_and_knock_has_ended() {
+    let source = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    for options in [&[][..], &["--source-port", &source]] {
+        let (port, server) = server(|mut stream| {
+            write!(stream, "SSH-2.0-").unwrap();
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard).unwrap();
+            heard
+        });
+        let (fd, err, status) = handed_over(options, port);
+        assert_eq!((err.as_str(), status), ("", 0));
+        let fd = fd.unwrap();
+        let mut said = [0; 8];
+        assert_eq!(recv(fd, &mut said, MsgFlags::MSG_WAITALL).unwrap(), 8);
+        assert_eq!(send(fd, b"hello", MsgFlags::empty()).unwrap(), 5);
+        close(fd).unwrap();
+        // It is not broken off, wherever it came from.
+        assert_eq!(server.join().unwrap(), "hello");
+    }
+}
+
+#[test]
+fn what_is_said_goes_to_standard_error_where_a_connection_is_handed_over() {
+    let (port, server) = server(drop);
+    let (fd, err, status) = handed_over(&["-v"], port);
+    assert!(err.ends_with(&format!("knock: 127.0.0.1:{port} is open\n")), "{err}");
+    assert_eq!((fd.is_some(), status), (true, 0));
+    close(fd.unwrap()).unwrap();
+    server.join().unwrap();
+}
+
+#[test]
+fn where_the_door_stays_shut_nothing_is_handed_over() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (fd, err, status) = handed_over(&["--retry", "0"], port);
+    assert!(err.contains("did not accept a connection: gave up after 1 knock"), "{err}");
+    assert_eq!((fd, status), (None, 1));
+}
+
+#[test]
+fn without_a_socket_to_hand_it_to_nothing_is_sent_and_the_error_says_what_ssh_needs() {
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let knocked = format!("{}/udp", udp.local_addr().unwrap().port());
+    let said = knock(&["--fdpass", "--proxy", "127.0.0.1", "22", &knocked]);
+    assert_eq!(
+        said.err,
+        "knock: error: --fdpass wants a socket as standard output: \
+         write 'ProxyUseFdpass yes' for ssh\n"
+    );
+    assert_eq!(said.status, 1);
+    udp.set_nonblocking(true).unwrap();
+    assert!(udp.recv(&mut [0]).is_err());
+    let said = knock(&["-n", "--fdpass", "--proxy", "127.0.0.1", "22", &knocked]);
+    assert_eq!((said.status, said.err.as_str()), (0, ""));
+    assert!(misused(&["--fdpass", "127.0.0.1", "7000"]).contains("--proxy <HOST> <PORT>"));
 }

@@ -51,6 +51,18 @@ fn a_hosts_file_that_closes_leaves_nothing_to_stay_for() {
 }
 
 #[test]
+fn a_list_of_sequences_that_open_once_is_not_used_up() {
+    let list = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(list.path(), " 7000,8000\n").unwrap();
+    let list = list.path().to_str().unwrap();
+    let why = "--stay and --one-time do not go together: it would use up the list";
+    assert!(misused(&["--stay", "--stay", "--one-time", list, "gw"]).contains(why));
+    let directory = configuration(&format!("hosts: {{gw: {{host: 192.0.2.1, one_time: {list}}}}}"));
+    let said = knock_in(directory.path(), &["--stay", "--stay", "gw"]);
+    assert!(said.err.contains("it would use up the list"), "{}", said.err);
+}
+
+#[test]
 fn the_hosts_file_says_how_often_and_what_it_says_of_waiting_does_not_count() {
     let entry = |every| {
         let every = format!("hosts: {{gw: {{host: 192.0.2.1, ports: [7000], wait: 22{every}}}}}");

@@ -20,6 +20,7 @@ mod install;
 mod knock;
 mod knock_modes;
 mod knock_proxy;
+mod knock_routes;
 mod knock_stay;
 #[cfg(feature = "daemon")]
 mod knockctl;

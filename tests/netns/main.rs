@@ -26,6 +26,7 @@ mod guard_packets;
 mod idle;
 mod import_end_to_end;
 mod interfaces;
+mod knock_routes;
 mod ledger;
 mod life;
 mod lock_only;

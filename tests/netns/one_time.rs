@@ -165,3 +165,20 @@ fn a_list_that_others_could_have_put_in_place_while_it_runs_opens_nothing_until_
     site.knock(CLIENT, SERVER, &["7300", "8300", "9300"]);
     site.knockd.wait_for("192.0.2.2: ssh: OPEN SESAME");
 }
+
+#[test]
+fn a_client_strikes_out_its_own_list_and_both_stay_alike() {
+    let Some(site) = Site::new("knock --one-time", LIST) else { return };
+    let own = tempfile::NamedTempFile::new().unwrap();
+    fs::write(own.path(), LIST).unwrap();
+    let list = own.path().to_str().unwrap();
+    for left in [2, 1, 0] {
+        let arguments = ["-d", "15", "--one-time", list, "--wait", "22", SERVER];
+        site.net.client.must(env!("CARGO_BIN_EXE_knock"), &arguments);
+        site.has_left(left);
+        assert_eq!(fs::read_to_string(list).unwrap(), site.text());
+        site.closes();
+    }
+    let knocked = site.net.client.run(env!("CARGO_BIN_EXE_knock"), &["--one-time", list, SERVER]);
+    assert!(String::from_utf8_lossy(&knocked.stderr).contains("no line is left"));
+}

@@ -4,9 +4,10 @@
 //! namespace with a host key of its own, on no port of the machine.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use libknock::proto::spa::PrivateKey;
@@ -34,7 +35,8 @@ impl Scene {
         fs::copy(path("user.pub"), path("authorized")).unwrap();
         let sshd_config = format!(
             "Port 22\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
-             UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n",
+             UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
+             Subsystem sftp internal-sftp\n",
             shown("host"),
             shown("authorized")
         );
@@ -72,33 +74,49 @@ impl Scene {
 
     /// Runs ssh with a command for the other side, and this input for it.
     fn ssh(&self, remote: &str, input: &[u8]) -> Output {
-        let hosts = self.path("hosts.yaml");
-        let knock = env!("CARGO_BIN_EXE_knock");
-        let proxy = format!("ProxyCommand={knock} --hosts {} --proxy %h %p", hosts.display());
-        self.ssh_with(&proxy, remote, input)
+        self.ssh_with(&[&self.proxy(&[])], remote, input).output().unwrap()
     }
 
-    fn ssh_with(&self, option: &str, remote: &str, input: &[u8]) -> Output {
+    /// The option that has `knock` be, or hand over, the connection.
+    fn proxy(&self, options: &[&str]) -> String {
+        format!("ProxyCommand={} --proxy %h %p", self.knock(options))
+    }
+
+    /// The command that knocks with the hosts file.
+    fn knock(&self, options: &[&str]) -> String {
+        let hosts = self.path("hosts.yaml").display().to_string();
+        [&[env!("CARGO_BIN_EXE_knock"), "--hosts", &hosts], options].concat().join(" ")
+    }
+
+    /// A command line for ssh with these options.
+    fn ssh_with(&self, options: &[&str], remote: &str, input: &[u8]) -> Command {
         fs::write(self.path("input"), input).unwrap();
-        self.net
-            .client
-            .command("ssh")
-            .args([
-                "-F",
-                "none",
-                "-o",
-                option,
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "BatchMode=yes",
-            ])
-            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-i"])
-            .arg(self.path("user"))
+        let mut command = self.net.client.command("ssh");
+        command
+            .args(["-F", "none"])
+            .args(options.iter().flat_map(|option| ["-o", option]))
+            .args(self.always().iter().flat_map(|option| ["-o", option]))
             .args(["-l", "root", SERVER, remote])
-            .stdin(fs::File::open(self.path("input")).unwrap())
-            .output()
-            .unwrap()
+            .stdin(fs::File::open(self.path("input")).unwrap());
+        command
+    }
+
+    /// What every ssh is told here.
+    fn always(&self) -> [String; 5] {
+        [
+            "StrictHostKeyChecking=no".to_owned(),
+            "UserKnownHostsFile=/dev/null".to_owned(),
+            "BatchMode=yes".to_owned(),
+            "LogLevel=ERROR".to_owned(),
+            format!("IdentityFile={}", self.path("user").display()),
+        ]
+    }
+
+    /// The programs that run in the client's namespace.
+    fn programs(&self) -> Vec<String> {
+        let pids = must("ip", &["netns", "pids", &self.net.client.name]);
+        let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        pids.split_whitespace().map(|pid| name(pid).trim().to_owned()).collect()
     }
 
     fn what_was_said(&self) -> String {
@@ -177,7 +195,8 @@ fn ssh_gets_in_from_each_address_of_a_client_that_stays() {
         scene.net.client.must("ip", &["addr", "add", &address, "dev", "eth0"]);
         let mut seen = String::new();
         let gets_in = eventually(PATIENCE, || {
-            let output = scene.ssh_with("ConnectTimeout=1", "echo $SSH_CLIENT", b"");
+            let output =
+                scene.ssh_with(&["ConnectTimeout=1"], "echo $SSH_CLIENT", b"").output().unwrap();
             seen = String::from_utf8(output.stdout).unwrap();
             output.status.success()
         });
@@ -199,4 +218,85 @@ fn a_server_that_does_not_know_the_key_is_an_error_that_ssh_shows() {
     assert!(eventually(Duration::from_secs(5), || {
         scene.knockd.count("no client has this public key") == 1
     }));
+}
+
+#[test]
+fn ssh_goes_on_with_the_connection_that_knock_hands_over_and_knock_is_gone() {
+    needs!("ssh fdpass", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new(", source_port: auto");
+    let proxy = scene.proxy(&["--fdpass"]);
+    let options = ["ProxyUseFdpass=yes", &proxy];
+    let sent: Vec<u8> = (0..1_000_000u32).map(|number| (number % 251) as u8).collect();
+    let output = scene.ssh_with(&options, "cat", &sent).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", scene.what_was_said());
+    assert!(output.stdout == sent, "{} of {} bytes came back", output.stdout.len(), sent.len());
+
+    let mut session = scene.ssh_with(&options, "echo in; sleep 4; echo still here", b"");
+    let mut session = session.stdout(Stdio::piped()).spawn().unwrap();
+    let mut heard = BufReader::new(session.stdout.take().unwrap());
+    let mut line = String::new();
+    heard.read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), scene.programs()), ("in\n", vec!["ssh".to_owned()]));
+    line.clear();
+    heard.read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), session.wait().unwrap().code()), ("still here\n", Some(0)));
+}
+
+#[test]
+fn ssh_without_fdpass_is_told_what_it_lacks() {
+    needs!("ssh no fdpass", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new("");
+    let output = scene.ssh_with(&[&scene.proxy(&["--fdpass"])], "true", b"").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("write 'ProxyUseFdpass yes' for ssh"), "{said}");
+    assert_eq!(output.status.code(), Some(255));
+    assert_eq!(scene.knockd.count("OPEN SESAME"), 0);
+}
+
+#[test]
+fn a_door_that_stays_shut_ends_ssh_where_a_connection_would_be_handed_over() {
+    needs!("ssh fdpass refused", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new(", retry: 0");
+    let proxy = scene.proxy(&["--fdpass"]);
+    let key = PrivateKey::from([9; 32]);
+    write_private(&scene.path("laptop.key"), &format!("{}\n", key.encode().as_str()));
+    let output = scene.ssh_with(&["ProxyUseFdpass=yes", &proxy], "true", b"").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("192.0.2.1:22 did not accept a connection: gave up"), "{said}");
+    assert_eq!(output.status.code(), Some(255));
+}
+
+/// With `Match host ... exec`, as knock(1) shows it, ssh connects by itself, and so does whatever
+/// uses it.
+#[test]
+fn programs_that_use_ssh_get_in_where_its_configuration_knocks_before() {
+    needs!("ssh Match exec", "nft", "sshd", "ssh", "ssh-keygen", "rsync", "git", "scp");
+    let scene = Scene::new(", wait: 22");
+    let config = scene.path("ssh_config");
+    let knock = scene.knock(&["%h"]);
+    let mut text = format!("Match host {SERVER} exec \"{knock}\"\nHost *\nUser root\n");
+    for option in scene.always() {
+        text.push_str(&format!("{option}\n"));
+    }
+    fs::write(&config, text).unwrap();
+    let ssh = format!("ssh -F {}", config.display());
+    let (here, there) = (scene.path("input"), scene.path("there"));
+    fs::write(&here, "whole").unwrap();
+    let repository = scene.path("repository").display().to_string();
+    must("git", &["init", "-q", "--bare", &repository]);
+    let config = config.display().to_string();
+    let (here, there) = (here.display().to_string(), there.display().to_string());
+    let remote = |path: &str| format!("{SERVER}:{path}");
+    for (number, line) in (1..).zip([
+        &["ssh", "-F", &config, SERVER, "true"][..],
+        &["scp", "-q", "-F", &config, &here, &remote(&there)],
+        &["rsync", "-e", &ssh, &remote(&there), &scene.path("back").display().to_string()],
+        &["git", "-c", &format!("core.sshCommand={ssh}"), "ls-remote", &remote(&repository)],
+    ]) {
+        assert!(eventually(PATIENCE, || !scene.net.client.can_connect(SERVER, 22)));
+        scene.net.client.must(line[0], &line[1..]);
+        assert_eq!(scene.knockd.count("OPEN SESAME"), number, "{line:?}");
+    }
+    assert_eq!(fs::read_to_string(scene.path("back")).unwrap(), "whole");
 }

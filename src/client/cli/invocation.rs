@@ -23,6 +23,8 @@ pub struct Invocation {
     pub proxy: Option<NonZeroU16>,
     /// How often `--stay` is given.
     pub stay: u8,
+    /// The connection is handed over on standard output.
+    pub fdpass: bool,
     /// The protocol of all knocks of a sequence, where one is forced on them.
     pub protocol: Option<Protocol>,
     /// The only addresses of the host that may be used.
@@ -86,21 +88,20 @@ impl KnockArgs {
         let mode = self.mode()?;
         let protocol = self.udp.then_some(Protocol::Udp);
         let settings = self.settings(mode, protocol)?;
-        let others = [("udp", self.udp), ("code", self.code.is_some()), ("proxy", proxy.is_some())];
-        let others = others.into_iter().chain([("stay", self.stay > 0)]);
-        let others = others.filter_map(|(key, is_given)| is_given.then_some(key));
+        let flags = [("udp", self.udp), ("ipv4", self.ipv4), ("ipv6", self.ipv6)];
+        let others =
+            [("code", self.code.is_some()), ("proxy", proxy.is_some()), ("stay", self.stay > 0)];
+        let others =
+            flags.into_iter().chain(others).filter_map(|(key, is_given)| is_given.then_some(key));
         let invocation = Invocation {
             host,
             given: settings.keys().into_iter().chain(others).collect(),
             settings,
             proxy,
             stay: self.stay,
+            fdpass: self.fdpass,
             protocol,
-            family: match (self.ipv4, self.ipv6) {
-                (true, _) => Some(Family::V4),
-                (_, true) => Some(Family::V6),
-                _ => None,
-            },
+            family: self.ipv4.then_some(Family::V4).or(self.ipv6.then_some(Family::V6)),
             dry_run: self.dry_run,
             verbose: self.verbose,
             code: self.code.map(|text| match text.as_str() {
@@ -137,6 +138,7 @@ impl KnockArgs {
         let mut asked = [
             ("--totp", Mode::Totp, self.totp),
             ("--code", Mode::Totp, self.code.is_some()),
+            ("--one-time", Mode::Sequence, self.one_time.is_some()),
             ("--spa", Mode::Spa, self.spa),
             ("--fwknop", Mode::Fwknop, self.fwknop),
             ("--fwknoprc", Mode::Fwknop, self.of_fwknop.fwknoprc.is_some()),
@@ -178,6 +180,8 @@ impl KnockArgs {
             retry: self.retry,
             every: self.every,
             source_port: self.source_port,
+            route: take(&mut self.of_route),
+            one_time: self.one_time.take(),
             door: self.door.take(),
             rotation: take(&mut self.of_rotation),
             request,

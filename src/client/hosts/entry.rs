@@ -9,6 +9,7 @@ use crate::client::fwknop::{open_for, time_offset};
 use crate::client::names;
 use crate::client::settings::{
     ClientSettings, EXCLUDES, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions, RotationOptions,
+    RouteOptions,
 };
 use crate::client::values::{self, A_NAT_TARGET, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
@@ -61,10 +62,18 @@ pub(super) fn host(
         retry: reader.read("retry", |node| node.integer(0, MAX_RETRIES)),
         every: reader.read("every", |node| node.read("a duration such as 30s", values::every)),
         source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
+        route: RouteOptions {
+            interface: reader.read("interface", |node| node.parsed("an interface")),
+            source: reader.read("source", |node| node.parsed("an address")),
+            both: reader.flag("both"),
+            connect: reader.flag("connect"),
+        },
+        one_time: reader.path("one_time"),
         door: reader.read("door", |node| node.parsed("the name of a door")),
         ..ClientSettings::default()
     };
     match mode {
+        Mode::Sequence if settings.one_time.is_some() => {}
         Mode::Sequence => settings.knocks = reader.knocks(entry)?,
         Mode::Totp => settings.rotation = reader.rotation(),
         Mode::Spa => settings.request = reader.request(values::open_for),
@@ -112,6 +121,10 @@ impl ProfileReader<'_> {
         self.problems.ok_or_report(reader(self.fields.value(key)?))
     }
 
+    fn flag(&mut self, key: &str) -> bool {
+        self.read(key, Node::boolean).unwrap_or(false)
+    }
+
     /// A path, of which the hosts file's directory is the start.
     fn path(&mut self, key: &str) -> Option<PathBuf> {
         let text = self.read(key, |node| node.text("the path of a file").map(str::to_owned))?;
@@ -136,7 +149,8 @@ impl ProfileReader<'_> {
         }
         let says = |key: &str| {
             let (_, entry) = fits.iter().find(|(field, _)| field.key == key)?;
-            let is_off = key == "close" && !matches!(entry.node.boolean(), Ok(true));
+            let is_flag = ["both", "close", "connect"].contains(&key);
+            let is_off = is_flag && !matches!(entry.node.boolean(), Ok(true));
             (!is_off && !matches!(entry.node.value, Value::Null)).then_some(entry)
         };
         for (one, other, why) in KINDS.iter().chain(&EXCLUDES) {
@@ -216,7 +230,7 @@ impl ProfileReader<'_> {
                 .read("spa_port", |node| node.read("a port or a range of ports", port_range)),
             address: self.read("address", address).flatten(),
             open_for: self.read("open_for", |node| node.read("a duration such as 30s", open_for)),
-            close: self.read("close", Node::boolean).unwrap_or(false),
+            close: self.flag("close"),
             ..RequestOptions::default()
         }
     }
@@ -232,7 +246,7 @@ impl ProfileReader<'_> {
             user: self.read("user", |node| node.parsed("a user's name")),
             time_offset: self.read("time_offset", |node| node.read("a time", time_offset)),
             nat_access: self.read("nat_access", |node| node.read(A_NAT_TARGET, values::nat_target)),
-            nat_local: self.read("nat_local", Node::boolean).unwrap_or(false),
+            nat_local: self.flag("nat_local"),
             nat_port: self
                 .read("nat_port", |node| node.read("a port or a range of ports", port_range)),
         }
