@@ -11,6 +11,7 @@ use libknock::config::{AddressPolicy, Client, FwknopClient, Recognition, SpaClie
 use libknock::engine::spa::{ServerKey, SpaServer};
 use libknock::engine::{Engine, Setup, Verdict};
 use libknock::proto::fwknop::{CipherMode, FwknopKey, Hash, HmacKey};
+use libknock::proto::network::Widths;
 use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, SpaRequest, Stamp, seal};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::link::LinkType;
@@ -140,6 +141,7 @@ fn client(number: usize) -> Client {
 /// A request of the first client, later than those with a lower number.
 fn request(number: u64) -> [u8; LEN] {
     let request = SpaRequest {
+        widths: Widths::SINGLE,
         open: Addresses::Observed,
         close: false,
         source_port: None,

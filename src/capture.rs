@@ -13,6 +13,7 @@
 mod program;
 
 use std::borrow::Cow;
+use std::mem;
 use std::path::Path;
 
 use nix::net::if_::if_nametoindex;
@@ -40,8 +41,8 @@ pub(crate) struct Frame<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Counts of packets: those that passed the filter, and of these the ones that were lost because
-/// the ring was full.
+/// Counts of packets since they were last asked for: those that passed the filter, and of these the
+/// ones that were lost because the ring was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stats {
     pub received: u64,
@@ -53,7 +54,8 @@ pub(crate) struct Live {
     pub capture: Capture<Active>,
     pub link: LinkType,
     interface: String,
-    stats: Stats,
+    /// libpcap's counters, which wrap, when they were asked for last.
+    counted: [u32; 2],
 }
 
 impl Live {
@@ -86,7 +88,7 @@ impl Live {
         capture.direction(Direction::In).map_err(failed)?;
         let capture = capture.setnonblock().map_err(failed)?;
         host::lock_filter(&capture).map_err(|error| failed(pcap::Error::IoError(error.kind())))?;
-        Ok(Self { capture, link, interface: interface.to_owned(), stats: Stats::default() })
+        Ok(Self { capture, link, interface: interface.to_owned(), counted: [0; 2] })
     }
 
     /// Hands on what is queued, up to so many packets, and returns how many there were. Never
@@ -103,17 +105,18 @@ impl Live {
         read.map_err(|error| gone(&self.interface, error))
     }
 
-    /// Counts since it was opened.
+    /// Counts since it was opened, or asked for them.
     ///
     /// # Errors
     /// [`CaptureError`], where the kernel does not tell.
     pub(crate) fn stats(&mut self) -> Result<Stats, CaptureError> {
         let stats = self.capture.stats();
         let stats = stats.map_err(|source| gone(&self.interface, source))?;
-        // libpcap's counters are 32 bits wide and wrap.
-        self.stats.received += u64::from(stats.received.wrapping_sub(self.stats.received as u32));
-        self.stats.dropped += u64::from(stats.dropped.wrapping_sub(self.stats.dropped as u32));
-        Ok(self.stats)
+        let before = mem::replace(&mut self.counted, [stats.received, stats.dropped]);
+        Ok(Stats {
+            received: stats.received.wrapping_sub(before[0]).into(),
+            dropped: stats.dropped.wrapping_sub(before[1]).into(),
+        })
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) use read::classic_lines;
 #[cfg(feature = "daemon")]
 pub(crate) use read::parse_target;
 pub use read::{PATH, cannot_be_read, classic, keys, load, read_list, read_server_key};
-pub(crate) use read::{tree, yaml};
+pub(crate) use read::{read_widths, tree, yaml};
 pub use settings::{
     COMMAND_LIMIT, Directories, GuardMode, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges,
     OnExit, SandboxMode, Settings,

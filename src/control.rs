@@ -9,7 +9,6 @@
 //! word that one of them does not know is an error which says that the versions differ.
 
 mod event;
-mod word;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_with::skip_serializing_none;
+use serde_with::{DeserializeFromStr, SerializeDisplay, skip_serializing_none};
 
 use crate::config::{Forward, Name};
 use crate::grants::OpenedBy;
@@ -67,11 +66,18 @@ pub enum Request {
         address: IpAddr,
         seconds: Option<u64>,
     },
+    /// Closes a door for whoever has an address of this network, mostly one. To `cut`: the
+    /// connections that were let in end too.
     Close {
         door: Name,
-        address: IpAddr,
+        address: Network,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     },
-    CloseAll,
+    CloseAll {
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
+    },
     /// Listens again to a source that has failed too often.
     Unlock {
         address: IpAddr,
@@ -79,6 +85,8 @@ pub enum Request {
     /// Closes what a client has opened, or extended last.
     Revoke {
         client: Name,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     },
     /// Forgets what a client has used ahead of its time.
     ResetClient {
@@ -306,12 +314,16 @@ pub struct GrantStatus {
     pub by: OpenedBy,
     pub state: GrantCondition,
     pub seconds_left: f64,
+    /// How many connections hold it open.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub held_by: usize,
 }
 
 words! {
 FromStr:
 /// The condition of a grant's door: what the grant's state says, and what is known besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(SerializeDisplay, DeserializeFromStr)]
 pub enum GrantCondition {
     /// Its open commands run, or have yet to.
     Starting = "starting",

@@ -129,6 +129,7 @@ impl Engine {
         let Setup { doors, clients, only_ipv4, sources, lockout, locks, .. } = setup;
         let mut doors = DoorIndex::new(&doors, &clients);
         let rotates = doors.rotations().next().is_some();
+        let due = if rotates { Monotonic::ZERO } else { Monotonic::MAX };
         let mut lockouts = Lockouts::new(sources);
         locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
         Self {
@@ -141,12 +142,7 @@ impl Engine {
             lockout,
             lockouts,
             searches: Searches::default(),
-            agenda: Agenda {
-                ahead: 0,
-                due: if rotates { Monotonic::ZERO } else { Monotonic::MAX },
-                by: if rotates { Monotonic::ZERO } else { Monotonic::MAX },
-                ready: !rotates,
-            },
+            agenda: Agenda { ahead: 0, due, by: due, ready: !rotates },
             events: Vec::new(),
             untold: Vec::new(),
             spa,
@@ -233,7 +229,7 @@ impl Engine {
     /// What a datagram comes to. One that is refused counts against its source.
     fn answer(&mut self, now: Now, judgement: Judgement) -> Verdict<'_> {
         let may_ask = |request: &DatagramRequest| {
-            request.addresses().all(|address| self.local.may_ask_for(request.source, address))
+            request.networks().all(|network| self.local.may_ask_for(request.source, network))
         };
         let refusal = match judgement {
             Ok(requests) => match requests.iter().find(|request| !may_ask(request)) {

@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 pub(crate) mod connections;
+pub mod cut;
 pub mod guard;
 pub mod netlink;
 pub mod nft_set;

@@ -5,16 +5,21 @@
 //! its close commands run. What the kernel opens and ends has no commands: it is open at once.
 
 mod action;
+mod hold;
 mod prepared;
 mod record;
 mod recovery;
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub use self::action::{Action, CommandPair};
+use self::hold::Session;
+pub use self::hold::{ConnectionPhase, HeldDoor, HoldEnd, TrackedConnection};
 use self::prepared::Transition;
 pub use self::prepared::{Extension, GrantChange, PreparedGrant};
 pub use self::record::{
@@ -96,6 +101,8 @@ pub struct ToClose {
     pub delete: Option<KernelElement>,
     /// It could not be closed before.
     pub again: bool,
+    /// Why, where it may follow a session and its time is over.
+    pub end: Option<HoldEnd>,
 }
 
 /// The reason why a close failed.
@@ -151,7 +158,10 @@ pub struct Grant {
     /// When it ends whatever comes, where it follows its session.
     ceiling: Option<Monotonic>,
     pub backend: GrantBackend,
+    /// How many addresses of its family its client may have open at the door, where it is known.
+    addresses: Option<NonZeroUsize>,
     state: GrantPhase,
+    session: Session,
     is_own: bool,
     /// The greater, the later it was opened or extended.
     pub turn: u64,
@@ -172,9 +182,15 @@ pub struct Grants {
     /// The one grant that there is for a key.
     by_key: BTreeMap<GrantKey, GrantId>,
     of_network: BTreeSet<(Network, GrantId)>,
+    /// How many have a network with a prefix of this length.
+    prefixes: BTreeMap<u8, usize>,
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
+    /// The doors whose grants follow their sessions.
+    held_doors: HashMap<Name, HeldDoor>,
+    /// How many may follow one.
+    held: usize,
     /// Of each door with a cooldown the last knock that it did something for, and whether none has
     /// been refused since.
     cooling: HashMap<Name, (Monotonic, bool)>,
@@ -215,7 +231,8 @@ impl Grants {
             None => self.open_new(),
             Some((id, grant)) => match grant.state {
                 GrantPhase::Starting { .. } | GrantPhase::Open { .. } => {
-                    Transition::Extend(id, grant.deadline.max(until))
+                    let until = grant.deadline.max(until);
+                    Transition::Extend(id, grant.ceiling.map_or(until, |it| until.min(it)))
                 }
                 GrantPhase::Closing { .. } => Transition::Wait(id),
             },
@@ -261,7 +278,9 @@ impl Grants {
                 self.last += 1;
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
                 grant.turn = self.last;
+                (grant.session.knocked, grant.session.end) = (prepared.knocked(), None);
                 grant.origin = prepared.origin;
+                grant.addresses = prepared.action.addresses;
                 let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {
                     self.deadlines.insert((later, id));
@@ -413,6 +432,7 @@ impl Grants {
         while expired.len() < most
             && let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
+            && !self.is_to_look_at(id)
         {
             self.deadlines.pop_first();
             expired.extend(self.end(id));
@@ -423,12 +443,12 @@ impl Grants {
     /// Where it is closing, what could not be closed before is closed again.
     fn end(&mut self, id: GrantId) -> Option<ToClose> {
         let grant = self.grants.get(&id)?;
-        let delete = grant.backend.element().cloned();
+        let (delete, end) = (grant.backend.element().cloned(), grant.hold_end());
         let (close, again) = match &grant.state {
             GrantPhase::Closing { left, .. } => (self.alone(left, id), true),
             _ => (self.begin_close(id, usize::MAX), false),
         };
-        Some(ToClose { id, close, delete, again })
+        Some(ToClose { id, close, delete, again, end })
     }
 
     /// Ends one grant now, whoever opened it.
@@ -447,6 +467,27 @@ impl Grants {
             }
         }
         None
+    }
+
+    /// The grants that one which has opened takes the place of: where its client may have so many
+    /// addresses of its family open at the door and has more, those of the addresses that it opened
+    /// first. What was asked for later than this one, and is not open yet, counts its own.
+    pub fn displaced_by(&self, id: GrantId) -> Vec<GrantId> {
+        let new = self.grants.get(&id).filter(|it| it.is_open() && it.origin.client.is_some());
+        let limited = new.and_then(|new| Some((new, new.addresses?)));
+        let Some((new, most)) = limited else { return Vec::new() };
+        let rivals = self.matching(|it| {
+            (&it.key.door, &it.origin.client) == (&new.key.door, &new.origin.client)
+                && it.key.network.address().is_ipv4() == new.key.network.address().is_ipv4()
+                && it.turn < new.turn
+                && !matches!(it.state, GrantPhase::Closing { .. })
+        });
+        let mut kept = BTreeSet::from([new.key.network]);
+        let rivals = rivals.into_iter().rev().filter_map(|id| self.grants.get(&id));
+        let gives_way = |Grant { key: GrantKey { network, .. }, .. }: &&Grant| {
+            !kept.contains(network) && (kept.len() >= most.get() || !kept.insert(*network))
+        };
+        rivals.filter(gives_way).map(|grant| grant.id).collect()
     }
 
     /// The grants that this is true of, the oldest first.
@@ -485,7 +526,9 @@ impl Grants {
         *self.of_door.entry(grant.key.door.clone()).or_default() += 1;
         self.by_key.insert(grant.key.clone(), grant.id);
         self.of_network.insert((grant.key.network, grant.id));
+        *self.prefixes.entry(grant.key.network.prefix()).or_default() += 1;
         self.by_commands += usize::from(grant.backend.element().is_none());
+        self.held += usize::from(grant.ceiling.is_some());
         self.holders.extend(grant.held());
         self.grants.insert(grant.id, grant);
     }
@@ -495,7 +538,15 @@ impl Grants {
         let grant = self.grants.remove(&id)?;
         self.by_key.remove(&grant.key);
         self.of_network.remove(&(grant.key.network, id));
+        let prefix = grant.key.network.prefix();
+        if let Entry::Occupied(mut count) = self.prefixes.entry(prefix) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         self.by_commands -= usize::from(grant.backend.element().is_none());
+        self.held -= usize::from(grant.ceiling.is_some());
         if let Some(count) = self.of_door.get_mut(&grant.key.door) {
             *count -= 1;
         }
@@ -576,13 +627,18 @@ impl Grant {
         }
     }
 
+    /// What the ledger has to know when it ends later than before.
+    pub fn extension(&self, now: Now) -> Extension {
+        Extension::new(now, self.deadline, &self.origin)
+    }
+
     /// What the kernel has to hold for it; `None`: commands open and close it.
     pub fn in_kernel(&self, now: Monotonic) -> Option<KernelGrant> {
         Some(KernelGrant {
             key: self.key.clone(),
             origin: self.origin.clone(),
             element: self.backend.element()?.clone(),
-            left: self.deadline.since(now),
+            left: self.left_in_kernel(now),
             ceiling: self.ceiling.map(|ceiling| ceiling.since(now)),
         })
     }

@@ -4,8 +4,6 @@
 //! its type goes: it may name a door of the configuration that this watcher was given, an address,
 //! a time. Anything else is [`MalformedFrame`], and ends the watcher.
 
-mod frame;
-
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -15,6 +13,7 @@ use std::time::Duration;
 use derive_more::Deref;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::SandboxMode;
@@ -24,8 +23,6 @@ use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
 use crate::sys::sandbox::SandboxReport;
 use crate::time::Monotonic;
-
-pub use frame::{FrameCodec, MalformedFrame};
 
 /// All that a watcher will ever know: the keeper hands it over in a sealed file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,10 +41,10 @@ pub struct Assignment {
 pub const EARLY: Duration = Duration::from_secs(1);
 
 /// The length of every frame, in bytes.
-pub const FRAME: usize = 128;
+pub const FRAME: usize = 192;
 
 /// A message of a watcher to its keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWatcher {
     /// This much of its sandbox holds.
     Sandbox { report: SandboxReport },
@@ -79,7 +76,7 @@ pub enum FromWatcher {
 }
 
 /// The state of an interface that a watcher is to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InterfaceState {
     Listening,
     /// It does not exist, or cannot be listened on yet.
@@ -89,7 +86,7 @@ pub enum InterfaceState {
 }
 
 /// An order of the keeper to a watcher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWatcher {
     /// Report only sequences that began after this.
     After { time: Monotonic },
@@ -106,7 +103,7 @@ pub enum ToWatcher {
 }
 
 /// The sources whose knocks somebody asks about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExplainFilter {
     Nobody,
     One(IpAddr),
@@ -123,6 +120,30 @@ impl ExplainFilter {
         }
     }
 }
+
+/// Bytes that are not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a malformed message")]
+pub struct MalformedFrame;
+
+/// A message in a frame. It has one encoding, in postcard's format; unused bytes are zero.
+pub trait FrameCodec: Serialize + DeserializeOwned {
+    fn encode(&self) -> [u8; FRAME] {
+        let mut bytes = [0; FRAME];
+        postcard::to_slice(self, &mut bytes).expect("a frame has room for the longest message");
+        bytes
+    }
+
+    /// # Errors
+    /// When the bytes are not exactly what [`encode`](Self::encode) would write.
+    fn decode(bytes: &[u8; FRAME]) -> Result<Self, MalformedFrame> {
+        let read = postcard::take_from_bytes::<Self>(bytes).ok();
+        read.map(|(frame, _)| frame).filter(|it| it.encode() == *bytes).ok_or(MalformedFrame)
+    }
+}
+
+impl FrameCodec for FromWatcher {}
+impl FrameCodec for ToWatcher {}
 
 /// The outcome of reading from a channel.
 #[must_use]
@@ -174,7 +195,7 @@ impl Channel {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::num::NonZeroU16;
 
     use proptest::prelude::*;
@@ -183,6 +204,7 @@ mod tests {
     use crate::engine::{ClientId, CompletedBy, Credential, DoorId, EventKind};
     use crate::proto::knock::Protocol;
     use crate::proto::method::Method;
+    use crate::proto::network::Network;
     use crate::sys::files::frame_channel;
     use crate::time::Wall;
 
@@ -230,13 +252,21 @@ mod tests {
                 Credential::Fwknop { digest, stamp: Wall::from_nanos(stamp) }
             }),
         ];
-        let addresses = prop_oneof![
-            any::<u32>().prop_map(|v4| (Some(v4.into()), None)),
-            any::<u128>().prop_map(|v6| (None, Some(v6.into()))),
-            (any::<u32>(), any::<u128>()).prop_map(|(v4, v6)| (Some(v4.into()), Some(v6.into()))),
+        let v4 = || {
+            (any::<u32>(), any::<u8>())
+                .prop_map(|(bits, prefix)| Some(Network::around(IpAddr::V4(bits.into()), prefix)))
+        };
+        let v6 = || {
+            (any::<u128>(), any::<u8>())
+                .prop_map(|(bits, prefix)| Some(Network::around(IpAddr::V6(bits.into()), prefix)))
+        };
+        let networks = prop_oneof![
+            v4().prop_map(|v4| (v4, None)),
+            v6().prop_map(|v6| (None, v6)),
+            (v4(), v6()),
         ];
         let rest = (any::<Option<u32>>(), any::<Option<u16>>(), any::<bool>());
-        ((any::<u32>(), any::<u32>()), address(), credential, addresses, rest).prop_map(
+        ((any::<u32>(), any::<u32>()), address(), credential, networks, rest).prop_map(
             |((door, client), source, credential, (v4, v6), (open_for, port, close))| {
                 DatagramRequest {
                     door: DoorId(door),
@@ -253,7 +283,7 @@ mod tests {
         )
     }
 
-    fn from_watcher() -> impl Strategy<Value = FromWatcher> {
+    pub(crate) fn from_watcher() -> impl Strategy<Value = FromWatcher> {
         let time = || any::<u64>().prop_map(Monotonic::from_nanos);
         let state = prop::sample::select(vec![
             InterfaceState::Listening,

@@ -2,6 +2,7 @@
 //! keeper makes of those of a watcher: whatever they say, what they claim is within bounds.
 #![no_main]
 
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use knock_fuzz::{NOW, house, is_clean, local, server, take};
@@ -12,6 +13,7 @@ use libknock::engine::Local;
 use libknock::engine::spa::SpaServer;
 use libknock::ipc::{EARLY, FRAME, FrameCodec, FromWatcher, ToWatcher};
 use libknock::keeper::fuzzing::judge;
+use libknock::proto::network::{Network, Widths};
 
 static HOUSE: LazyLock<(Config, SpaServer, Local)> = LazyLock::new(|| {
     let config = house();
@@ -43,7 +45,7 @@ fuzz_target!(|input: &[u8]| {
         };
         assert!(line.is_none_or(|line| is_clean(&line.message)));
     }
-    let Ok(Some((door, addresses, open_for, holds))) = judged else { return };
+    let Ok(Some((door, networks, open_for, holds))) = judged else { return };
     let (source, at, client) = match &frame {
         FromWatcher::Event { event, at } => (event.source, *at, None),
         FromWatcher::Request { request, at } => (request.source, *at, Some(request.client)),
@@ -52,15 +54,23 @@ fuzz_target!(|input: &[u8]| {
     assert!(config.doors.iter().any(|known| known.name() == door.name()));
     assert!(at <= NOW.monotonic + EARLY);
     assert!(open_for.is_none_or(|it| !it.is_zero() && it <= door.opening.open_for_max));
-    assert!(matches!(addresses[..], [_] | [_, _]));
-    let is_own = |address| matches!(local, Local::Addresses(all) if all.contains(address));
+    assert!(matches!(networks[..], [_] | [_, _]));
+    let addresses: Vec<_> = networks.iter().map(Network::address).collect();
+    let is_own = |address: &IpAddr| matches!(local, Local::Addresses(all) if all.contains(address));
     assert!(!addresses.iter().any(|it| it.is_unspecified() || it.is_multicast()));
     if let Some(client) = client {
         let client = &config.clients[client.0 as usize];
         assert!(client.doors.contains(door.name()), "{} opens {}", client.name, door.name());
+        let widest = Widths::both(door.recognition.width, client.width);
+        assert!(networks.iter().all(|it| widest.allows(it)), "{networks:?}");
+    } else {
+        assert!(networks.iter().all(|it| it.single().is_some()), "{networks:?}");
     }
     if holds.is_ok() {
-        assert!(!is_own(&source) && !addresses.iter().any(is_own), "{source} {addresses:?}");
+        assert!(
+            !is_own(&source) && !networks.iter().filter_map(Network::single).any(|it| is_own(&it)),
+            "{source} {addresses:?}"
+        );
         assert!(!source.is_loopback() && !addresses.iter().any(|it| it.is_loopback()));
         assert!(NOW.monotonic.since(at).as_secs() <= 60);
     }

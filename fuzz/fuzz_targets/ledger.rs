@@ -91,7 +91,7 @@ fn name(text: &str) -> Name {
 
 /// Writes of each kind that a keeper makes.
 fn fill(ledger: &mut Ledger, id: u8) -> Result<Written, LedgerError> {
-    let address = [192, 0, 2, id].into();
+    let address = std::net::IpAddr::from([192, 0, 2, id]);
     let until = NOW.wall + Duration::from_secs(30);
     let record = GrantRecord {
         id: GrantId(id.into()),
@@ -102,6 +102,7 @@ fn fill(ledger: &mut Ledger, id: u8) -> Result<Written, LedgerError> {
         deadline: Monotonic::from_nanos(7),
         since: NOW.wall,
         until,
+        ceiling: None,
         backend: GrantBackend::Commands(Vec::new()),
     };
     let once = Proof::Once {
@@ -114,7 +115,7 @@ fn fill(ledger: &mut Ledger, id: u8) -> Result<Written, LedgerError> {
     let entry = HistoryEntry {
         at: NOW.wall,
         door: Some(name("ssh")),
-        address: Some(address),
+        network: Some(address.into()),
         client: Some(name("phone")),
         by: Some(OpenedBy::Knockctl),
         event: HistoryEvent::Open,

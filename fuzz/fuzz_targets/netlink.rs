@@ -9,7 +9,7 @@ use std::time::Duration;
 use knock_fuzz::take;
 use libfuzzer_sys::fuzz_target;
 use libknock::config::{Family, NftFamily};
-use libknock::firewall::netlink::conntrack::connections;
+use libknock::firewall::netlink::conntrack::{Oblivion, connections, tracked};
 use libknock::firewall::netlink::message::{batch, elements, generation, replies, set_type, table};
 use libknock::firewall::netlink::{
     Comment, Counter, ElementKey, NEW_ELEMENT, NftChange, SetElement, SetRef,
@@ -55,6 +55,10 @@ fn read(body: &[u8]) {
             let _ = key.second_port(family);
         }
         let _ = key.as_address();
+    }
+    let times = Oblivion::of_host();
+    if let (Some(it), Some(gone)) = (tracked(&times, 1 << 8, body), tracked(&times, 1 << 8 | 2, body)) {
+        assert_eq!((it.id, it.client, it.to), (gone.id, gone.client, gone.to));
     }
     for connection in connections(body) {
         assert_eq!(connection.peer.is_ipv4(), connection.peer.ip().is_ipv4());

@@ -1,6 +1,5 @@
 //! What the fuzz targets reach of the keeper. No program has it.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,10 +11,11 @@ use crate::control::{Reply, Request};
 use crate::engine::spa::SpaServer;
 use crate::engine::{EventKind, Local, Reason, UncleanStart};
 use crate::ipc::FromWatcher;
+use crate::proto::network::Network;
 use crate::time::{Monotonic, Now};
 
 /// What a frame claims: which door, for whom, for how long, and whether it holds.
-pub type Claimed = (Door, Vec<IpAddr>, Option<Duration>, Result<(), Reason>);
+pub type Claimed = (Door, Vec<Network>, Option<Duration>, Result<(), Reason>);
 
 /// What a frame claims, if anything, or the lie that it is.
 pub fn judge(
@@ -35,7 +35,7 @@ pub fn judge(
         _ => return Ok(None),
     };
     let (claim, holds) = judged.map_err(|lie| lie.0)?;
-    Ok(Some((claim.door, claim.addresses, claim.open_for, holds)))
+    Ok(Some((claim.door, claim.networks, claim.open_for, holds)))
 }
 
 /// A control socket, as the daemon has it.

@@ -45,7 +45,7 @@ pub fn house() -> Config {
          \x20 plain: {{sequence: [7000, 8000/udp, 9000], open: [22]}}\n\
          \x20 code: {{totp: {{mode: code, base: 7100}}, open: [22], open_for: 30s, lockout: {{failures: 3, within: 1m, for: 1h}}}}\n\
          \x20 ports: {{totp: {{mode: ports, ports: 20000-20999, length: 4}}, open: [22]}}\n\
-         \x20 spa: {{spa: true, open: [22], open_for: 30s, open_for_max: 1h}}\n\
+         \x20 spa: {{spa: true, open: [22], open_for: 30s, open_for_max: 1h, width: {{ipv4: 24, ipv6: 64}}}}\n\
          \x20 fwknop: {{fwknop: true, open: [22], open_for: 30s, open_for_max: 5m}}\n"
     ))
 }

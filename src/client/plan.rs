@@ -28,6 +28,7 @@ use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
 use crate::config::Family;
+use crate::proto::network::Widths;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
 
@@ -253,6 +254,7 @@ impl Planner<'_> {
             server,
             port: request.spa_port.clone().unwrap_or(PORTS),
             address: request.address.unwrap_or(Address::Auto),
+            width: request.width.unwrap_or(Widths::SINGLE),
             door: self.settings.door.clone(),
             open_for: request.open_for,
             close: request.close,

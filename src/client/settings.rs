@@ -12,6 +12,7 @@ use super::values::{self, Address, NatTarget, SourcePort};
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
 use crate::proto::name::Name;
+use crate::proto::network::Widths;
 use crate::proto::port_range::{PortRange, parse as port_range, parse_wide};
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, Protocols};
@@ -58,7 +59,7 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub(super) const FIELDS: [SettingsField; 36] = [
+pub(super) const FIELDS: [SettingsField; 37] = [
     field("host", &Mode::ALL, &[]),
     field("mode", &Mode::ALL, &[]),
     field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
@@ -84,6 +85,7 @@ pub(super) const FIELDS: [SettingsField; 36] = [
     field("key_file", REQUESTED, &["KEY", "KEY_BASE64", "KEY_FILE"]),
     field("spa_port", REQUESTED, &["SPA_SERVER_PORT", "RAND_PORT"]),
     field("address", REQUESTED, &["ALLOW_IP"]),
+    field("width", SPA, &[]),
     field("open_for", REQUESTED, &["FW_TIMEOUT"]),
     field("close", SPA, &[]),
     field("fwknoprc", FWKNOP, &[]),
@@ -298,6 +300,11 @@ pub struct RequestOptions {
 
     #[arg(skip)]
     pub address: Option<Address>,
+
+    /// Ask for its network too: 24 of IPv4, 64 of IPv6, or 24,64
+    // How many bits of an address count.
+    #[arg(long, value_name = "BITS", value_parser = values::width)]
+    pub width: Option<Widths>,
 
     /// Ask that the door is open for so long
     // In seconds.

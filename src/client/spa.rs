@@ -11,6 +11,7 @@ use super::stamps::Stamps;
 use super::values::Address;
 use crate::proto::fwknop::SealError;
 use crate::proto::name::Name;
+use crate::proto::network::Widths;
 use crate::proto::port_range::{PortRange, pick};
 use crate::proto::spa::{self, Addresses, PrivateKey, PublicKey, SpaRequest};
 use crate::time::Wall;
@@ -33,6 +34,8 @@ pub(super) struct SpaKnocker {
     pub server: PublicKey,
     pub port: PortRange,
     pub address: Address,
+    /// How many bits of it count.
+    pub width: Widths,
     /// `None`: the client's only one.
     pub door: Option<Name>,
     /// Seconds; `None`: as the door says.
@@ -52,7 +55,12 @@ impl SpaKnocker {
         let port = pick(&self.port, getrandom::u64()?);
         let whom =
             RequestedAddress::of(self.address, route.host.ip(), || own_address(route, port))?;
-        messages::say(|| format!("asking for {whom}"));
+        messages::say(|| match self.width {
+            Widths::SINGLE => format!("asking for {whom}"),
+            Widths { ipv4, ipv6 } => {
+                format!("asking for {whom} and its network, /{ipv4} of IPv4 and /{ipv6} of IPv6")
+            }
+        });
         let stamp = match &self.stamps {
             Some(stamps) => {
                 let issued = stamps.issue(now);
@@ -65,6 +73,7 @@ impl SpaKnocker {
         getrandom::fill(&mut ephemeral)?;
         let request = SpaRequest {
             open: whom.named().map_or(Addresses::Observed, Addresses::Named),
+            widths: self.width,
             close: self.close,
             source_port: self.source_port,
             open_for: self.open_for,
@@ -100,6 +109,7 @@ mod tests {
             server: server.public(),
             port: crate::proto::port_range::parse("62000-62999").unwrap(),
             address: given(&["198.51.100.7", "2001:db8::7"]),
+            width: Widths { ipv4: 24, ipv6: 64 },
             door: Some("web".parse().unwrap()),
             open_for: NonZeroU32::new(20),
             close: false,
@@ -118,6 +128,7 @@ mod tests {
         let Address::Given(given) = requests.address else { unreachable!() };
         let expected = SpaRequest {
             open: Addresses::Named(given),
+            widths: requests.width,
             close: false,
             source_port: NonZeroU16::new(40_000),
             open_for: NonZeroU32::new(20),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use crate::proto::duration;
 use crate::proto::fwknop::{NatAccess, User};
 use crate::proto::knock::{KnockError, parse_port};
+use crate::proto::network::Widths;
 use crate::proto::spa::{AddressError, NamedAddresses};
 use crate::proto::totp::{Digits, LENGTHS, STEPS};
 
@@ -133,6 +134,22 @@ pub(super) fn step(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Reads how many bits of an address count: up to 32 of IPv4, more of IPv6, or both.
+///
+/// # Errors
+/// Says how to write it.
+pub(super) fn width(text: &str) -> Result<Widths, String> {
+    let bits: Result<Vec<u8>, _> = text.split(',').map(str::parse).collect();
+    match bits.as_deref() {
+        Ok([ipv4 @ 1..=32]) => Ok(Widths { ipv4: *ipv4, ..Widths::SINGLE }),
+        Ok([ipv6 @ 33..=128]) => Ok(Widths { ipv6: *ipv6, ..Widths::SINGLE }),
+        Ok([ipv4 @ 1..=32, ipv6 @ 33..=128]) => Ok(Widths { ipv4: *ipv4, ipv6: *ipv6 }),
+        _ => Err(format!("'{text}' is not {A_WIDTH}")),
+    }
+}
+
+pub(super) const A_WIDTH: &str = "a width such as 24 of IPv4, 64 of IPv6 or 24,64";
+
 /// Reads the name that fwknop gives a user.
 ///
 /// # Errors
@@ -225,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn a_width_is_of_ipv4_up_to_32_bits_and_of_ipv6_from_33_on() {
+        for (text, ipv4, ipv6) in
+            [("24", 24, 128), ("64", 32, 64), ("24,64", 24, 64), ("32", 32, 128)]
+        {
+            assert_eq!(width(text), Ok(Widths { ipv4, ipv6 }), "{text}");
+        }
+        for text in ["", "0", "129", "24,", "24,25", "64,65", "/24", "64,24", "24,64,1", "-1"] {
+            assert!(said(width(text)).contains("is not a width such as 24 of IPv4"), "{text}");
+        }
+    }
+
+    #[test]
     fn where_a_port_leads_is_a_host_with_or_without_a_port() {
         let read = |text| nat_target(text).map(|target| (target.host, target.port));
         let port = NonZeroU16::new(22);
@@ -242,6 +271,7 @@ mod tests {
         fn no_text_makes_a_reader_panic(text in ".{0,20}") {
             let _ = nat_target(&text);
             let _ = Address::of(&[&text]);
+            let _ = width(&text);
             let _ = (length(&text), base(&text), digits(&text), step(&text), open_for(&text));
         }
     }

@@ -22,6 +22,7 @@ use super::template::Family;
 use super::watch::watch_sets;
 use crate::proto::knock::Knock;
 use crate::proto::name::Name;
+use crate::proto::network::Widths;
 use crate::proto::ports::PortSet;
 use crate::time::Wall;
 
@@ -63,10 +64,13 @@ pub fn lint(loaded: &Loaded, host: &HostFacts) -> Vec<Diagnostic> {
         warnings.extend(listened_on(one, &host.listening));
         warnings.extend(host.network.as_ref().and_then(|network| foreign_target(one, network)));
         warnings.extend(leads_nobody(one));
+        warnings.extend(wide(one.door.recognition.width, one.places.keys.get("width")));
         warnings.extend(doors.opened_on_the_way(index, one));
     }
-    let clients = loaded.config.clients.iter().zip(&loaded.places.clients);
-    warnings.extend(clients.filter_map(|(it, places)| looks_like_option(&it.name, &places.name)));
+    for (it, places) in loaded.config.clients.iter().zip(&loaded.places.clients) {
+        warnings.extend(looks_like_option(&it.name, &places.name));
+        warnings.extend(wide(it.width, places.keys.get("width")));
+    }
     warnings.extend(readable(&doors));
     warnings.extend(doors.shared_prefixes());
     warnings.extend(masqueraded_anyway(&doors));
@@ -79,6 +83,18 @@ fn looks_like_option(name: &Name, at: &Place) -> Option<Diagnostic> {
     let warning =
         at.warning(format!("'{name}' looks like an option: programs take it only after --"));
     name.as_str().starts_with('-').then(|| warning.help("begin the name with a letter or a digit"))
+}
+
+/// Networks that are more than a carrier's few addresses, or one customer's.
+fn wide(width: Option<Widths>, at: Option<&Place>) -> impl Iterator<Item = Diagnostic> {
+    let Widths { ipv4, ipv6 } = width.unwrap_or(Widths::SINGLE);
+    let families = [(ipv4, 28, 32, "IPv4"), (ipv6, 64, 128, "IPv6")].into_iter();
+    families.filter(|(bits, least, ..)| bits < least).filter_map(move |(bits, least, all, of)| {
+        let many = 1_u128 << (all - bits);
+        let message = format!("a request may open for {many} addresses of {of}, most a stranger's");
+        let warning = at?.warning(message).without_line();
+        Some(warning.help(format!("write {least} or more where that is enough")))
+    })
 }
 
 fn missing_interfaces(loaded: &Loaded, network: &HostNetwork) -> Vec<Diagnostic> {

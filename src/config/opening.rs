@@ -121,6 +121,13 @@ impl Opening {
         self.mechanism.opens(Family::of(address.to_canonical())) && (is_led || is_let_in)
     }
 
+    /// Whether it opens for single addresses alone.
+    pub(super) fn is_for_one_address(&self) -> bool {
+        let hooks = [&self.on_open, &self.on_close].into_iter().flatten();
+        let mut commands = self.commands().into_iter().flat_map(Commands::all).chain(hooks);
+        matches!(self.mechanism, Mechanism::Set(_)) || commands.any(Command::is_for_one_address)
+    }
+
     /// The firewall commands, where it is opened by commands.
     pub const fn commands(&self) -> Option<&Commands> {
         match &self.mechanism {

@@ -27,6 +27,7 @@ pub use commands::PATH;
 #[cfg(feature = "daemon")]
 pub(crate) use door::parse_target;
 pub use files::{cannot_be_read, read_list};
+pub(crate) use hold::read_widths;
 pub use server_key::read_server_key;
 
 /// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.
@@ -58,6 +59,6 @@ pub fn keys() -> Vec<String> {
     ];
     tables
         .into_iter()
-        .flat_map(|(above, keys)| keys.known.iter().map(move |key| format!("{above}{key}")))
+        .flat_map(|(above, keys)| keys.names().map(move |key| format!("{above}{key}")))
         .collect()
 }

@@ -95,7 +95,10 @@ words! {
 /// A hole in a command, filled when it runs: written as `%IP%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hole {
+    /// Of a network its first address.
     Ip = "IP",
+    /// The network; of a single address the same as `%IP%`.
+    Net = "NET",
     Family = "FAMILY",
     /// The ports as iptables and ufw write them: `22`, `60000:61000`.
     Port = "PORT",
@@ -221,6 +224,7 @@ impl Holes<'_> {
     fn value(&self, hole: Hole) -> Option<String> {
         match hole {
             Hole::Ip => Some(self.network.address().to_string()),
+            Hole::Net => Some(self.network.to_string()),
             Hole::Family => {
                 Some(if self.network.address().is_ipv4() { "4" } else { "6" }.to_owned())
             }
@@ -254,7 +258,16 @@ impl Command {
 
     /// Whether it is told for how long the door opens.
     pub fn is_timed(&self) -> bool {
-        self.has(Hole::Seconds) || self.to_string().contains(&Hole::Seconds.variable())
+        self.is_told(Hole::Seconds)
+    }
+
+    /// Whether it is told of one address where it should be told of a network.
+    pub fn is_for_one_address(&self) -> bool {
+        self.is_told(Hole::Ip) && !self.is_told(Hole::Net)
+    }
+
+    fn is_told(&self, hole: Hole) -> bool {
+        self.has(hole) || self.to_string().contains(&hole.variable())
     }
 
     /// Fills the holes. One that has no value becomes empty; loading lets through only `%CLIENT%`.
@@ -329,6 +342,14 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_filled_in_as_a_whole_and_by_its_first_address() {
+        let (network, door) = ("192.0.2.0/24".parse().unwrap(), "ssh".parse().unwrap());
+        let holes = Holes { network, door: &door, client: None, port: None, seconds: 30 };
+        assert_eq!(shell("%NET% %IP%").render(&holes).to_string(), "192.0.2.0/24 192.0.2.0");
+        assert_eq!(rendered(&shell("%NET% %IP%")).to_string(), "192.0.2.2 192.0.2.2");
+    }
+
+    #[test]
     fn a_range_is_written_as_each_firewall_does() {
         let network = "2001:db8::2".parse().unwrap();
         let (door, port) = ("mosh".parse().unwrap(), "60000-61000/udp".parse().ok());
@@ -347,6 +368,7 @@ mod tests {
         let environment = rendered(&shell("true")).environment;
         let expected = [
             ("KNOCK_IP", "192.0.2.2"),
+            ("KNOCK_NET", "192.0.2.2"),
             ("KNOCK_FAMILY", "4"),
             ("KNOCK_PORT", "22"),
             ("KNOCK_PORT_LOW", "22"),
@@ -377,7 +399,7 @@ mod tests {
         let message = |text| CommandText::parse(text).unwrap_err().to_string();
         assert_eq!(message("-s %IPP%"), "unknown hole %IPP%: did you mean %IP%?");
         assert_eq!(message("-s %ip%"), "unknown hole %ip%: did you mean %IP%?");
-        assert!(message("%BANANA%").contains("the holes are %IP% %FAMILY%"));
+        assert!(message("%BANANA%").contains("the holes are %IP% %NET% %FAMILY%"));
     }
 
     #[test]

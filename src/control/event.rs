@@ -265,7 +265,7 @@ impl EventLine {
             HistoryEvent::Extend => What::Extend { seconds: None },
             HistoryEvent::Close => What::Close,
             HistoryEvent::Refused => {
-                let reason = Reason::of_word(detail);
+                let reason = detail.parse().ok();
                 What::Refused(RefusalFacts { reason, ..RefusalFacts::default() })
             }
             HistoryEvent::Failed => What::Failed,

@@ -17,11 +17,10 @@ use serde::Serialize;
 use start::obstacles;
 
 use super::args::JsonArgs;
-use super::error::Error;
 use super::host;
 use super::output::object;
-use super::target::Target;
 use super::wording::count;
+use super::{Error, Target};
 use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{HostFacts, lint, some_of};
@@ -67,7 +66,7 @@ pub(super) fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Set
         let _ = writeln!(io::stderr(), "{}: {left_out}", path.display());
     }
     warnings.extend(lint(&loaded, &host));
-    if loaded.config.doors.iter().any(|door| door.opening.mechanism == Mechanism::Guard) {
+    if loaded.config.doors.iter().any(asks_the_firewall) {
         let around = around(host, &loaded);
         warnings.extend(doubts(&loaded, &around));
         warnings.extend(forward::doubts(&loaded, &around));
@@ -75,6 +74,11 @@ pub(super) fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Set
     let is_refused = warnings.has_errors();
     let found = warnings.into_sorted();
     if is_refused { Err(Report(found)) } else { Ok((loaded, found)) }
+}
+
+/// Whether what else the firewall does may matter to a door.
+fn asks_the_firewall(Door { opening, .. }: &Door) -> bool {
+    opening.mechanism == Mechanism::Guard || opening.hold.is_some() || opening.cuts
 }
 
 fn around(host: HostFacts, loaded: &Loaded) -> HostContext {

@@ -7,9 +7,8 @@ use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
 use super::Knockctl;
-use super::error::Error;
 use super::status;
-use super::target::Target;
+use super::{Error, Target};
 use crate::client::cli::KnockArgs;
 use crate::config::Name;
 use crate::keeper::cli::KnockdCli;
@@ -118,7 +117,7 @@ const ZSH: [(&str, &str); 11] = [
     ("'*--door=[", "knockctl_doors"),
     ("':client -- ", "knockctl_clients"),
     ("'::client -- ", "knockctl_clients"),
-    ("'::ip -- The address to close it for", "knockctl_grants"),
+    ("'::ip -- The address or network to close it for", "knockctl_grants"),
     ("':ip -- The address to listen to again", "knockctl_locked"),
 ];
 

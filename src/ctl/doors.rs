@@ -5,13 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::args;
-use super::error::Error;
-use super::socket::Timeout;
-use super::target::Target;
+use super::{Error, Target, Timeout};
 use crate::config::Name;
 use crate::control::{GrantStatus, Reply, Request};
 use crate::log::escape;
 use crate::proto::duration;
+use crate::proto::network::Network;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {
@@ -30,12 +29,14 @@ pub(super) struct CloseArgs {
     /// The name of the door
     #[arg(required_unless_present = "all", requires = "ip")]
     door: Option<Name>,
-    /// The address to close it for
-    #[arg(value_parser = args::address)]
-    ip: Option<IpAddr>,
+    /// The address or network to close it for
+    ip: Option<Network>,
     /// Close every door, for every address
     #[arg(long, conflicts_with_all = ["door", "ip"])]
     all: bool,
+    /// End the connections too that were let in
+    #[arg(long)]
+    cut: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -70,9 +71,10 @@ pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
 }
 
 pub(super) fn close(target: &Target, args: CloseArgs) -> Result<(), Error> {
+    let cut = args.cut;
     let request = match (args.door, args.ip) {
-        (Some(door), Some(address)) => Request::Close { door, address },
-        _ => Request::CloseAll,
+        (Some(door), Some(address)) => Request::Close { door, address, cut },
+        _ => Request::CloseAll { cut },
     };
     target.act(&request, Timeout::Commands)
 }

@@ -6,9 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::error::Error;
 use super::events::{self, EventPrinter, known};
-use super::target::Target;
+use super::{Error, Target};
 use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, read_server_key};
@@ -239,7 +238,7 @@ impl Explainer<'_> {
         self.tell(&line)
     }
 
-    /// The event of a client's request, one for each address.
+    /// The event of a client's request, one for each network.
     fn request(&mut self, at: Wall, request: &DatagramRequest) -> io::Result<()> {
         let by = match request.credential {
             Credential::Spa { .. } => OpenedBy::Method(Method::Spa),
@@ -250,8 +249,8 @@ impl Explainer<'_> {
             false => (What::Open { knock: None }, "OPEN SESAME"),
         };
         let door = door_of(self.config, request.door).map(Door::name);
-        for address in request.addresses() {
-            let line = EventLine::new(at, Some(address.into()), door, what.clone(), message);
+        for network in request.networks() {
+            let line = EventLine::new(at, Some(network), door, what.clone(), message);
             let line =
                 line.of_client(client_of(self.config, request.client).map(|client| &client.name));
             self.tell(&EventLine { by: Some(by), ..line.asked_by(Some(request.source)) })?;

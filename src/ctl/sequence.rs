@@ -1,13 +1,12 @@
 //! `knockctl sequence`: the knocks that open a door now, or at another time.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::error::{Error, say};
-use super::output::{local, object, table};
-use super::target::Target;
+use super::output::{self, local, table};
+use super::{Error, Target, say};
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
@@ -40,15 +39,7 @@ pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
     }
     let valid = valid(door, client, at);
     say("whoever reads these knocks can open the door");
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        for sequence in &valid {
-            object(&mut out, sequence)?;
-        }
-    } else {
-        print(&mut out, &valid, at, &TimeZone::system())?;
-    }
-    Ok(out.flush()?)
+    Ok(output::print(args.json, &valid, |out| print(out, &valid, at, &TimeZone::system()))?)
 }
 
 /// The door, and the client where its knocks depend on one.
@@ -194,7 +185,7 @@ fn print(
         row.extend(rotating.old_secret.then(|| "old secret".to_owned()));
         row
     };
-    table(out, &valid.iter().map(row).collect::<Vec<_>>())
+    table(out, &[], valid.iter().map(row))
 }
 
 #[cfg(test)]

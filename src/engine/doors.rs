@@ -13,7 +13,7 @@ use crate::config::watch::watch_sets;
 use crate::config::{Client, Lockout, Recognition};
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::{is_a_hosts, may_ask_for};
+use crate::proto::network::{Network, is_a_hosts, may_ask_for};
 use crate::proto::ports::PortSet;
 use crate::proto::totp::TotpKey;
 use crate::time::Wall;
@@ -46,9 +46,11 @@ impl Local {
         is_a_hosts(source) && (looped || !self.is_own(source))
     }
 
-    /// Whether whoever sends from `source` may ask for an address: for this host's, only itself.
-    pub fn may_ask_for(&self, source: IpAddr, address: IpAddr) -> bool {
-        may_ask_for(source, address) && (self.is_own(source) || !self.is_own(address))
+    /// Whether whoever sends from `source` may ask for a network: for an address of this host's,
+    /// only itself. A network in which this host is too is that of others.
+    pub fn may_ask_for(&self, source: IpAddr, network: Network) -> bool {
+        let is_own = network.single().is_some_and(|address| self.is_own(address));
+        may_ask_for(source, network) && (self.is_own(source) || !is_own)
     }
 }
 

@@ -219,10 +219,8 @@ impl FwknopHolder {
             return Err(FwknopError::Username.into());
         }
         let doors = self.doors_for(&request.access, address, local)?;
-        let (v4, v6) = match address {
-            IpAddr::V4(address) => (Some(address), None),
-            IpAddr::V6(address) => (None, Some(address)),
-        };
+        let network = Some(Network::from(address));
+        let (v4, v6) = if address.is_ipv4() { (network, None) } else { (None, network) };
         let credential = Credential::Fwknop { digest: *replay, stamp };
         let request = |door| DatagramRequest {
             door,
@@ -303,7 +301,7 @@ pub(crate) fn address(
     match named {
         None if client.address == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
         None => Ok(source.to_canonical()),
-        Some(address) if may_ask_for(source, address.into()) => Ok(address.into()),
+        Some(address) if may_ask_for(source, IpAddr::V4(address).into()) => Ok(address.into()),
         Some(_) => Err(FwknopError::ForbiddenAddress.into()),
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::config::{self, AddressPolicy, Name};
 use crate::proto::method::Method;
-use crate::proto::network::may_ask_for;
+use crate::proto::network::{Network, Widths, may_ask_for};
 use crate::proto::spa::{
     Addresses, LEN, NamedAddresses, PrivateKey, PublicKey, Receiver, SpaError, SpaRequest,
 };
@@ -86,8 +86,8 @@ struct KeyHolder {
     latest_stamp: Option<Wall>,
     expires: Option<Wall>,
     address: AddressPolicy,
-    /// Those that exist and take datagrams.
-    doors: Vec<DoorId>,
+    /// Those that exist and take datagrams, and how wide a network may be there.
+    doors: Vec<(DoorId, Widths)>,
 }
 
 impl SpaJudge {
@@ -97,14 +97,16 @@ impl SpaJudge {
         let server = setup.spa.as_ref()?;
         let doors: HashMap<Name, DoorId> =
             (0..).map(DoorId).zip(&setup.doors).map(|(id, door)| (door.name.clone(), id)).collect();
-        let takes = |id: &DoorId| setup.doors.get(id.0 as usize).is_some_and(|door| door.spa);
         let mut holders = HashMap::new();
         for (client, of) in (0..).map(ClientId).zip(&setup.clients) {
             let Some(spa) = &of.spa else { continue };
             let (expires, address) = (of.expires, spa.address);
-            let names = of.doors.iter();
-            let own: Vec<_> =
-                names.filter_map(|name| doors.get(name).copied()).filter(takes).collect();
+            let taken = |name: &Name| {
+                let id = *doors.get(name)?;
+                let door = setup.doors.get(id.0 as usize).filter(|door| door.spa)?;
+                Some((id, Widths::both(door.width, of.width)))
+            };
+            let own: Vec<_> = of.doors.iter().filter_map(taken).collect();
             for (key, public) in (0..).zip(&spa.keys) {
                 let doors = own.clone();
                 let holder = KeyHolder { client, key, latest_stamp: None, expires, address, doors };
@@ -201,20 +203,23 @@ impl SpaJudge {
             bytes.iter_mut().zip(name.as_str().bytes()).for_each(|(to, byte)| *to = byte);
             bytes
         });
-        let door =
+        let (door, widest) =
             find_door(&self.doors, &holder.doors, asked.door.as_ref()).map_err(|reason| {
                 let door = asked.door.as_ref().and_then(|name| self.doors.get(name)).copied();
                 Refusal { asked_for, door, ..refuse(reason) }
             })?;
         let refuse = |reason| Refusal { door: Some(door), ..refuse(reason) };
-        let named = addresses(&asked, source, holder.address).map_err(refuse)?;
+        let [v4, v6] = networks(&asked, source, holder.address).map_err(refuse)?;
+        if ![v4, v6].iter().flatten().all(|network| widest.allows(network)) {
+            return Err(refuse(Reason::Width));
+        }
         Ok(DatagramRequest {
             door,
             client,
             credential,
             source,
-            v4: named.v4(),
-            v6: named.v6(),
+            v4,
+            v6,
             open_for: asked.open_for.map(NonZeroU32::get),
             source_port: asked.source_port,
             close: asked.close,
@@ -224,35 +229,38 @@ impl SpaJudge {
 
 fn find_door(
     doors: &HashMap<Name, DoorId>,
-    allowed: &[DoorId],
+    allowed: &[(DoorId, Widths)],
     name: Option<&Name>,
-) -> Result<DoorId, Reason> {
+) -> Result<(DoorId, Widths), Reason> {
     match (name, allowed) {
         (Some(name), _) => {
             let door = *doors.get(name).ok_or(Reason::NoSuchDoor)?;
-            if allowed.contains(&door) { Ok(door) } else { Err(Reason::NotAllowed) }
+            allowed.iter().find(|(own, _)| *own == door).copied().ok_or(Reason::NotAllowed)
         }
         (None, [only]) => Ok(*only),
         (None, _) => Err(Reason::NoSuchDoor),
     }
 }
 
-/// The addresses to open for, where `source` asks.
-fn addresses(
+/// The networks to open for, where `source` asks: of IPv4 and of IPv6.
+fn networks(
     asked: &SpaRequest,
     source: IpAddr,
     policy: AddressPolicy,
-) -> Result<NamedAddresses, Reason> {
-    match asked.open {
-        Addresses::Observed if policy == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
+) -> Result<[Option<Network>; 2], Reason> {
+    let named = match asked.open {
+        Addresses::Observed if policy == AddressPolicy::Explicit => {
+            return Err(Reason::AddressNotNamed);
+        }
         Addresses::Observed => {
-            NamedAddresses::try_from(source).map_err(|_| Reason::MalformedRequest)
+            NamedAddresses::try_from(source).map_err(|_| Reason::MalformedRequest)?
         }
-        Addresses::Named(named) => {
-            let may = named.iter().all(|address| may_ask_for(source, address));
-            if may { Ok(named) } else { Err(Reason::ImpossibleAddress) }
-        }
-    }
+        Addresses::Named(named) => named,
+    };
+    let of_family = |is_ipv4| named.iter().find(|it| it.is_ipv4() == is_ipv4);
+    let networks = [true, false].map(|is_ipv4| Some(asked.widths.around(of_family(is_ipv4)?)));
+    let may = networks.iter().flatten().all(|network| may_ask_for(source, *network));
+    if may { Ok(networks) } else { Err(Reason::ImpossibleAddress) }
 }
 
 fn is_sent_to(ports: &RangeInclusive<NonZeroU16>, packet: &Packet) -> bool {

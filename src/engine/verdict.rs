@@ -1,13 +1,17 @@
 //! The engine's decisions, and the reasons for them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_with::DeserializeFromStr;
 
 use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
+use crate::proto::network::Network;
+use crate::proto::words::UnknownWord;
 use crate::time::{Monotonic, Wall};
 use crate::wire::{Ignored, Packet};
 
@@ -25,7 +29,7 @@ pub struct LockedSource {
 }
 
 /// The place of a client in its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub u32);
 
 /// The engine's decision on one packet.
@@ -58,7 +62,7 @@ pub struct TriedDatagram<'a> {
     pub verdict: Verdict<'a>,
 }
 
-/// The decision on one datagram: requests for at least one door, all for the same addresses, or why
+/// The decision on one datagram: requests for at least one door, all for the same networks, or why
 /// it gets nothing.
 pub type Judgement = Result<Vec<DatagramRequest>, Denial>;
 
@@ -73,16 +77,16 @@ pub enum Denial {
 }
 
 /// The request of an authenticated datagram to one door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatagramRequest {
     pub door: DoorId,
     pub client: ClientId,
     pub credential: Credential,
     /// Where the datagram came from.
     pub source: IpAddr,
-    /// The addresses to open for, of which there is at least one.
-    pub v4: Option<Ipv4Addr>,
-    pub v6: Option<Ipv6Addr>,
+    /// The networks to open for, of which there is at least one, each of its family.
+    pub v4: Option<Network>,
+    pub v6: Option<Network>,
     /// For how many seconds; `None`: as the door says.
     pub open_for: Option<u32>,
     /// The grant is for connections from this port only.
@@ -92,9 +96,9 @@ pub struct DatagramRequest {
 }
 
 impl DatagramRequest {
-    /// The addresses to open for.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    /// The networks to open for.
+    pub fn networks(&self) -> impl Iterator<Item = Network> {
+        self.v4.into_iter().chain(self.v6)
     }
 
     /// Its refusal.
@@ -108,7 +112,7 @@ impl DatagramRequest {
 
 /// The proof in a datagram: what authenticates it, and what makes it good for one time only.
 /// Shown as what it is, not what it holds.
-#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Credential {
     /// The client's public key with this number. A later stamp than the last is good.
     #[debug("Spa({key})")]
@@ -119,7 +123,7 @@ pub enum Credential {
 }
 
 /// An authenticated datagram that opens nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub by: Method,
     pub source: IpAddr,
@@ -144,7 +148,7 @@ impl Refusal {
 }
 
 /// Something that happened to one source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// At which door; `None`: at all of them, and it is a lockout.
     pub door: Option<DoorId>,
@@ -155,7 +159,7 @@ pub struct Event {
 }
 
 /// The kind of an event: what happened to a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence; this was the last of them, unless
     /// it is what time has left.
@@ -174,7 +178,7 @@ pub enum EventKind {
 }
 
 /// The sequence that was completed: the door's own, or a client's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompletedBy {
     /// The door's own.
     Sequence,
@@ -189,6 +193,7 @@ macro_rules! reasons {
         /// The reason why something did not open: one vocabulary for logs, counters, `explain` and
         /// tests.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+        #[derive(DeserializeFromStr)]
         pub enum Reason {
             /// The bytes are no packet that anyone knocks with.
             #[error(transparent)]
@@ -271,6 +276,8 @@ reasons! {
     NotAllowed = "not-allowed", "the client may not open this door so";
     /// The client has to name the address to open for.
     AddressNotNamed = "address-not-named", "the client has to name the address to open for";
+    /// Door or client do not allow so wide a network.
+    Width = "width", "asks for a wider network than the door and the client allow";
     /// The door cannot be opened for one source port only.
     SourcePort = "source-port", "this door cannot be opened for one source port only";
     /// Too many datagrams that may be fwknop's came at once.
@@ -279,9 +286,17 @@ reasons! {
     ImpossibleAddress = "impossible-address", "an address that no packet from elsewhere comes from";
 }
 
-impl Reason {
-    /// The reason that a word stands for.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::all().find(|reason| reason.as_str() == word)
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl FromStr for Reason {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        let found = Self::all().find(|reason| reason.as_str() == word);
+        found.ok_or_else(|| UnknownWord(word.to_owned(), "is not known"))
     }
 }

@@ -116,6 +116,7 @@ impl Failure {
 }
 
 /// The jobs that run and those that wait.
+#[derive(Default)]
 pub(crate) struct CommandRunner {
     /// Where those that run are written down.
     table: Option<Arc<CommandTable>>,
@@ -135,13 +136,7 @@ impl CommandRunner {
             let path = table.display();
             warn!("cannot write {path}: {error}; what a command starts outlives a crash of knockd");
         });
-        Self {
-            table: created.ok(),
-            running: Vec::new(),
-            left: VecDeque::new(),
-            waiting: HashMap::new(),
-            finished: Vec::new(),
-        }
+        Self { table: created.ok(), ..Self::default() }
     }
 
     /// Whether so many jobs wait, of a door or of all, that no more should be asked for.

@@ -10,6 +10,7 @@ mod standing;
 
 use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, observed, remove_standing, standing};
@@ -19,7 +20,10 @@ use super::netlink::{
 };
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
+use crate::grants::ConnectionPhase;
+use crate::proto::knock::Protocol;
 use crate::proto::network::Network;
+use crate::proto::open_ports::OpenPorts;
 use crate::sys::clock;
 use crate::time::Monotonic;
 
@@ -36,6 +40,8 @@ pub enum Disturbance {
     Changed,
     /// So much happened to all tables that the kernel could not tell what.
     Untold,
+    /// Nobody did anything: a grant is for a network as wide as none before.
+    Outgrown,
 }
 
 /// The table `inet knockd`, set up. Dropping it leaves the table where it is.
@@ -98,14 +104,41 @@ impl Guard {
         self.replace(now, self.ruleset.clone(), keep)
     }
 
-    /// The elements that let an address in at a door, or lead it on from there.
-    pub fn elements(
+    /// The elements that let in at a door for a grant, or lead on from there, each with the time
+    /// that is left of it.
+    pub fn elements(&self, grant: &GuardGrant) -> Vec<(ElementRef, Duration)> {
+        self.ruleset.references(grant)
+    }
+
+    /// All elements that a grant may have, whatever it was opened for, in the order in which they
+    /// are to be taken away.
+    pub fn places(
         &self,
         door: &Name,
         network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        self.ruleset.references(door, network, source_port)
+        let elements = |is_held| self.ruleset.elements(door, network, source_port, is_held);
+        let all: BTreeSet<_> = [false, true].into_iter().flat_map(elements).collect();
+        // Ceilings first: without them no packet makes anew what is deleted.
+        all.into_iter().rev().map(|(it, value)| it.reference(value)).collect()
+    }
+
+    /// Makes the kernel forget what has come in vain to where a door leads on: otherwise whoever goes
+    /// on sending from the same port would not be led on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget_in_vain(&mut self, door: &Name, from: Network) -> Result<(), NetlinkError> {
+        let door = self.ruleset.doors.get(door);
+        let on = door.iter().flat_map(|door| &door.forwards).map(|forward| forward.on);
+        let on = on.filter(|on| on.protocol == Protocol::Udp).map(OpenPorts::from);
+        let mut tracked = self.netlink.connections(&on.collect::<Vec<_>>())?;
+        tracked.retain(|it| {
+            let was_led = it.answered_by != it.to;
+            it.phase == ConnectionPhase::Begun && !was_led && from.contains(it.client.ip())
+        });
+        tracked.iter().try_for_each(|it| self.netlink.forget(it))
     }
 
     /// Whether other doors open a port that this one opens.
@@ -151,6 +184,7 @@ fn load(
     for left in (0..TRIES).rev() {
         let generation = netlink.generation()?;
         let standing = StandingTable::read(netlink, ruleset)?;
+        let keep = standing.renewing(keep);
         let (before, mut older) = match &known {
             Some((before, older)) => (before, BTreeSet::clone(older)),
             None => (&standing.guarded, standing.older),
@@ -160,7 +194,7 @@ fn load(
         if !new.is_empty() {
             older.extend(connections(netlink, &new));
         }
-        let changes = ruleset.changes(now, &table_comment(), &older, standing.added, keep);
+        let changes = ruleset.changes(now, &table_comment(), &older, standing.added, &keep);
         // The last try does not ask whether somebody else was faster.
         match netlink.apply_at((left > 0).then_some(generation), &changes) {
             Err(NetlinkError::Overtaken) => {}

@@ -5,11 +5,13 @@
 //! 25 µs. In a batch of 10,000 an element takes 17 µs; reading so many takes 13 µs each.
 
 mod attribute;
+mod connection_events;
 pub mod conntrack;
 pub mod message;
 mod monitor;
 mod rule;
 mod set;
+mod sock_diag;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -21,14 +23,19 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use attribute::{Attributes, find_text};
+pub use connection_events::ConnectionEvents;
+pub use conntrack::Oblivion;
 use message::{ChangedObject, batch, replies};
 pub use message::{DELETE_ELEMENT, DELETE_TABLE, NEW_ELEMENT, NftChange};
 pub use monitor::{Monitor, NftEvent};
 pub use rule::{ChainHook, ChainKind, Hook, KeyPart, Load, NftRule, Noting};
 pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement, SetRef};
+pub(super) use sock_diag::SockDiag;
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
+use crate::grants::TrackedConnection;
+use crate::proto::open_ports::OpenPorts;
 use crate::sys::host;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.
@@ -39,6 +46,10 @@ const SEND_BUFFER: usize = 8 << 20;
 const BUFFER: usize = 64 << 10;
 /// How often a dump starts anew because what it dumps was changed meanwhile.
 const DUMP_TRIES: usize = 10;
+/// How many ports the kernel is asked for one by one; of more it tells all that it tracks.
+const ASKED_ALONE: usize = 2;
+/// The kernel filters the connections of one family at a time.
+const BOTH: [NftFamily; 2] = [NftFamily::Ip, NftFamily::Ip6];
 
 /// The outcome of a request to delete.
 #[must_use]
@@ -133,21 +144,34 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::NoNftables`] and [`NetlinkError::NotPermitted`], each for its own cause.
     pub fn open() -> Result<Self> {
-        let (socket, port) = connect(0)?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
-        // Refused without the privilege; then only enormous batches fail, and say so.
-        let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
-        let mut netlink = Self { socket, port, sequence: 0, buffer: vec![0; BUFFER] };
+        let mut netlink = Self::to(SockProtocol::NetlinkNetFilter)?;
         netlink.generation()?;
         Ok(netlink)
     }
 
-    /// Adds these elements, or none where one of them is there already. Whether it did.
+    /// The same where nf_tables may be missing: what the kernel tracks it tells all the same.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of_connections() -> Result<Self> {
+        Self::to(SockProtocol::NetlinkNetFilter)
+    }
+
+    fn to(protocol: SockProtocol) -> Result<Self> {
+        let (socket, port) = connect(protocol, 0)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
+        // Refused without the privilege; then only enormous batches fail, and say so.
+        let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
+        Ok(Self { socket, port, sequence: 0, buffer: vec![0; BUFFER] })
+    }
+
+    /// Adds these elements, each for its time, or none where one of them is there already. Whether
+    /// it did.
     ///
     /// # Errors
     /// Whatever the kernel objects to.
-    pub fn add(&mut self, all: &[ElementRef], left: Duration, comment: &Comment) -> Result<bool> {
-        let add = |element| NftChange::add(element, left, comment, true);
+    pub fn add(&mut self, all: &[(ElementRef, Duration)], comment: &Comment) -> Result<bool> {
+        let add = |(element, left): &_| NftChange::add(element, *left, comment, true);
         match self.apply(&all.iter().map(add).collect::<Vec<_>>()) {
             Err(NetlinkError::Exists(_)) => Ok(false),
             result => result.map(|()| true),
@@ -162,7 +186,7 @@ impl Netlink {
     /// Whatever the kernel objects to.
     pub fn hold(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<Holding> {
         match self.element(it)? {
-            Some(found) if !found.is_ours() => Ok(Holding::NotOurs(found.left)),
+            Some(found) if !it.is_ours(&found) => Ok(Holding::NotOurs(found.left)),
             Some(found) if found.value == it.value && found.left >= Some(left) => Ok(Holding::Kept),
             Some(found) => self.replace(found, it, left, comment).map(|()| Holding::Kept),
             None => self.apply(&[NftChange::add(it, left, comment, true)]).map(|()| Holding::Added),
@@ -186,9 +210,11 @@ impl Netlink {
             (None, Some((other, left, comment))) => {
                 self.apply(&[NftChange::add(&other, left, &comment, true)])
             }
-            (Some(found), _) if !found.is_ours() => return Ok(Removal::NotOurs),
+            (Some(found), _) if !it.is_ours(&found) => return Ok(Removal::NotOurs),
             (Some(found), Some((other, left, comment))) => {
-                self.replace(found, &other, left, &comment)
+                // Packets have renewed it for the other one, too.
+                let renewed = found.left.filter(|_| it.renewed.is_some());
+                self.replace(found, &other, left.max(renewed.unwrap_or_default()), &comment)
             }
             (Some(_), None) => self.apply(&[NftChange::delete(it)]),
         };
@@ -214,7 +240,7 @@ impl Netlink {
     pub fn dump(&mut self, set: &SetRef) -> Result<Vec<SetElement>> {
         let body = message::set_name(set);
         let get = message::GET_ELEMENT;
-        match self.ask(get, message::DUMP, Some(set.family), &body, message::elements)? {
+        match self.ask(get, message::DUMP, message::head(set.family), &body, message::elements)? {
             Some(found) => Ok(found),
             None => Err(self.what_is_missing(set.clone())?),
         }
@@ -278,7 +304,7 @@ impl Netlink {
     /// The names of the sets of a table.
     pub(super) fn sets(&mut self, family: NftFamily, name: &str) -> Result<Vec<String>> {
         let (get, body) = (message::GET_SET, message::table_name(name));
-        let found = self.ask(get, message::DUMP, Some(family), &body, |body| {
+        let found = self.ask(get, message::DUMP, message::head(family), &body, |body| {
             let set = find_text(body, message::SET);
             set.filter(|_| find_text(body, message::TABLE) == Some(name)).map(str::to_owned)
         })?;
@@ -296,7 +322,44 @@ impl Netlink {
             all.filter(&is_wanted).collect::<Vec<_>>()
         };
         let (get, none) = (conntrack::GET, Attributes::default());
-        Ok(self.ask(get, message::DUMP, None, &none, wanted)?.unwrap_or_default())
+        Ok(self.ask(get, message::DUMP, [0; 4], &none, wanted)?.unwrap_or_default())
+    }
+
+    /// The connections to these ports that the kernel tracks: all, with those that have ended.
+    ///
+    /// # Errors
+    /// Where it tracks none, or does not tell.
+    pub fn connections(&mut self, wanted: &[OpenPorts]) -> Result<Vec<TrackedConnection>> {
+        let alone: Option<Vec<_>> = wanted.iter().map(|ports| ports.single()).collect();
+        let alone = alone.filter(|ports| ports.len() <= ASKED_ALONE);
+        let asked = match alone {
+            Some(ports) => ports
+                .into_iter()
+                .flat_map(|port| BOTH.map(|family| (conntrack::only(port), message::head(family))))
+                .collect(),
+            None => vec![(Attributes::default(), [0; 4])],
+        };
+        let is_wanted = |it: &TrackedConnection| {
+            it.port().is_some_and(|port| wanted.iter().any(|ports| ports.contains(port)))
+        };
+        let times = Oblivion::of_host();
+        let take = |body: &[u8]| conntrack::tracked(&times, conntrack::GET, body).filter(is_wanted);
+        let mut found = Vec::new();
+        for (only, head) in asked {
+            let told = self.ask(conntrack::GET, message::DUMP, head, &only, take)?;
+            found.extend(told.into_iter().flatten());
+        }
+        Ok(found)
+    }
+
+    /// Makes the kernel forget a connection: its next packet begins another one.
+    ///
+    /// # Errors
+    /// Whatever the kernel objects to; that it is gone is none.
+    pub(super) fn forget(&mut self, it: &TrackedConnection) -> Result<()> {
+        let head = message::head(BOTH[usize::from(it.client.is_ipv6())]);
+        let name = conntrack::name(it);
+        self.ask(conntrack::DELETE, message::ACK, head, &name, |_| None::<()>).map(drop)
     }
 
     /// Gives an element that was `found` a new timeout, comment and value.
@@ -373,24 +436,25 @@ impl Netlink {
         body: &Attributes,
         take: impl Fn(&[u8]) -> I,
     ) -> Result<Option<T>> {
-        Ok(self.ask(kind, message::ACK, family, body, take)?.and_then(|mut found| found.pop()))
+        let head = family.map_or([0; 4], message::head);
+        Ok(self.ask(kind, message::ACK, head, body, take)?.and_then(|mut found| found.pop()))
     }
 
-    /// Asks, of one family or of all, and takes what each answering object is worth; `None` where
+    /// Asks, with what the question begins with, and takes what each answering object is worth; `None` where
     /// there is no such thing.
     fn ask<T, I: IntoIterator<Item = T>>(
         &mut self,
         kind: u16,
         flags: u16,
-        family: Option<NftFamily>,
+        head: [u8; 4],
         body: &Attributes,
         take: impl Fn(&[u8]) -> I,
     ) -> Result<Option<Vec<T>>> {
-        let (flags, family) = (message::REQUEST | flags, family.map_or(0, message::number));
+        let flags = message::REQUEST | flags;
         for _ in 0..DUMP_TRIES {
             self.sequence = self.sequence.wrapping_add(1);
             let mut question = Vec::new();
-            message::message(&mut question, kind, flags, self.sequence, family, 0, body);
+            message::message(&mut question, kind, flags, self.sequence, head, body);
             self.send(&question)?;
             let mut found = Vec::new();
             let mut is_interrupted = false;
@@ -437,8 +501,7 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> 
 }
 
 /// A socket that hears these multicast groups, and its port.
-fn connect(groups: u32) -> Result<(OwnedFd, u32)> {
-    let protocol = SockProtocol::NetlinkNetFilter;
+fn connect(protocol: SockProtocol, groups: u32) -> Result<(OwnedFd, u32)> {
     let socket = host::netlink_socket(protocol, SockFlag::empty(), groups).map_err(of_request)?;
     let address: NetlinkAddr = getsockname(socket.as_raw_fd())?;
     Ok((socket, address.pid()))

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::sets::GuardSet;
 pub use self::sets::SetKind;
+pub(super) use self::sets::{GuardSet, Lifetime};
 use self::trusted::trusted;
 use super::connections::InboundConnection;
 use super::netlink::{
-    ChainHook, ChainKind, Comment, ElementKey, ElementRef, Hook, Load, NftChange, NftRule,
+    ChainHook, ChainKind, Comment, ElementKey, ElementRef, Hook, Load, NftChange, NftRule, Noting,
     SetElement,
 };
 use crate::config::{Family, Forward, GuardMode, Name};
@@ -70,7 +70,8 @@ impl GuardedDoor {
     }
 }
 
-/// A grant as the guard keeps it: an element for each entry of its door, and two for each forward.
+/// A grant as the guard keeps it: an element for each entry of its door, and two for each forward
+/// and for each single port at which packets renew it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardGrant {
     pub door: Name,
@@ -93,11 +94,13 @@ pub(super) struct GuardElement {
 impl Ruleset {
     /// The elements that let an address in at a door, each with what it leads to if it is one of a
     /// map; none where there is no such door, or its target has no address of that family.
+    /// `is_held`: where the door says so, packets renew them.
     pub(super) fn elements(
         &self,
         door: &Name,
         network: Network,
         source_port: Option<NonZeroU16>,
+        is_held: bool,
     ) -> Vec<(GuardElement, Option<ElementKey>)> {
         let address = network.address();
         let family = Family::of(address);
@@ -115,21 +118,26 @@ impl Ruleset {
         let from = source_port.iter().fold(from, |key, port| key.port(port.get()));
         let from = target.iter().fold(from, |key, target| key.address(*target));
         let ports = ports.iter().flat_map(|ports| self.parts(*ports));
-        let open = ports.map(|ports| (set.of(family).at_ports(from.clone(), ports), None));
-        open.chain(door.forwarding(address)).collect()
+        let open = ports.flat_map(|ports| {
+            let idle = door.idle.filter(|_| is_held && ports.single().is_some());
+            let renewed = idle.map(|idle| vec![Lifetime::Renewed(idle), Lifetime::Ceiling(idle)]);
+            let lifetimes = renewed.unwrap_or_else(|| vec![Lifetime::Given]).into_iter();
+            let set = set.of(family).around(network);
+            let at = |it| (set.lasting(it).at_ports(from.clone(), ports), None);
+            lifetimes.map(at).collect::<Vec<_>>()
+        });
+        open.chain(door.forwarding(network)).collect()
     }
 
-    /// Such elements by their names.
-    pub(super) fn references(
-        &self,
-        door: &Name,
-        network: Network,
-        source_port: Option<NonZeroU16>,
-    ) -> Vec<ElementRef> {
-        let found = self.elements(door, network, source_port).into_iter();
-        let named =
-            |(GuardElement { set, key }, value)| ElementRef { set: set.reference(), key, value };
-        found.map(named).collect()
+    /// The elements of a grant by their names, each with the time that is left of it.
+    pub(super) fn references(&self, grant: &GuardGrant) -> Vec<(ElementRef, Duration)> {
+        let found = self.elements_of(grant).into_iter();
+        found.map(|(it, value)| (it.reference(value), grant.left_in(it.set))).collect()
+    }
+
+    fn elements_of(&self, grant: &GuardGrant) -> Vec<(GuardElement, Option<ElementKey>)> {
+        let GuardGrant { door, network, source_port, ceiling, .. } = grant;
+        self.elements(door, *network, *source_port, ceiling.is_some())
     }
 
     /// A range, cut where one of another door begins or ends: what two grants of one address hold
@@ -166,7 +174,7 @@ impl Ruleset {
         for name in self.doors.keys() {
             let anybody = FAMILIES.map(Family::unspecified).into_iter();
             for (element, _) in
-                anybody.flat_map(|address| self.elements(name, address.into(), None))
+                anybody.flat_map(|address| self.elements(name, address.into(), None, false))
             {
                 if let Some(other) = known.insert(element, name) {
                     shared.extend([other, name].map(Name::clone));
@@ -200,7 +208,7 @@ impl Ruleset {
             *networks = trusted(family, &self.trusted, networks);
         }
         let mut add = |GuardElement { set, key }, value, left, comment| {
-            let element = SetElement { value, left, comment, ..key.into() };
+            let element = SetElement { value, left, renewed: set.renewed(), comment, ..key.into() };
             contents.entry(set).or_default().push(element);
         };
         let left = self.locked_until.map(|until| until.since(now));
@@ -208,11 +216,14 @@ impl Ruleset {
             self.guarded().into_iter().for_each(|port| add(port, None, left, Comment::default()));
         }
         let observed = self.ports(GuardMode::Observe);
+        let wide_there = there.iter().filter_map(|it| it.set.family.zip(it.set.prefix));
         let needs = TableNeeds {
             observing: !observed.is_empty() || there.iter().any(|it| it.set.kind.is_note()),
             ranges: self.doors.values().any(GuardedDoor::has_range)
                 || there.iter().any(|it| it.set.is_of_ranges),
             forwards,
+            idles: self.doors.values().filter_map(|door| door.idle).collect(),
+            wide: grants.iter().filter_map(|it| wide(it.network)).chain(wide_there).collect(),
         };
         let lasting: BTreeSet<_> = observed.into_iter().chain(self.masqueraded()).collect();
         let lasting = lasting.into_iter().chain(older.iter().cloned());
@@ -220,23 +231,41 @@ impl Ruleset {
         let grants = grants.iter().rev().filter(|grant| !grant.left.is_zero());
         let mut held: Vec<_> = grants
             .flat_map(|grant| {
-                let elements = self.elements(&grant.door, grant.network, grant.source_port);
-                elements.into_iter().map(move |(element, value)| (grant, element, value))
+                let elements = self.elements_of(grant).into_iter();
+                elements.map(move |(element, value)| {
+                    (grant.left_in(element.set), grant, element, value)
+                })
             })
             .collect();
         // Of several grants that hold one element, the longest; where one leads, the last.
-        held.sort_by_key(|(grant, _, value)| Reverse(value.is_none().then_some(grant.left)));
-        for (grant, element, value) in held {
+        held.sort_by_key(|(left, _, _, value)| Reverse(value.is_none().then_some(*left)));
+        for (left, grant, element, value) in held {
             if there.insert(element.clone()) {
-                add(element, value, Some(grant.left), grant.comment.clone());
+                add(element, value, Some(left), grant.comment.clone());
             }
         }
-        let mut changes = empty_table(comment, needs);
+        let mut changes = empty_table(comment, &needs);
         for (set, elements) in contents {
             changes.extend(NftChange::add_all(&set.reference(), &elements));
         }
         changes
     }
+}
+
+impl GuardGrant {
+    /// The time that is left of its element in such a set.
+    fn left_in(&self, set: GuardSet) -> Duration {
+        match set.lifetime {
+            Lifetime::Ceiling(_) => self.ceiling.unwrap_or(self.left),
+            Lifetime::Given | Lifetime::Renewed(_) => self.left,
+        }
+    }
+}
+
+/// How wide a network is, unless it is a single address.
+fn wide(network: Network) -> Option<(Family, u8)> {
+    let family = Family::of(network.address());
+    network.single().is_none().then(|| (family, network.prefix()))
 }
 
 /// The element that locks a port: that of the host, or that of an address.
@@ -256,6 +285,11 @@ fn port_element(mode: GuardMode, target: Option<IpAddr>, ports: OpenPorts) -> Gu
 }
 
 impl GuardElement {
+    pub(super) fn reference(&self, value: Option<ElementKey>) -> ElementRef {
+        let (set, key, renewed) = (self.set.reference(), self.key.clone(), self.set.renewed());
+        ElementRef { set, key, value, renewed }
+    }
+
     /// Whether it is a range that has this element of a single port.
     pub(super) fn covers(&self, one: &Self) -> bool {
         let GuardSet { kind, family, .. } = self.set;
@@ -277,26 +311,30 @@ impl InboundConnection {
     }
 }
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// The bit of a connection's label that says: the guard has let it in, or this host has begun it.
 /// Bit 91 on machines that are little-endian.
 const LABEL: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0];
 /// The bit after it: it is for everybody, and no grant lets it in.
 const NOT_LET_IN: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0];
 /// Where others change packets (`mangle`): after connection tracking, before translation.
-const PRIORITY: i32 = -150;
+pub(super) const PRIORITY: i32 = -150;
 
 /// The parts of the table that not every configuration needs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 struct TableNeeds {
     /// What notes who comes to observed ports.
     observing: bool,
     ranges: bool,
     forwards: bool,
+    /// How long packets renew grants, where they do.
+    idles: BTreeSet<Duration>,
+    /// How many bits of an address count, where grants are for networks.
+    wide: BTreeSet<(Family, u8)>,
 }
 
 impl TableNeeds {
-    fn has(self, set: GuardSet) -> bool {
+    fn has(&self, set: GuardSet) -> bool {
         if set.is_of_ranges && !self.ranges {
             false
         } else if set.kind.is_forward() {
@@ -307,8 +345,14 @@ impl TableNeeds {
     }
 
     /// The sets beside each other for ports.
-    fn widths(self) -> impl Iterator<Item = bool> + Clone {
+    fn widths(&self) -> impl Iterator<Item = bool> + Clone + use<> {
         [false].into_iter().chain(self.ranges.then_some(true))
+    }
+
+    /// The sets beside this one that let in, too, and this one.
+    fn letting_in(&self, set: GuardSet) -> impl Iterator<Item = GuardSet> + '_ {
+        let sets = self.widths().flat_map(move |width| set.width(width).beside(self));
+        sets.filter(|set| !matches!(set.lifetime, Lifetime::Ceiling(_)))
     }
 }
 
@@ -324,11 +368,12 @@ const HOOKS: [(&str, ChainHook); 6] = [
 ];
 
 /// What makes the table, empty and with this comment, in the place of one that may be there.
-fn empty_table(comment: &str, needs: TableNeeds) -> Vec<NftChange> {
+fn empty_table(comment: &str, needs: &TableNeeds) -> Vec<NftChange> {
     let new = || NftChange::table(TABLE, comment);
     // To add a table that is there already is no error; to delete one that is not would be.
     let mut changes = vec![new(), NftChange::delete_table(TABLE), new()];
     let sets = GuardSet::all().filter(|set| needs.has(*set));
+    let sets = sets.flat_map(|set| set.beside(needs));
     changes.extend((1..).zip(sets).map(|(id, set)| set.declaration(id)));
     let rules = rules(needs);
     let chains: BTreeSet<&str> = rules.iter().map(|(chain, _)| *chain).collect();
@@ -340,11 +385,11 @@ fn empty_table(comment: &str, needs: TableNeeds) -> Vec<NftChange> {
     changes
 }
 
-fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
+fn rules(needs: &TableNeeds) -> Vec<(&'static str, NftRule)> {
     let any = NftRule::default;
     let state = |bit: u32| any().has(Load::STATE, &bit.to_ne_bytes());
     let (new, established) = (|| state(8), || state(2));
-    let translated = || any().has(Load::STATUS, &32_u32.to_ne_bytes());
+    let translated = |rule: NftRule| rule.has(Load::STATUS, &32_u32.to_ne_bytes());
     let tcp = |rule: NftRule, is_syn| {
         let rule = rule.is(Load::PROTOCOL, &[Protocol::Tcp.number()]);
         // FIN, SYN, RST and ACK: only SYN.
@@ -367,6 +412,17 @@ fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
         ("output", tcp(new(), true).label(&LABEL)),
         ("output", udp(new()).label(&LABEL)),
     ];
+    if !needs.idles.is_empty() {
+        // What is translated has its ports only now.
+        rules.push(("prerouting", let_in_before().jump("renewing")));
+        for chain in ["input", "forward"] {
+            rules.push((chain, translated(let_in_before()).jump("renewing")));
+        }
+        // Assured: its SYN/ACK has been answered, and not by the RST of whoever has sent no SYN.
+        let assured = any().has(Load::STATUS, &4_u32.to_ne_bytes());
+        rules.push(("renewing", tcp(assured, false).goto("renewed")));
+        rules.push(("renewing", udp(any()).goto("renewed")));
+    }
     for chain in ["prerouting", "input", "forward"] {
         rules.push((chain, let_in_before().jump("begun")));
     }
@@ -374,31 +430,39 @@ fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
     rules.push(("begun", tcp(any(), false).accept()));
     rules.push(("begun", udp(any()).accept()));
     if needs.forwards {
-        rules.extend(forward::rules());
+        rules.extend(forward::rules(needs));
     }
-    let not_let_in = translated().has(Load::LABEL, &NOT_LET_IN);
+    let not_let_in = translated(any()).has(Load::LABEL, &NOT_LET_IN);
     rules.push(("input", not_let_in.masked(Load::LABEL, &LABEL, true, &[0; 16]).drop()));
     for family in FAMILIES {
-        let lets_in = |chain, kind: SetKind, width| {
-            (chain, kind.of(family).width(width).holds(any()).goto("let_in"))
-        };
+        let ways = [
+            ("granted", SetKind::Open),
+            ("granted", SetKind::Bound),
+            ("target", SetKind::OpenTo),
+            ("target", SetKind::BoundTo),
+        ];
+        for (chain, kind) in ways {
+            for set in needs.letting_in(kind.of(family)) {
+                rules.push((chain, set.lets_in(any()).goto("let_in")));
+                if set.renewed().is_some() {
+                    rules.push(("renewed", set.noting(set.lets_in(any()), Noting::RENEW)));
+                }
+            }
+        }
+        let older = SetKind::Older.of(family);
+        rules.push(("older", older.holds(any()).goto("let_in")));
+        for chain in ["granted", "target"] {
+            let trusted = SetKind::Trusted.of(family);
+            rules.push((chain, trusted.holds(any()).goto("let_in")));
+        }
         for width in needs.widths() {
             let target = |rule| SetKind::GuardedTo.of(family).width(width).holds(rule);
             rules.extend([
-                lets_in("granted", SetKind::Open, width),
-                lets_in("granted", SetKind::Bound, width),
-                lets_in("target", SetKind::OpenTo, width),
-                lets_in("target", SetKind::BoundTo, width),
                 ("prerouting", target(any()).goto("target")),
                 ("input", target(any()).goto("target")),
-                ("forward", target(translated()).goto("target")),
+                ("forward", target(translated(any())).goto("target")),
             ]);
         }
-        rules.extend([
-            lets_in("older", SetKind::Older, false),
-            lets_in("granted", SetKind::Trusted, false),
-            lets_in("target", SetKind::Trusted, false),
-        ]);
     }
     for width in needs.widths() {
         rules.extend([
@@ -449,7 +513,7 @@ mod tests {
         let doors = [(name.clone(), door(target))].into();
         let ruleset = Ruleset { doors, ..Ruleset::default() };
         let (element, _) =
-            ruleset.elements(&name, IpAddr::into(address), port).into_iter().next()?;
+            ruleset.elements(&name, IpAddr::into(address), port, false).into_iter().next()?;
         Some((element.set.reference().set.to_string(), element.key.as_bytes().to_vec()))
     }
 
@@ -483,8 +547,8 @@ mod tests {
 
     fn elements_of(ruleset: &Ruleset, door: &str) -> Vec<String> {
         let (door, client) = (door.parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let found = ruleset.references(&door, client, None).into_iter();
-        found.map(|element| element.set.set.to_string()).collect()
+        let found = ruleset.elements(&door, client, None, false).into_iter();
+        found.map(|(element, _)| element.set.reference().set.to_string()).collect()
     }
 
     #[test]
@@ -513,8 +577,8 @@ mod tests {
         assert_eq!(here.guarded().len(), 1);
         assert_eq!(elements_of(&here, "a"), ["forwarded_4", "forward_4"]);
         let client = "192.0.2.2".parse().unwrap();
-        let map = here.references(&"a".parse().unwrap(), client, None).pop().unwrap();
-        assert_eq!(map.value.unwrap().as_bytes(), [10, 0, 0, 2, 0, 22, 0, 0]);
+        let map = here.elements(&"a".parse().unwrap(), client, None, false).pop().unwrap();
+        assert_eq!(map.1.unwrap().as_bytes(), [10, 0, 0, 2, 0, 22, 0, 0]);
         assert!(here.shared().is_empty());
         let both = ruleset(&[("a", &[], &[to("10.0.0.2")]), ("c", &[], &[to("10.0.0.3")])]);
         assert_eq!(both.shared().len(), 2, "one element can lead to one host only");

@@ -1,5 +1,6 @@
 //! The action of a door, rendered for one address.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ pub struct Action {
     pub hold: Option<Hold>,
     /// How many grants the door may have.
     pub most: usize,
+    /// How many addresses of one family its client may have open there.
+    pub addresses: Option<NonZeroUsize>,
     /// How long after it the door does nothing more.
     pub cooldown: Duration,
 }
@@ -44,6 +47,7 @@ impl Action {
     ///
     /// # Errors
     /// [`Reason::NoCommand`] when nothing opens the door for the family of the address,
+    /// [`Reason::Width`] when it is open for single addresses alone,
     /// [`Reason::SourcePort`] when it cannot be opened for one source port only.
     pub fn of(
         door: &Door,
@@ -55,6 +59,7 @@ impl Action {
         let (network, source_port) = (key.network, key.source_port);
         let address = network.address();
         let open_for = open_for.unwrap_or(opening.open_for);
+        let open_for = opening.hold.map_or(open_for, |hold| open_for.min(hold.at_most));
         let mut is_own = false;
         let backend = match &opening.mechanism {
             // What is forwarded has no element for one source port.
@@ -65,6 +70,7 @@ impl Action {
             Mechanism::Guard => GrantBackend::Kernel(KernelElement::of_guard(key)),
             _ if source_port.is_some() => return Err(Reason::SourcePort),
             Mechanism::Set(set) => {
+                let address = network.single().ok_or(Reason::Width)?;
                 GrantBackend::Kernel(KernelElement::of_set(set, address).ok_or(Reason::NoCommand)?)
             }
             Mechanism::Commands { commands, template } => {
@@ -89,8 +95,8 @@ impl Action {
                 })
             }
         };
-        let Opening { hold, max_grants: most, cooldown, .. } = *opening;
-        Ok(Self { backend, open_for, is_own, hold, most, cooldown })
+        let Opening { hold, max_grants: most, addresses, cooldown, .. } = *opening;
+        Ok(Self { backend, open_for, is_own, hold, most, addresses, cooldown })
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.

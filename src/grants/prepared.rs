@@ -1,5 +1,6 @@
 //! The first half of opening a door: decided, to be recorded, not yet done.
 
+use super::hold::Session;
 use super::{Action, Grant, GrantBackend, GrantId, GrantKey, GrantPhase, GrantRecord, Origin};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -40,15 +41,20 @@ pub struct Extension {
     pub origin: Origin,
 }
 
+impl Extension {
+    pub(super) fn new(now: Now, deadline: Monotonic, origin: &Origin) -> Self {
+        let until = now.wall + deadline.since(now.monotonic);
+        Self { deadline, until, origin: origin.clone() }
+    }
+}
+
 impl PreparedGrant {
     /// What has to be recorded; `None`: it makes no grant, or not yet.
     pub fn change(&self, now: Now, boot: BootId) -> Option<GrantChange> {
         match self.transition {
             Transition::Open(id) => Some(GrantChange::Record(self.grant(id).record(now, boot))),
             Transition::Extend(id, deadline) => {
-                let until = now.wall + deadline.since(now.monotonic);
-                let origin = self.origin.clone();
-                Some(GrantChange::Extend(id, Extension { deadline, until, origin }))
+                Some(GrantChange::Extend(id, Extension::new(now, deadline, &self.origin)))
             }
             Transition::Act | Transition::Wait(_) => None,
         }
@@ -73,6 +79,8 @@ impl PreparedGrant {
             deadline: self.until,
             ceiling: self.action.hold.map(|hold| self.knocked() + hold.at_most),
             backend: self.action.backend.clone(),
+            session: Session::new(self.knocked()),
+            addresses: self.action.addresses,
             is_own: self.action.is_own,
             turn: id.0,
         }

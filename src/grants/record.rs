@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::{CommandPair, GrantId, Manner};
 use crate::config::{Family, Name, NftSet};
@@ -89,7 +90,9 @@ pub enum GrantState {
 }
 
 /// The way in which a grant came about: by a method of its door, or by the administrator.
-#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Display, PartialEq, Eq, Hash, SerializeDisplay, DeserializeFromStr,
+)]
 pub enum OpenedBy {
     Method(Method),
     #[display("knockctl")]

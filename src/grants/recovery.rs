@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::hold::Session;
 use super::{
     Grant, GrantBackend, GrantId, GrantKey, GrantPhase, GrantRecord, GrantState, Grants,
     KernelElement, Origin, ToClose,
@@ -132,7 +133,7 @@ impl Grants {
         let record = GrantRecord { deadline: Monotonic::ZERO, ..record };
         self.insert(record, GrantPhase::Closing { again: None, left: Vec::new(), tries: 0 });
         self.let_go(id);
-        Recovered::Close(ToClose { id, close: Vec::new(), delete, again: false })
+        Recovered::Close(ToClose { id, close: Vec::new(), delete, again: false, end: None })
     }
 
     /// `None` where the door has a grant for this address: it stays the only one.
@@ -170,6 +171,8 @@ impl Grants {
             deadline,
             ceiling,
             backend,
+            session: Session::new(Monotonic::ZERO),
+            addresses: None,
             is_own: false,
             turn: id.0,
         });
@@ -260,6 +263,7 @@ mod tests {
             is_own: false,
             hold: None,
             most: 9,
+            addresses: None,
             cooldown: Duration::ZERO,
         };
         let asked =
@@ -280,6 +284,7 @@ mod tests {
             close: vec![pair()],
             delete: None,
             again: false,
+            end: None,
         })
     }
 
@@ -337,6 +342,7 @@ mod tests {
             close: Vec::new(),
             delete: None,
             again: false,
+            end: None,
         });
         assert_eq!(effects, [closes, Recovered::Keep { id: GrantId(8), restore: false }]);
     }
@@ -416,7 +422,13 @@ mod tests {
         let delete = Some(element());
         assert_eq!(
             effect,
-            Recovered::Close(ToClose { id: GrantId(7), close: Vec::new(), delete, again: false })
+            Recovered::Close(ToClose {
+                id: GrantId(7),
+                close: Vec::new(),
+                delete,
+                again: false,
+                end: None
+            })
         );
     }
 

@@ -1,5 +1,7 @@
 //! What grants promise, one behaviour each.
 
+mod addresses;
+mod hold;
 mod lives;
 
 use std::net::IpAddr;
@@ -43,6 +45,7 @@ fn action(ports: usize, open_for: u64) -> Action {
         open_for: Duration::from_secs(open_for),
         is_own: false,
         most: usize::MAX,
+        addresses: None,
         cooldown: Duration::ZERO,
     }
 }

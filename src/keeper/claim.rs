@@ -16,6 +16,7 @@ use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::ledger::{Durability, Proof};
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
+use crate::proto::network::{Network, Widths};
 use crate::proto::secret::Secret;
 use crate::proto::totp::Scheme;
 use crate::time::{Monotonic, Now, Wall};
@@ -23,14 +24,14 @@ use crate::time::{Monotonic, Now, Wall};
 /// How much longer than it can be good what was used is remembered: a clock may be set back.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// A claim that a door be opened, or closed, for some addresses.
+/// A claim that a door be opened, or closed, for some networks, most of them of one address.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) door: Door,
     pub(super) origin: Origin,
     /// At least one.
-    pub(super) addresses: Vec<IpAddr>,
-    /// Where the request came from, if that is another address.
+    pub(super) networks: Vec<Network>,
+    /// Where the request came from, if that is not what it is for.
     pub(super) asked_by: Option<IpAddr>,
     /// Only for connections from this port.
     pub(super) source_port: Option<NonZeroU16>,
@@ -107,14 +108,14 @@ impl Claim {
         since: Monotonic,
         open_for: Option<Duration>,
     ) -> Self {
-        Self { open_for, ..Self::of(door, Origin::KNOCKCTL, vec![address], since) }
+        Self { open_for, ..Self::of(door, Origin::KNOCKCTL, vec![address.into()], since) }
     }
 
-    fn of(door: Door, origin: Origin, addresses: Vec<IpAddr>, since: Monotonic) -> Self {
+    fn of(door: Door, origin: Origin, networks: Vec<Network>, since: Monotonic) -> Self {
         Self {
             door,
             origin,
-            addresses,
+            networks,
             asked_by: None,
             source_port: None,
             since,
@@ -170,7 +171,7 @@ impl Claim {
         };
         let origin = origin(method, client);
         let door = stands.unwrap_or(meant).clone();
-        let claim = Self { proof, ..Self::of(door, origin, vec![event.source], at) };
+        let claim = Self { proof, ..Self::of(door, origin, vec![event.source.into()], at) };
         Ok((claim, holds.and_then(|()| grounds.is_in_time(at, event.source))))
     }
 
@@ -211,16 +212,19 @@ impl Claim {
                 (Method::Fwknop, stamp, proof, is_unchanged, lifetime)
             }
         };
-        let may_ask = |address| grounds.local.may_ask_for(request.source, address);
+        let may_ask = |network| grounds.local.may_ask_for(request.source, network);
+        let width = stands.and_then(|door| door.recognition.width);
+        let widest = Widths::both(width, now.and_then(|now| now.width));
         let holds = grounds
             .stands(now, is_unchanged)
             .and_then(|()| lifetime.judge(stamp, grounds.now))
             .and_then(|()| grounds.is_in_time(at, request.source))
-            .and_then(|()| so(request.addresses().all(may_ask), Reason::ImpossibleAddress));
+            .and_then(|()| so(request.networks().all(may_ask), Reason::ImpossibleAddress))
+            .and_then(|()| so(request.networks().all(|it| widest.allows(&it)), Reason::Width));
         let door = stands.unwrap_or(meant).clone();
         let origin = origin(method, Some(client));
-        let addresses: Vec<_> = request.addresses().collect();
-        let asked_by = Some(request.source).filter(|source| !addresses.contains(source));
+        let networks: Vec<_> = request.networks().collect();
+        let asked_by = Some(request.source).filter(|it| !networks.contains(&(*it).into()));
         let most = door.opening.open_for_max;
         let open_for =
             request.open_for.map(|seconds| Duration::from_secs(seconds.max(1).into()).min(most));
@@ -231,7 +235,7 @@ impl Claim {
             proof: Some(proof),
             stamp: Some(stamp),
             close: request.close,
-            ..Self::of(door, origin, addresses, at)
+            ..Self::of(door, origin, networks, at)
         };
         Ok((claim, holds))
     }
@@ -245,10 +249,10 @@ impl Claim {
         if self.proof.is_none() || is_safe { Durability::Crash } else { Durability::PowerLoss }
     }
 
-    /// The key of the grant for one of its addresses.
-    pub(super) fn key(&self, address: IpAddr) -> GrantKey {
+    /// The key of the grant for one of its networks.
+    pub(super) fn key(&self, network: Network) -> GrantKey {
         let door = self.door.name().clone();
-        GrantKey { source_port: self.source_port, ..GrantKey::new(door, address) }
+        GrantKey { source_port: self.source_port, ..GrantKey::new(door, network) }
     }
 }
 
@@ -410,6 +414,20 @@ mod tests {
             let refused = Claim::of_request(&grounds, &request, at);
             assert_eq!(outcome(refused), Some(Reason::Changed));
         }
+    }
+
+    #[test]
+    fn a_network_that_is_too_wide_by_now_is_refused() {
+        let mut world = World::new();
+        let request = DatagramRequest { v4: "192.0.2.0/24".parse().ok(), ..world.spa() };
+        assert_eq!(asked(&world, &request), Some(Reason::Width));
+        world.config.clients[0].width = Some(Widths { ipv4: 24, ipv6: 128 });
+        // This host is in it: it is that of others all the same.
+        let (claim, holds) =
+            Claim::of_request(&world.grounds(), &request, world.now.monotonic).unwrap();
+        assert_eq!(holds, Ok(()));
+        assert_eq!(claim.networks, ["192.0.2.0/24".parse().unwrap()]);
+        assert_eq!(claim.asked_by, Some(request.source));
     }
 
     #[test]

@@ -24,8 +24,9 @@
 //! | stamp | within the ages that are allowed, nor hidden by an unclean start | refused |
 //! | fwknop: source | in the client's networks | ends |
 //! | fwknop: address | one, which the engine's own rule lets this client have | ends |
-//! | addresses | what one host can have, loopback only over loopback | ends |
-//! | | this host's only from this host's | refused |
+//! | networks | of what hosts can have, loopback only over loopback | ends |
+//! | | no wider than door and client allow; fwknop's are addresses | ends |
+//! | | an address of this host's only from this host's | refused |
 //! | `open_for` | not 0; fwknop's at most its format's; the door clamps it | ends |
 //! | `source_port`, `close` | not of fwknop's; whether the door can is the grant's to say | ends |
 //! | interface (index, state) | one that was given, and that it has gone | ends |
@@ -47,7 +48,7 @@
 use std::net::IpAddr;
 
 use super::claim::Grounds;
-use crate::config::{Client, Door, FwknopClient, Lockout, Name};
+use crate::config::{AddressPolicy, Client, Door, FwknopClient, Lockout, Name};
 use crate::control::{client_of, door_of};
 use crate::engine::{
     CompletedBy, Credential, DatagramRequest, Event, EventKind, NAME_LEN, Reason, Refusal,
@@ -56,7 +57,7 @@ use crate::engine::{
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;
 use crate::proto::method::Method;
-use crate::proto::network::{is_a_hosts, may_ask_for};
+use crate::proto::network::{Widths, is_a_hosts, may_ask_for};
 use crate::time::Monotonic;
 
 /// A lie: what was said that no honest watcher says.
@@ -187,8 +188,13 @@ fn request(grounds: &Grounds<'_>, request: &DatagramRequest, at: Monotonic) -> R
         client_of(grounds.then, request.client).ok_or(Lie("a client that it was not given"))?;
     packet(grounds, request.source, at)?;
     so(client.doors.contains(door.name()), "a client at a door that it may not open")?;
-    let may = request.addresses().all(|address| may_ask_for(request.source, address));
+    let is_there = request.networks().next().is_some()
+        && request.v4.is_none_or(|it| it.address().is_ipv4())
+        && request.v6.is_none_or(|it| it.address().is_ipv6());
+    let may = is_there && request.networks().all(|it| may_ask_for(request.source, it));
     so(may, "a request for an address that none may be for")?;
+    let widest = Widths::both(door.recognition.width, client.width);
+    so(request.networks().all(|it| widest.allows(&it)), "a request for too wide a network")?;
     so(request.open_for != Some(0), "a request for no time at all")?;
     match request.credential {
         Credential::Spa { key, .. } => {
@@ -207,12 +213,14 @@ fn request(grounds: &Grounds<'_>, request: &DatagramRequest, at: Monotonic) -> R
 /// Whether a request can be one of fwknop's, of this client.
 fn is_fwknops(client: &FwknopClient, request: &DatagramRequest) -> bool {
     let source = request.source.to_canonical();
-    let mut addresses = request.addresses();
-    let (Some(asked), None) = (addresses.next(), addresses.next()) else { return false };
+    let mut networks = request.networks();
+    let (Some(asked), None) = (networks.next(), networks.next()) else { return false };
+    let Some(asked) = asked.single() else { return false };
     // The one that the packet comes from need not be named.
-    let named = request
-        .v4
-        .filter(|_| asked != source || client.address == crate::config::AddressPolicy::Explicit);
+    let named = match asked {
+        IpAddr::V4(v4) if asked != source || client.address == AddressPolicy::Explicit => Some(v4),
+        _ => None,
+    };
     fwknop::address(client, source, named) == Ok(asked)
         && client.sends_from(source)
         && request.source_port.is_none()
@@ -235,19 +243,20 @@ fn refusal(grounds: &Grounds<'_>, refusal: &Refusal, at: Monotonic) -> Result<()
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::config::load::{self, load};
-    use crate::config::{AddressPolicy, Config, SpaClient, TotpClient};
+    use crate::config::{Config, SpaClient, TotpClient};
     use crate::engine::spa::SpaServer;
     use crate::engine::{ClientId, DoorId, Local, UncleanStart};
+    use crate::ipc::tests::from_watcher;
     use crate::ipc::{FRAME, FrameCodec};
     use crate::proto::fwknop::{CipherMode, FwknopKey};
     use crate::proto::knock::Knock;
+    use crate::proto::network::Network;
     use crate::proto::secret::Secret;
     use crate::proto::spa::PrivateKey;
     use crate::time::{Now, Wall};
@@ -354,7 +363,7 @@ pub(super) mod tests {
                 client: ALICE,
                 credential: Credential::Spa { key: 0, stamp: self.now.wall },
                 source: address("192.0.2.7"),
-                v4: Some(Ipv4Addr::new(192, 0, 2, 7)),
+                v4: "192.0.2.7".parse().ok(),
                 v6: None,
                 open_for: None,
                 source_port: None,
@@ -406,14 +415,10 @@ pub(super) mod tests {
         ] {
             assert_eq!(world.told(world.event(door, kind)), Ok(()), "{kind:?}");
         }
-        let named = Some(Ipv4Addr::new(198, 51, 100, 7));
+        let named = "198.51.100.7".parse().ok();
         for request in [
             world.spa(),
-            DatagramRequest {
-                v4: named,
-                v6: address("2001:db8::7").to_string().parse().ok(),
-                ..world.spa()
-            },
+            DatagramRequest { v4: named, v6: "2001:db8::7".parse().ok(), ..world.spa() },
             DatagramRequest { close: true, open_for: Some(u32::MAX), ..world.spa() },
             world.fwknop(),
             DatagramRequest { v4: named, open_for: Some(MAX_TIMEOUT), ..world.fwknop() },
@@ -540,7 +545,7 @@ pub(super) mod tests {
         let mut world = World::new();
         let (spa, fwknop) = (world.spa(), world.fwknop());
         let port = std::num::NonZeroU16::new(22);
-        let v4 = |text: &str| Some(text.parse::<Ipv4Addr>().unwrap());
+        let v4 = |text: &str| Some(text.parse::<Network>().unwrap());
         for (request, what) in [
             (DatagramRequest { door: DoorId(9), ..spa }, "a door that it was not given"),
             (DatagramRequest { client: ClientId(9), ..spa }, "a client that it was not given"),
@@ -567,6 +572,11 @@ pub(super) mod tests {
                 DatagramRequest { v4: v4("224.0.0.1"), ..fwknop },
                 "a request for an address that none may be for",
             ),
+            (
+                DatagramRequest { v4: v4("126.0.0.0/7"), ..spa },
+                "a request for an address that none may be for",
+            ),
+            (DatagramRequest { v4: v4("192.0.2.0/24"), ..spa }, "a request for too wide a network"),
             (
                 DatagramRequest { close: true, ..fwknop },
                 "a request that fwknop's format cannot make",
@@ -596,6 +606,21 @@ pub(super) mod tests {
         }
         world.server = None;
         assert_eq!(lie(world.asked(spa)), "a key that it was not given");
+    }
+
+    #[test]
+    fn a_network_is_believed_where_door_and_client_were_given_as_much() {
+        let mut world = World::new();
+        let spa = DatagramRequest { v4: "192.0.2.0/24".parse().ok(), ..world.spa() };
+        let width = |ipv4| Some(Widths { ipv4, ipv6: 64 });
+        world.config.doors[SPA.0 as usize].recognition.width = width(24);
+        assert_eq!(world.asked(spa), Ok(()));
+        world.config.clients[0].width = width(25);
+        assert_eq!(lie(world.asked(spa)), "a request for too wide a network");
+        world.config.doors[FWKNOP.0 as usize].recognition.width = width(24);
+        world.config.clients[0].width = None;
+        let fwknop = DatagramRequest { v4: spa.v4, ..world.fwknop() };
+        assert_eq!(lie(world.asked(fwknop)), "a request that fwknop's format cannot make");
     }
 
     #[test]
@@ -637,7 +662,12 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_frame_makes_it_panic(kind in 1u8..13, rest in prop::collection::vec(0u8..12, FRAME)) {
+        fn no_message_makes_it_panic(message in from_watcher()) {
+            let _ = World::new().check(&message);
+        }
+
+        #[test]
+        fn no_frame_makes_it_panic(kind in 0u8..13, rest in prop::collection::vec(0u8..12, FRAME)) {
             let mut bytes: [u8; FRAME] = rest.try_into().unwrap();
             bytes[0] = kind;
             bytes[60..].fill(0);

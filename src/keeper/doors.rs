@@ -1,17 +1,21 @@
 //! Doors at work: from a claim to an open door and back, through grants, commands, sets and ledger.
 
+mod cut;
 mod jobs;
 mod open;
 mod recover;
+mod sessions;
 mod tell;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use tracing::error;
 
+use self::cut::Cuts;
 use self::jobs::Purpose;
+use self::sessions::Sessions;
 use self::tell::DoorEvent;
 
 use super::alerts::Alerts;
@@ -20,12 +24,14 @@ use super::kernel_sets::{KernelSets, KernelSetsError};
 use super::metrics::Counts;
 use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
+use crate::firewall;
 use crate::firewall::command::{CommandRunner, JobId};
 use crate::grants::{
     Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, Origin, ToClose,
 };
 use crate::ledger::Durability;
 use crate::log::limit::Limit;
+use crate::proto::network::Network;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -34,6 +40,7 @@ pub(super) struct Doors {
     grants: Grants,
     commands: CommandRunner,
     sets: KernelSets,
+    sessions: Sessions,
     pub(super) journal: Journal,
     pub(super) alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
@@ -49,6 +56,7 @@ pub(super) struct Doors {
     logged: Vec<EventLine>,
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
+    cuts: Cuts,
     /// What is counted for monitoring.
     pub(super) metrics: Counts,
 }
@@ -64,6 +72,9 @@ pub(super) enum ClaimOutcome {
     Failed(&'static str),
 }
 
+/// The reason why a grant ends, for log and history.
+type EndReason = Cow<'static, str>;
+
 /// How many are remembered that could not be closed.
 const MOST_NOT_CLOSED: usize = 1000;
 /// How many grants end before the keeper listens again: some milliseconds, on a busy machine some
@@ -75,15 +86,20 @@ impl Doors {
         self.grants.get(id).map(|grant| (grant.key.clone(), grant.origin.clone()))
     }
 
-    /// Closes a door that is open for an address, or strikes off that it could not be closed.
-    /// False: it is not open.
-    pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
-        let ids =
-            self.grants.matching(|it| it.key.door == *door && it.key.network.contains(address));
+    /// Closes a door that is open for an address of a network, or strikes off that it could not be
+    /// closed. False: it is not open. To `cut`: connections from there are [due](Self::cut_due) to
+    /// end.
+    pub(super) fn close(&mut self, now: Now, door: &Name, network: Network, cut: bool) -> bool {
+        let is_meant = |key: &GrantKey| key.door == *door && key.network.meets(&network);
+        let ids = self.grants.matching(|it| is_meant(&it.key));
+        if cut {
+            self.cuts.with.extend(&ids);
+            self.cuts.cut(GrantKey::new(door.clone(), network));
+        }
         self.end_all(now, &ids, "closed by hand");
-        let key = GrantKey::new(door.clone(), address);
-        !ids.is_empty()
-            || self.not_closed.remove(&key).map(|(id, _)| self.journal.forget(id)).is_some()
+        let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
+        let struck = struck.map(|(_, (id, _))| self.journal.forget(id)).count();
+        !ids.is_empty() || struck > 0
     }
 
     /// What may still be open, since it could not be closed, and who had opened it.
@@ -92,17 +108,26 @@ impl Doors {
     }
 
     /// Closes what a client has opened, or extended last. How many doors that were.
-    pub(super) fn close_client(&mut self, now: Now, client: &Name) -> usize {
+    pub(super) fn close_client(&mut self, now: Now, client: &Name, cut: bool) -> usize {
         let ids = self.grants.matching(|it| it.origin.client.as_ref() == Some(client));
+        if cut {
+            self.cut_with(&ids, Some(client));
+        }
         self.end_all(now, &ids, "closed, since its client is revoked");
         ids.len()
     }
 
-    fn end_all(&mut self, now: Now, ids: &[GrantId], why: &'static str) {
+    /// Ends those that a grant which is open takes the place of.
+    fn displace(&mut self, now: Now, id: GrantId, key: &GrantKey) {
+        self.end_all(now, &self.grants.displaced_by(id), format!("moved to {}", key.network));
+    }
+
+    fn end_all(&mut self, now: Now, ids: &[GrantId], why: impl Into<EndReason>) {
+        let why = why.into();
         for &id in ids {
             // What is under way ends when its command has ended.
             if let Some(expired) = self.grants.close(id) {
-                self.end(now, expired, why);
+                self.end(now, expired, why.clone());
             }
         }
     }
@@ -117,25 +142,33 @@ impl Doors {
         for finished in self.commands.poll(now.monotonic) {
             self.finished(now, &finished);
         }
-        for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
-            let why = if expired.again { "closed, though not at once" } else { "command timeout" };
-            self.end(now, expired, why);
-        }
         let grants = &self.grants;
         if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
             error!("{why}");
         }
+        self.follow_sessions(now);
+        for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
+            self.cut_expired(expired.id);
+            let why = match expired.end {
+                _ if expired.again => "closed, though not at once",
+                Some(end) => end.as_str(),
+                None => "command timeout",
+            };
+            self.end(now, expired, why);
+        }
+        let _logged = self.cut_due();
         self.alerts.poll(now.monotonic);
         self.journal.poll(now);
     }
 
     /// A grant ends, for this reason.
-    fn end(&mut self, now: Now, expired: ToClose, why: &'static str) {
-        let ToClose { id, close, delete, again } = expired;
+    fn end(&mut self, now: Now, expired: ToClose, why: impl Into<EndReason>) {
+        let why = why.into();
+        let ToClose { id, close, delete, again, .. } = expired;
         let Some((key, origin)) = self.owner(id) else { return };
         let GrantKey { door, network, .. } = &key;
         if !again {
-            self.tell(now, &key, &origin, DoorEvent::Closing(why));
+            self.tell(now, &key, &origin, DoorEvent::Closing(&why));
         }
         fault::point("expired");
         if let Some(element) = delete {
@@ -148,7 +181,7 @@ impl Doors {
             if let Err(why) = self.sets.close(&key, &element, others) {
                 error!(source = %network, door = %door, "cannot be closed now: {why}");
             }
-            self.is_closed(now, id, why);
+            self.is_closed(now, id, &why);
             return;
         }
         if !again {
@@ -171,6 +204,7 @@ impl Doors {
     /// A grant is over, closed or not: others may need what it held.
     fn has_ended(&mut self, now: Now, id: GrantId, key: &GrantKey) {
         self.gone.remove(&id);
+        self.cuts.is_over(id, key);
         // Somebody has opened meanwhile what was closed here.
         for other in self.grants.also_held(id) {
             if self.grants.work_again(other, Manner::IfGone) {
@@ -189,8 +223,12 @@ impl Doors {
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
-    pub(super) fn close_all(&mut self, now: Now) {
-        self.end_all(now, &self.grants.matching(|_| true), "closed by hand");
+    pub(super) fn close_all(&mut self, now: Now, cut: bool) {
+        let ids = self.grants.matching(|_| true);
+        if cut {
+            self.cut_with(&ids, None);
+        }
+        self.end_all(now, &ids, "closed by hand");
     }
 
     /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by
@@ -222,6 +260,10 @@ impl Doors {
     /// When it cannot be taken away.
     pub(super) fn finish(self, on_exit: OnExit) -> Result<(), KernelSetsError> {
         self.journal.close();
+        if on_exit == OnExit::Remove {
+            // Where there is no nf_tables there is no table either.
+            let _ = firewall::cut::remove();
+        }
         self.sets.leave(on_exit)
     }
 
@@ -233,6 +275,7 @@ impl Doors {
             self.alerts.runner.next_deadline(),
             Some(self.journal.next_tidy),
             self.sets.next_deadline(),
+            self.sessions.next_look(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -240,6 +283,7 @@ impl Doors {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = self.commands.fds();
         fds.extend(self.sets.fds());
+        fds.extend(self.sessions.fd());
         fds.extend(self.alerts.runner.fds());
         fds
     }

@@ -351,7 +351,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert_eq!(passed(&mut intake, later, &fwknop, 1_000), 10);
         assert_eq!(passed(&mut intake, later, &spa, 1_000), 50);
-        let by_hand = Claim::by_administrator(spa.door.clone(), spa.addresses[0], now, None);
+        let by_hand = Claim::by_administrator(spa.door.clone(), world.spa().source, now, None);
         assert_eq!(passed(&mut intake, later, &by_hand, 9_000), 9_000);
     }
 

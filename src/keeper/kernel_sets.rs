@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, Door, Mechanism, Name, NftFamily, NftSet, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard};
@@ -18,6 +18,7 @@ use crate::firewall::nft_set::{NftSetError, OwnSets};
 use crate::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use crate::grants::{GrantKey, KernelElement, KernelGrant};
 use crate::log::limit::Limit;
+use crate::proto::network::Network;
 use crate::time::Monotonic;
 
 use self::standing::comment;
@@ -35,6 +36,8 @@ pub(super) enum KernelSetsError {
     /// A grant of an earlier knockd may name a set that the configuration no longer does.
     #[error("the set '{0} {1}' is not one of this configuration")]
     NotInUse(String, String),
+    #[error("a set of your own takes single addresses, not {0}")]
+    Network(Network),
 }
 
 impl KernelSetsError {
@@ -43,6 +46,9 @@ impl KernelSetsError {
         matches!(self, Self::Netlink(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)))
     }
 }
+
+/// An element, and how long it is to be there.
+type TimedElement = (ElementRef, Duration);
 
 /// The sets that the configuration in force needs.
 pub(super) struct KernelSets {
@@ -152,19 +158,18 @@ impl KernelSets {
         Ok(())
     }
 
-    /// The elements that a grant is, and through which they are changed.
+    /// The elements that a grant is, each with its time, and through which they are changed.
     fn find(
         &mut self,
-        key: &GrantKey,
-        element: &KernelElement,
-    ) -> Result<(Vec<ElementRef>, &mut Netlink), KernelSetsError> {
+        kept: &KernelGrant,
+    ) -> Result<(Vec<TimedElement>, &mut Netlink), KernelSetsError> {
+        let element = &kept.element;
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
-                let slots = guard.elements(&key.door, key.network, key.source_port);
-                Ok((slots, &mut guard.netlink))
+                Ok((guard.elements(&guards_grant(kept)), &mut guard.netlink))
             }
             (_, Some(own)) if !element.is_guards() => {
-                Ok((vec![own_element(key, element)?], &mut own.netlink))
+                Ok((vec![(own_element(&kept.key, element)?, kept.left)], &mut own.netlink))
             }
             _ => Err(not_in_use(element)),
         }
@@ -181,14 +186,20 @@ impl KernelSets {
         kept: &KernelGrant,
         is_new: bool,
     ) -> Result<bool, KernelSetsError> {
-        let KernelGrant { key, origin, element, left, .. } = kept;
+        let KernelGrant { key, origin, .. } = kept;
         let comment = comment(&key.door, origin);
-        let (slots, netlink) = self.find(key, element)?;
-        if is_new && netlink.add(&slots, *left, &comment)? {
+        let (slots, netlink) = self.find(kept)?;
+        if is_new && netlink.add(&slots, &comment)? {
+            if let Some(guard) = &mut self.guard
+                && kept.element.is_guards()
+                && let Err(why) = guard.forget_in_vain(&key.door, key.network)
+            {
+                debug!(door = %key.door, "what was sent before is not led on: {why}");
+            }
             return Ok(true);
         }
         let mut was_gone = false;
-        for slot in &slots {
+        for (slot, left) in &slots {
             match netlink.hold(slot, *left, &comment)? {
                 Holding::Kept => {}
                 Holding::Added => was_gone = true,
@@ -222,33 +233,39 @@ impl KernelSets {
         };
         let mut held = Vec::new();
         for kept in is_shared.then(others).into_iter().flatten() {
-            if let Ok((slots, _)) = self.find(&kept.key, &kept.element) {
+            if let Ok((slots, _)) = self.find(&kept) {
                 held.push((slots, kept));
             }
         }
-        let (slots, netlink) = match self.find(key, element) {
-            Ok(found) => found,
+        let (slots, netlink) = match (&mut self.guard, &mut self.own) {
+            (Some(guard), _) if element.is_guards() => {
+                let GrantKey { door, network, source_port } = key;
+                (guard.places(door, *network, *source_port), &mut guard.netlink)
+            }
             // The last door that used the table is no more.
-            Err(_) if element.is_guards() => return Ok(()),
-            Err(_) => (vec![own_element(key, element)?], &mut Netlink::open()?),
+            _ if element.is_guards() => return Ok(()),
+            (_, Some(own)) => (vec![own_element(key, element)?], &mut own.netlink),
+            (_, None) => (vec![own_element(key, element)?], &mut Netlink::open()?),
         };
         let mut closed = Ok(());
         for slot in &slots {
-            let holds = |(slots, kept): &&(Vec<ElementRef>, KernelGrant)| {
-                slots.iter().find(|it| it.is_at(slot)).map(|it| (it.clone(), kept.clone()))
+            let holds = |(slots, kept): &&(Vec<TimedElement>, KernelGrant)| {
+                let (at, left) = slots.iter().find(|(it, _)| it.is_at(slot))?.clone();
+                Some((at, left, comment(&kept.key.door, &kept.origin)))
             };
             let mut others = held.iter().filter_map(|held| holds(&held));
             let other = match slot.value {
                 Some(_) => others.next_back(),
-                None => others.max_by_key(|(_, kept)| kept.left),
+                None => others.max_by_key(|(_, left, _)| *left),
             };
-            let other = other.map(|(at, it)| (at, it.left, comment(&it.key.door, &it.origin)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
                     info!(source = %key.network, door = %key.door,
                         "stays in the set '{}', since it was not knockd that put it there", slot.set);
                 }
                 Ok(Removal::Removed | Removal::WasNotThere) => {}
+                // Of networks, there was none as wide when the table was replaced.
+                Err(NetlinkError::NoSet(_)) if element.is_guards() => {}
                 Err(error) => closed = Err(error.into()),
             }
         }
@@ -262,11 +279,11 @@ impl KernelSets {
     pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> Result<Vec<bool>, KernelSetsError> {
         let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
         let mut is_held = |kept: &KernelGrant| {
-            let Ok((slots, netlink)) = self.find(&kept.key, &kept.element) else {
+            let Ok((slots, netlink)) = self.find(kept) else {
                 return Ok(false);
             };
             // Where it leads somewhere else, another of the address's grants decides.
-            for ElementRef { set, key, .. } in slots {
+            for (ElementRef { set, key, .. }, _) in slots {
                 let keys = match sets.entry(set) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(unread) => {
@@ -284,6 +301,21 @@ impl KernelSets {
             Ok(true)
         };
         keep.iter().map(&mut is_held).collect()
+    }
+
+    /// What is left of the elements of a grant that packets renew: the longest time, if there are
+    /// any.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    #[allow(dead_code, reason = "asked when a grant seems to be over")]
+    pub(super) fn left(&mut self, kept: &KernelGrant) -> Result<Option<Duration>, KernelSetsError> {
+        let (slots, netlink) = self.find(kept)?;
+        let mut longest = None;
+        for (slot, _) in slots.iter().filter(|(slot, _)| slot.renewed.is_some()) {
+            longest = longest.max(netlink.element(slot)?.and_then(|found| found.left));
+        }
+        Ok(longest)
     }
 
     /// Mends what others have done to the tables; `keep` are the grants that hold.
@@ -328,9 +360,12 @@ impl KernelSets {
                 Disturbance::Gone => "deleted",
                 Disturbance::Changed => "changed",
                 Disturbance::Untold => "may have changed",
+                Disturbance::Outgrown => "has outgrown",
             };
             guard.restore(now, &guards_elements(&keep))?;
-            warn!("somebody {what} the guard's table 'inet knockd': it is restored");
+            if disturbance != Disturbance::Outgrown {
+                warn!("somebody {what} the guard's table 'inet knockd': it is restored");
+            }
         }
         for set in anew? {
             warn!("somebody made the set '{set}' anew: its grants are restored");
@@ -371,7 +406,8 @@ fn not_in_use(element: &KernelElement) -> KernelSetsError {
 }
 
 fn own_element(key: &GrantKey, element: &KernelElement) -> Result<ElementRef, KernelSetsError> {
-    Ok(ElementRef::new(set_ref(element)?, key.network.address().into()))
+    let address = key.network.single().ok_or(KernelSetsError::Network(key.network))?;
+    Ok(ElementRef::new(set_ref(element)?, address.into()))
 }
 
 fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
@@ -381,14 +417,16 @@ fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
 }
 
 fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
-    let of_guard = keep.iter().filter(|kept| kept.element.is_guards());
-    let element = |kept: &KernelGrant| GuardGrant {
+    keep.iter().filter(|kept| kept.element.is_guards()).map(guards_grant).collect()
+}
+
+fn guards_grant(kept: &KernelGrant) -> GuardGrant {
+    GuardGrant {
         door: kept.key.door.clone(),
         network: kept.key.network,
         source_port: kept.key.source_port,
         left: kept.left,
         ceiling: kept.ceiling,
         comment: comment(&kept.key.door, &kept.origin),
-    };
-    of_guard.map(element).collect()
+    }
 }

@@ -18,7 +18,7 @@ use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::ledger::Query;
 use crate::proto::method::Method;
-use crate::proto::network::is_a_hosts;
+use crate::proto::network::{Network, is_a_hosts};
 use crate::sys::clock;
 use crate::time::{Monotonic, Now, Wall};
 
@@ -122,21 +122,25 @@ impl Keeper {
                     Some(done) => done,
                 }
             }
-            Request::Close { door, address } => self.close(now, &door, address),
-            Request::CloseAll => {
+            Request::Close { door, address, cut } => self.close(now, &door, address, cut),
+            Request::CloseAll { cut } => {
                 let count = self.doors.list().len();
-                self.doors.close_all(now);
-                Ok(match count {
+                self.doors.close_all(now, cut);
+                let closes = match count {
                     0 => "nothing is open".to_owned(),
                     1 => "1 open door closes".to_owned(),
                     count => format!("{count} open doors close"),
-                })
+                };
+                self.and_cut(closes)
             }
-            Request::Revoke { client } => Ok(match self.doors.close_client(now, &client) {
-                0 => String::new(),
-                1 => format!("1 door that '{client}' has opened closes"),
-                count => format!("{count} doors that '{client}' has opened close"),
-            }),
+            Request::Revoke { client, cut } => {
+                let closes = match self.doors.close_client(now, &client, cut) {
+                    0 => String::new(),
+                    1 => format!("1 door that '{client}' has opened closes"),
+                    count => format!("{count} doors that '{client}' has opened close"),
+                };
+                self.and_cut(closes)
+            }
             Request::Unlock { address } => self.unlock(now, address),
             Request::ResetClient { client } => self.reset_client(now, &client),
             Request::Try { seconds, lock } => match self.try_out(now, id, seconds.into(), lock) {
@@ -227,11 +231,32 @@ impl Keeper {
         Ok(String::new())
     }
 
-    fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> Result<String, String> {
-        if self.doors.close(now, door, address) {
-            return Ok(format!("{door} closes for {address}"));
+    fn close(
+        &mut self,
+        now: Now,
+        door: &Name,
+        address: Network,
+        cut: bool,
+    ) -> Result<String, String> {
+        let is_open = self.doors.close(now, door, address, cut);
+        let closes = is_open.then(|| format!("{door} closes for {address}"));
+        let said = self.and_cut(closes.unwrap_or_default())?;
+        if said.is_empty() {
+            return self.find(door).and(Err(format!("{door} is not open for {address}")));
         }
-        self.find(door).and(Err(format!("{door} is not open for {address}")))
+        Ok(said)
+    }
+
+    /// Ends the connections that are to be cut, and says so after what has closed; empty where there
+    /// was nothing to do.
+    fn and_cut(&mut self, closes: String) -> Result<String, String> {
+        let cut = self.doors.cut_due()?;
+        Ok(match closes.is_empty() {
+            true if cut.starts_with("0 ") => closes,
+            true => cut,
+            false if cut.is_empty() => closes,
+            false => format!("{closes}, {cut}"),
+        })
     }
 
     fn unlock(&mut self, now: Now, address: IpAddr) -> Result<String, String> {
@@ -327,7 +352,9 @@ impl Keeper {
             GrantState::Open => GrantCondition::Open,
             GrantState::OpenedWithErrors => GrantCondition::OpenedWithErrors,
         };
-        grant_status(&grant.key, &grant.origin, condition, grant.deadline.since(now.monotonic))
+        let left = grant.deadline.since(now.monotonic);
+        let held_by = grant.held_by();
+        GrantStatus { held_by, ..grant_status(&grant.key, &grant.origin, condition, left) }
     }
 }
 
@@ -349,6 +376,7 @@ fn grant_status(
         by: origin.by,
         state,
         seconds_left: left.as_secs_f64(),
+        held_by: 0,
     }
 }
 

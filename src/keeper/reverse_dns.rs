@@ -37,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LONGEST_NAME: usize = 253;
 
 /// The asker of names: the keeper's end.
+#[derive(Default)]
 pub(super) struct ReverseDns {
     running: Option<NamesProcess>,
     /// The one before, which may not have ended yet.
@@ -50,14 +51,7 @@ pub(super) struct ReverseDns {
 
 impl ReverseDns {
     pub(super) fn new() -> Self {
-        Self {
-            running: None,
-            ending: None,
-            asked: HashSet::new(),
-            answer_by: None,
-            pause: FIRST_PAUSE,
-            not_before: Monotonic::ZERO,
-        }
+        Self { pause: FIRST_PAUSE, ..Self::default() }
     }
 
     /// Asks for the name of an address, which is logged when it is known.

@@ -26,6 +26,7 @@ use crate::grants::OpenedBy;
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::log;
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;
 use crate::sys::signals::Pending;
 use crate::sys::{clock, files, memory};
@@ -123,8 +124,8 @@ impl Keeper {
                 if let Some(names) = &mut self.names
                     && let Some(identity) = self.watchers.identity()
                 {
-                    let mut look_up = |address| names.look_up(now.monotonic, identity, address);
-                    claim.addresses.iter().for_each(|&address| look_up(address));
+                    let look_up = |address| names.look_up(now.monotonic, identity, address);
+                    claim.networks.iter().filter_map(Network::single).for_each(look_up);
                 }
             }
             Notice::StaleClaim(claim, reason) => {

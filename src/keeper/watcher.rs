@@ -27,6 +27,8 @@ pub(super) struct WatcherProcess {
     pub(super) server: Option<SpaServer>,
     pub(super) generation: u64,
     pub(super) since: Monotonic,
+    /// By when a new one has to be at work, or one that leaves to have gone.
+    pub(super) limit: Monotonic,
     /// What it listens on, by the numbers that the interfaces had just before it began.
     pub(super) interfaces: Vec<(InterfaceName, Option<u32>)>,
     /// Whether a loopback interface is one of them.
@@ -92,6 +94,7 @@ impl WatcherProcess {
             server,
             generation,
             since,
+            limit: Monotonic::MAX,
             interfaces,
             looped,
             child,
@@ -225,6 +228,7 @@ pub(super) mod tests {
             server: None,
             generation: 1,
             since: Monotonic::ZERO,
+            limit: Monotonic::MAX,
             interfaces: Vec::new(),
             looped: false,
             child: process::run(&argv, &[], NewPrivileges::Granted, output, None).unwrap(),

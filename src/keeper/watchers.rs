@@ -55,9 +55,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// All watchers: who works, who takes over, who sees old sequences out, and when another starts.
 pub(super) struct Watchers {
-    current: Option<(WatcherProcess, Monotonic)>,
-    successor: Option<(WatcherProcess, Monotonic)>,
-    leaving: Vec<(WatcherProcess, Monotonic)>,
+    current: Option<WatcherProcess>,
+    successor: Option<WatcherProcess>,
+    leaving: Vec<WatcherProcess>,
     ending: EndingWatchers,
     /// The configuration in force.
     pub(super) config: Arc<Config>,
@@ -135,9 +135,10 @@ impl Watchers {
             verbose: settings.log.level >= LogLevel::Debug,
         };
         self.last_generation += 1;
-        let watcher = WatcherProcess::start(self.last_generation, now, config, assignment)?;
+        let mut watcher = WatcherProcess::start(self.last_generation, now, config, assignment)?;
         // All that came before it this turn takes no time away from it.
-        self.successor = Some((watcher, clock::now().monotonic + START_LIMIT));
+        watcher.limit = clock::now().monotonic + START_LIMIT;
+        self.successor = Some(watcher);
         self.restart = None;
         Ok(())
     }
@@ -179,10 +180,7 @@ impl Watchers {
     }
 
     fn all(&self) -> impl Iterator<Item = &WatcherProcess> {
-        let leaving = self.leaving.iter().map(|(watcher, _)| watcher);
-        let others =
-            [&self.current, &self.successor].into_iter().flatten().map(|(watcher, _)| watcher);
-        others.chain(leaving)
+        self.current.iter().chain(&self.successor).chain(&self.leaving)
     }
 
     /// Whether one of them is at the other end of a socket, or may be: its user is there.
@@ -203,7 +201,7 @@ impl Watchers {
 
     /// Whether the watcher at work may join those that see old sequences out.
     fn has_room(&self) -> bool {
-        let leaving = self.leaving.iter().map(|(watcher, _)| &watcher.config);
+        let leaving = self.leaving.iter().map(|watcher| &watcher.config);
         let doors: usize = leaving.chain([&self.config]).map(|config| config.doors.len()).sum();
         self.leaving.is_empty() || (self.leaving.len() < LEAVING && doors <= LEAVING_DOORS)
     }
@@ -212,10 +210,10 @@ impl Watchers {
     /// room, the first of those that see old sequences out does so only for so long.
     pub(super) fn hurry(&mut self, now: Monotonic) {
         if !self.has_room()
-            && let Some((_, until)) = self.leaving.first_mut()
+            && let Some(WatcherProcess { limit, .. }) = self.leaving.first_mut()
         {
-            *until = (*until).min(now + LONGEST_WAIT);
-            let left = until.since(now).as_secs() + 1;
+            *limit = (*limit).min(now + LONGEST_WAIT);
+            let left = limit.since(now).as_secs() + 1;
             info!("reloading within {left} s: sequences begun under earlier ones come first");
         }
     }
@@ -224,7 +222,7 @@ impl Watchers {
     pub(super) fn poll(&mut self, now: Monotonic) -> Vec<Notice> {
         let have_moved = self.home.poll(now);
         let Self { current, successor, leaving, home, .. } = self;
-        for (watcher, _) in leaving.iter_mut().chain(current).chain(successor) {
+        for watcher in leaving.iter_mut().chain(current).chain(successor) {
             watcher.addresses_due = watcher.addresses_due.or(have_moved.then_some(now));
             watcher.tell_addresses(now, &home.addresses);
         }
@@ -243,7 +241,7 @@ impl Watchers {
                 true => self.restart_later(now),
             }
         }
-        if let Some((watcher, _)) = &self.current
+        if let Some(watcher) = &self.current
             && ((self.may_change() && self.interfaces.have_moved(&watcher.interfaces))
                 || (self.successor.is_none()
                     && self.leaving.len() < LEAVING
@@ -280,11 +278,11 @@ impl Watchers {
     }
 
     fn poll_current(&mut self, now: Monotonic) {
-        let Some((mut watcher, since)) = self.current.take() else { return };
+        let Some(mut watcher) = self.current.take() else { return };
         let Some(end) = self.listen(now, &mut watcher, true) else {
-            return self.current = Some((watcher, since));
+            return self.current = Some(watcher);
         };
-        if now.since(since) >= STEADY {
+        if now.since(watcher.since) >= STEADY {
             self.pause = FIRST_PAUSE;
         }
         self.intake.metrics.add(RESTARTS, &[], 1);
@@ -306,9 +304,9 @@ impl Watchers {
 
     fn poll_leaving(&mut self, now: Monotonic) {
         let before = self.leaving.len();
-        for (mut watcher, until) in mem::take(&mut self.leaving) {
+        for mut watcher in mem::take(&mut self.leaving) {
             match self.listen(now, &mut watcher, false) {
-                None if until > now => self.leaving.push((watcher, until)),
+                None if watcher.limit > now => self.leaving.push(watcher),
                 end => {
                     if let Some(WatcherEnd::Lied(lie)) = end {
                         error!("{}", ended_for(lie));
@@ -354,11 +352,11 @@ impl Watchers {
     }
 
     fn poll_successor(&mut self, now: Monotonic) {
-        let Some((mut watcher, limit)) = self.successor.take() else { return };
+        let Some(mut watcher) = self.successor.take() else { return };
         let mut was_killed = false;
         loop {
             match watcher.hear() {
-                None if now < limit => return self.successor = Some((watcher, limit)),
+                None if now < watcher.limit => return self.successor = Some(watcher),
                 None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
                 Some(WatcherOutput::Frame(FromWatcher::Ready)) => return self.hand_over(watcher),
                 Some(WatcherOutput::Frame(FromWatcher::Interface { index, state }))
@@ -406,14 +404,15 @@ impl Watchers {
         // between a cut as old as the turn and that.
         let cut = clock::now().monotonic;
         match self.current.take() {
-            Some((old, _)) => {
+            Some(mut old) => {
                 successor.tell(ToWatcher::After { time: cut - OVERLAP });
                 // What it has not told yet would go with it.
                 old.tell(ToWatcher::Explain { asked: ExplainFilter::All });
                 old.tell(ToWatcher::Until { time: cut + OVERLAP });
                 let longest = old.config.doors.iter().map(|door| door.recognition.seq_timeout);
                 let longest = longest.max().unwrap_or_default();
-                self.leaving.push((old, cut + longest + GRACE));
+                old.limit = cut + longest + GRACE;
+                self.leaving.push(old);
             }
             None => successor.tell(ToWatcher::After { time: Monotonic::ZERO }),
         }
@@ -427,16 +426,15 @@ impl Watchers {
         self.server = successor.server.clone();
         self.interfaces.announce(&self.config);
         self.intake.forget_doors(&self.config);
-        self.current = Some((successor, cut));
+        self.current = Some(successor);
         self.intake.notices.push(Notice::InForce(Arc::clone(&self.config)));
     }
 
     /// Ends all of them.
     pub(super) fn stop(&mut self) {
-        let one = self.current.take().map(|(watcher, _)| watcher);
-        let other = self.successor.take().map(|(watcher, _)| watcher);
-        let leaving = mem::take(&mut self.leaving).into_iter().map(|(watcher, _)| watcher);
-        one.into_iter().chain(other).chain(leaving).for_each(|watcher| self.ending.end(watcher));
+        let Self { current, successor, leaving, ending, .. } = self;
+        let others = current.take().into_iter().chain(successor.take());
+        others.chain(leaving.drain(..)).for_each(|watcher| ending.end(watcher));
         self.restart = None;
     }
 
@@ -448,7 +446,7 @@ impl Watchers {
 
     /// Tells the watcher at work what somebody asks about.
     pub(super) fn tell(&self, order: ToWatcher) {
-        if let Some((watcher, _)) = &self.current {
+        if let Some(watcher) = &self.current {
             watcher.tell(order);
         }
     }
@@ -465,21 +463,15 @@ impl Watchers {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        let successor = self.successor.as_ref().map(|&(_, limit)| limit);
         let restart = self.restart.filter(|_| self.successor.is_none());
         let may_look = self.current.is_some() && self.leaving.len() < LEAVING;
-        let interfaces = self.interfaces.next_look.filter(|_| successor.is_none() && may_look);
-        let leaving = self.leaving.iter().map(|&(_, until)| until);
+        let interfaces = self.interfaces.next_look.filter(|_| self.successor.is_none() && may_look);
+        let limits = self.successor.iter().chain(&self.leaving).map(|watcher| watcher.limit);
         let addresses = self.all().filter_map(|watcher| watcher.addresses_due);
         let addresses = addresses.chain(self.home.next_deadline());
         let end_by = self.all().chain(self.ending.due()).filter_map(WatcherProcess::end_by);
-        [successor, restart, interfaces]
-            .into_iter()
-            .flatten()
-            .chain(leaving)
-            .chain(addresses)
-            .chain(end_by)
-            .min()
+        let others = [restart, interfaces].into_iter().flatten();
+        limits.chain(others).chain(addresses).chain(end_by).min()
     }
 }
 
@@ -506,15 +498,15 @@ mod tests {
         leaving.generation = 2;
         let config = Arc::clone(&current.config);
         let mut watchers = Watchers::new(config, None, UncleanStart::default()).unwrap();
-        watchers.current = Some((current, Monotonic::ZERO));
-        watchers.leaving.push((leaving, Monotonic::MAX));
+        watchers.current = Some(current);
+        watchers.leaving.push(leaving);
         (1..=3).for_each(|host| complete(&of_leaving, host));
         (11..=12).for_each(|host| complete(&of_current, host));
         let turns: Vec<Vec<u8>> = (0..4)
             .map(|_| {
                 let notices = watchers.poll(clock::now().monotonic).into_iter();
                 let hosts = notices.filter_map(|notice| match notice {
-                    Notice::Claim(claim) => Some(claim.addresses[0]),
+                    Notice::Claim(claim) => Some(claim.networks[0].address()),
                     _ => None,
                 });
                 let last = |address| match address {

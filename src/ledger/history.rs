@@ -77,19 +77,25 @@ pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Hist
     // In the order in which it was written: the calendar may have been set back in between.
     db.prepare_cached(
         "SELECT * FROM history WHERE (?1 IS NULL OR door = ?1) \
-         AND (?2 IS NULL OR address = ?2) AND (?3 IS NULL OR at >= ?3) \
+         AND (?2 IS NULL OR address IN (SELECT value FROM json_each(?2))) AND (?3 IS NULL OR at >= ?3) \
          ORDER BY id DESC LIMIT ?4",
     )?
     .query_map(
         params![
             query.door.as_ref().map(Name::as_str),
-            query.address.map(|address| address.to_string()),
+            query.address.map(networks_around),
             query.since.map(|since| integer(since.as_nanos())),
             query.limit,
         ],
         read,
     )?
     .collect()
+}
+
+/// All networks that an address is in, as a list in JSON.
+fn networks_around(address: IpAddr) -> String {
+    let around = |prefix| Network::around(address.to_canonical(), prefix).to_string();
+    format!("{:?}", (0..=128).map(around).collect::<Vec<_>>())
 }
 
 /// When each client last got in.

@@ -5,11 +5,12 @@ use std::str::FromStr;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
-use super::words::{UnknownWord, serde_as_text, words};
+use super::words::{UnknownWord, words};
 
 words! {
-AnyCase("is not a protocol: write tcp or udp"):
+FromStr("is not a protocol: write tcp or udp"):
 /// A transport protocol that can be knocked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,6 +38,7 @@ pub const MAX_KNOCKS: usize = 32;
 /// Written `7000`, `7000/udp` or, as classic knockd does, `7000:udp`; tcp is the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
 #[display("{port}/{protocol}")]
+#[derive(SerializeDisplay, DeserializeFromStr)]
 pub struct Knock {
     pub protocol: Protocol,
     pub port: NonZeroU16,
@@ -75,8 +77,6 @@ impl FromStr for Knock {
         Ok(Self { protocol, port: parse_port(port)? })
     }
 }
-
-serde_as_text! { Knock: Self::to_string, str::parse; }
 
 /// A text up to its protocol, and that: tcp where it names none.
 pub(super) fn with_protocol(text: &str) -> Result<(&str, Protocol), KnockError> {

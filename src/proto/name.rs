@@ -4,11 +4,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use derive_more::Display;
-
-use super::words::serde_as_text;
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// A name of 1 to 32 of the characters `A-Z a-z 0-9 _ . -`: safe in logs, commands and file names.
 #[derive(Clone, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[display("{_0}")]
+#[derive(SerializeDisplay, DeserializeFromStr)]
 pub struct Name(Arc<str>);
 
 impl Name {
@@ -38,5 +39,3 @@ impl FromStr for Name {
         if valid { Ok(Self(text.into())) } else { Err(NameError) }
     }
 }
-
-serde_as_text! { Name: Self::as_str, str::parse; }

@@ -1,16 +1,16 @@
 //! A network: an address and how many of its bits count.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
-
-use super::words::serde_as_text;
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// A network such as `192.0.2.0/24`; its host bits are zero. One of a single address is shown as that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
 #[display("{address}{}", self.suffix())]
+#[derive(SerializeDisplay, DeserializeFromStr)]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
@@ -42,8 +42,6 @@ impl FromStr for Network {
     }
 }
 
-serde_as_text! { Network: Self::to_string, str::parse; }
-
 /// The network that holds nothing but this address; one of IPv4 in IPv6 clothes is IPv4.
 impl From<IpAddr> for Network {
     fn from(address: IpAddr) -> Self {
@@ -72,6 +70,11 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && Self::around(address, self.prefix) == *self
+    }
+
+    /// Whether some address is in both.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
     }
 
     /// The address that it is, where it is one.
@@ -105,6 +108,19 @@ impl Widths {
     /// Single addresses alone.
     pub const SINGLE: Self = Self { ipv4: 32, ipv6: 128 };
 
+    /// What is allowed where one says this and another that: both have to allow it; where neither
+    /// says anything, single addresses.
+    pub fn both(one: Option<Self>, other: Option<Self>) -> Self {
+        let or_single = |widths: Option<Self>| widths.unwrap_or(Self::SINGLE);
+        let (one, other) = (or_single(one.or(other)), or_single(other.or(one)));
+        Self { ipv4: one.ipv4.max(other.ipv4), ipv6: one.ipv6.max(other.ipv6) }
+    }
+
+    /// The network of this width that an address is in.
+    pub fn around(self, address: IpAddr) -> Network {
+        Network::around(address, if address.is_ipv4() { self.ipv4 } else { self.ipv6 })
+    }
+
     /// Whether a network is not wider than this.
     pub const fn allows(self, network: &Network) -> bool {
         network.prefix >= if network.address.is_ipv4() { self.ipv4 } else { self.ipv6 }
@@ -122,9 +138,21 @@ pub const fn is_a_hosts(address: IpAddr) -> bool {
     }
 }
 
-/// Whether somebody who sends from `source` may ask that a door be opened for an address.
-pub const fn may_ask_for(source: IpAddr, address: IpAddr) -> bool {
-    is_a_hosts(address) && (source.is_loopback() || !address.is_loopback())
+/// The last addresses of what is no host's, or loopback, and does not begin where addresses do: what
+/// holds some of that begins in it, or ends with it.
+const NOBODYS: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(127, 255, 255, 255)),
+    IpAddr::V4(Ipv4Addr::BROADCAST),
+    IpAddr::V6(Ipv4Addr::BROADCAST.to_ipv6_mapped()),
+    IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
+];
+
+/// Whether somebody who sends from `source` may ask that a door be opened for a network: every
+/// address in it can be one host's.
+pub fn may_ask_for(source: IpAddr, network: Network) -> bool {
+    let may = |it: IpAddr| is_a_hosts(it) && (source.is_loopback() || !it.is_loopback());
+    let holds = |last: IpAddr| Network::around(last, network.prefix) == network;
+    may(network.address) && NOBODYS.into_iter().all(|last| may(last) || !holds(last))
 }
 
 #[cfg(test)]
@@ -156,11 +184,55 @@ mod tests {
         }
     }
 
+    fn may(source: &str, network: &str) -> bool {
+        may_ask_for(source.parse().unwrap(), network.parse().unwrap())
+    }
+
+    #[test]
+    fn no_part_of_what_is_asked_for_is_nobodys() {
+        for wide in ["198.51.100.0/24", "1.0.0.0/8", "192.0.0.0/3", "2001:db8::/32", "fe80::/10"] {
+            assert!(may("192.0.2.1", wide), "{wide}");
+        }
+        for wide in [
+            "0.0.0.0/0",
+            "0.0.0.0/1",
+            "1.0.0.0/7",
+            "126.0.0.0/7",
+            "127.0.0.0/8",
+            "127.9.0.0/16",
+            "192.0.0.0/2",
+            "224.9.0.0/16",
+            "255.255.255.0/24",
+            "::/0",
+            "::/64",
+            "::/127",
+            "::8000:0:0/81",
+            "fe00::/7",
+            "ff02::/16",
+        ] {
+            assert!(!may("192.0.2.1", wide), "{wide}");
+        }
+        assert!(may("127.0.0.1", "127.0.0.0/8") && !may("127.0.0.1", "0.0.0.0/1"));
+    }
+
+    #[test]
+    fn networks_meet_where_one_holds_the_other() {
+        let meet = |one: &str, other: &str| network(one).meets(&network(other));
+        assert!(meet("192.0.2.0/24", "192.0.2.7") && meet("192.0.2.7", "192.0.2.0/24"));
+        assert!(!meet("192.0.2.0/24", "192.0.3.0/24") && !meet("0.0.0.0/0", "::/0"));
+    }
+
+    #[test]
+    fn where_door_and_client_say_how_wide_both_have_to_allow_it() {
+        let widths = |ipv4, ipv6| Some(Widths { ipv4, ipv6 });
+        assert_eq!(Widths::both(None, None), Widths::SINGLE);
+        assert_eq!(Some(Widths::both(widths(24, 64), None)), widths(24, 64));
+        assert_eq!(Some(Widths::both(None, widths(24, 64))), widths(24, 64));
+        assert_eq!(Some(Widths::both(widths(24, 56), widths(16, 64))), widths(24, 64));
+    }
+
     #[test]
     fn loopback_is_for_whoever_sends_over_it() {
-        let may = |source: &str, address: &str| {
-            may_ask_for(source.parse().unwrap(), address.parse().unwrap())
-        };
         assert!(may("127.0.0.1", "127.0.0.2") && may("::1", "127.0.0.1"));
         assert!(may("127.0.0.1", "192.0.2.1") && may("192.0.2.1", "192.0.2.2"));
         assert!(!may("192.0.2.1", "127.0.0.1") && !may("192.0.2.1", "::1"));
@@ -212,6 +284,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_network_may_be_asked_for_where_every_address_in_it_may(
+            bits in any::<u32>(), prefix in 18u8..=32, near in prop::sample::select(vec![
+                "0.255.255.0", "127.0.0.0", "126.255.255.0", "224.0.0.0", "223.255.255.0", "255.255.255.0",
+            ]),
+        ) {
+            let near: Ipv4Addr = near.parse().unwrap();
+            for address in [bits, near.to_bits() ^ (bits & 0x1ff)].map(Ipv4Addr::from_bits) {
+                let network = Network::around(address.into(), prefix);
+                let IpAddr::V4(first) = network.address() else { unreachable!() };
+                let first = first.to_bits();
+                let last = first | u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                let mut all = (first..=last).map(|it| IpAddr::V4(it.into()));
+                let source = IpAddr::from([192, 0, 2, 1]);
+                let every = all.all(|it| may_ask_for(source, it.into()));
+                prop_assert_eq!(may_ask_for(source, network), every, "{}", network);
+            }
+        }
+
         #[test]
         fn a_network_contains_its_own_address_and_is_read_as_it_is_shown(
             address: IpAddr, prefix in 0u8..=128,

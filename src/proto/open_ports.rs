@@ -5,16 +5,17 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use derive_more::Display;
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::knock::{Knock, Protocol, with_protocol};
 use super::port_range::{self, PortRange, RangeError};
-use super::words::serde_as_text;
 
 /// Ports of one protocol that follow each other; hardly ever more than one.
 ///
 /// Written `22/tcp`, or `60000-61000/udp`; with a colon as well, and tcp is the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
 #[display("{}/{protocol}", port_range::show(&self.range(), '-'))]
+#[derive(SerializeDisplay, DeserializeFromStr)]
 pub struct OpenPorts {
     protocol: Protocol,
     low: NonZeroU16,
@@ -77,8 +78,6 @@ impl FromStr for OpenPorts {
         Ok(Self { protocol, low, high })
     }
 }
-
-serde_as_text! { OpenPorts: Self::to_string, str::parse; }
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! The native SPA datagram, version 1: 192 bytes that say one request, to one server only.
+//! The native SPA datagram: 192 bytes that say one request, to one server only.
 //!
 //! To whoever lacks the server's public key they are random. What they hold and how is in
 //! knock-spa(7).
@@ -19,6 +19,7 @@ use snow::params::NoiseParams;
 pub use self::key::{KEY_LEN, PrivateKey, PublicKey, SpaKeyError};
 pub use self::payload::{MalformedPayload, PAYLOAD_LEN};
 use crate::proto::name::Name;
+use crate::proto::network::Widths;
 use crate::proto::port_range::PortRange;
 use crate::time::Wall;
 
@@ -40,6 +41,8 @@ const MASK_FROM: usize = LEN - 16;
 pub struct SpaRequest {
     /// Whom to open or close for.
     pub open: Addresses,
+    /// How many bits of these addresses count.
+    pub widths: Widths,
     /// Close instead.
     pub close: bool,
     /// Let only this source port in; otherwise any.
@@ -71,10 +74,6 @@ pub struct NamedAddresses {
 impl NamedAddresses {
     pub const fn v4(&self) -> Option<Ipv4Addr> {
         self.v4
-    }
-
-    pub const fn v6(&self) -> Option<Ipv6Addr> {
-        self.v6
     }
 
     /// The addresses, IPv4 first.

@@ -23,7 +23,7 @@ pub use code::{CodeError, Digits, code, knocks_of_code};
 pub use secret::{SECRET_BYTES, SecretError, encode_secret, parse_secret, uri};
 
 words! {
-AnyCase("is not a protocol of a rotating sequence: write tcp, udp or mixed"):
+FromStr("is not a protocol of a rotating sequence: write tcp, udp or mixed"):
 /// The protocols of the knocks that are derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

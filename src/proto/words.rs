@@ -2,25 +2,19 @@
 //! counters.
 
 /// Defines such an enum: all variants in `ALL`, the word of one, the variant of a word. `Display`
-/// before it makes it shown by its word; `FromStr` makes it read from its word, too, and `AnyCase`
-/// from its word in either case, with what is said of other words.
+/// before it makes it shown by its word; `FromStr` makes it read from its word, too, in either case,
+/// and may have what is said of other words.
 macro_rules! words {
-    (FromStr: $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
+    (FromStr: $($enum:tt)+) => { $crate::proto::words::words! { FromStr("is not known"): $($enum)+ } };
+    (FromStr($is_not:literal): $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
         $crate::proto::words::words! { Display: $(#[$of])* pub enum $name { $($variants)+ } }
-        $crate::proto::words::words! { $name, "is not known", |known, text| known == text }
-    };
-    (AnyCase($is_not:literal): $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
-        $crate::proto::words::words! { Display: $(#[$of])* pub enum $name { $($variants)+ } }
-        $crate::proto::words::words! { $name, $is_not, |known, text| known.eq_ignore_ascii_case(text) }
-    };
-    ($name:ident, $is_not:literal, $is_same:expr) => {
+
         impl std::str::FromStr for $name {
             type Err = $crate::proto::words::UnknownWord;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                let is_same: fn(&str, &str) -> bool = $is_same;
-                let known = Self::ALL.into_iter().find(|known| is_same(known.as_str(), text));
-                known.ok_or_else(|| $crate::proto::words::UnknownWord(text.to_owned(), $is_not))
+                let unknown = || $crate::proto::words::UnknownWord(text.to_owned(), $is_not);
+                Self::of_word(text).ok_or_else(unknown)
             }
         }
     };
@@ -55,25 +49,6 @@ macro_rules! words {
 }
 
 pub(crate) use words;
-
-/// Writes types in JSON as a text, and reads them from it: for each how that is made, and read.
-macro_rules! serde_as_text {
-    ($($name:ty: $text:expr, $read:expr;)+) => {$(
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(&$text(self))
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $read(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-            }
-        }
-    )+};
-}
-
-pub(crate) use serde_as_text;
 
 /// A text that is none of the words that it could be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

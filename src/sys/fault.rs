@@ -14,6 +14,9 @@ const DIE_AT: &str = "KNOCKD_DIE_AT";
 /// The variable that names a file with the seconds by which the calendar seems to be set.
 const CALENDAR: &str = "KNOCKD_CALENDAR";
 
+/// The variable that names what the kernel is to lack.
+const LACKS: &str = "KNOCKD_LACKS";
+
 /// The variable that names a program which runs as the watcher.
 pub const WATCHER: &str = "KNOCKD_WATCHER";
 
@@ -40,6 +43,11 @@ pub fn watcher() -> OsString {
 /// Whether a test asks for any fault: it has files of its own then.
 pub fn is_on() -> bool {
     [DIE_AT, CALENDAR, WATCHER].iter().any(|variable| wanted(variable).is_some())
+}
+
+/// Whether a test asks for a kernel that lacks this.
+pub fn lacks(what: &str) -> bool {
+    wanted(LACKS).is_some_and(|lacking| lacking == what)
 }
 
 /// What a test asks for by a variable; `None` in a release build.

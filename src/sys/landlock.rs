@@ -7,6 +7,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetError, Scope, path_beneath_rules,
 };
+use serde::{Deserialize, Serialize};
 
 /// The newest interface that the rules are known to go with: Linux 6.15's. A newer one may
 /// restrict more, but not unasked.
@@ -31,7 +32,7 @@ pub(crate) struct LandlockRules<'a> {
 }
 
 /// The extent to which [`LandlockRules`] hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LandlockReport {
     /// The version of the kernel's interface, no newer than known here; 0: there is none, or it is
     /// forbidden.

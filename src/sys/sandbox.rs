@@ -1,10 +1,12 @@
 //! How much of the watcher's sandbox holds.
 
+use serde::{Deserialize, Serialize};
+
 use super::landlock::LandlockReport;
 use crate::proto::words::words;
 
 /// The parts of the watcher's sandbox besides its identity, and how much of each holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxReport {
     /// `None`: it was not asked for, or refused.
     pub landlock: Option<LandlockReport>,
@@ -15,7 +17,7 @@ pub struct SandboxReport {
 words! {
 Display:
 /// The state of the filter of system calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeccompState {
     Enforced = "enforced",
     /// A breach is logged, and nothing else.
@@ -31,7 +33,7 @@ pub enum SeccompState {
 words! {
 Display:
 /// The state of the watcher's memory, which holds secrets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemoryState {
     /// It is never swapped out.
     Locked = "locked",

@@ -109,8 +109,6 @@ struct Interface {
     capture: Live,
     /// The time of its latest packet: none after it may be earlier.
     latest: Monotonic,
-    /// What it has captured, as far as that was told.
-    told: Stats,
 }
 
 impl Watcher {
@@ -138,8 +136,7 @@ impl Watcher {
                 Ok(capture) => {
                     let latest = Monotonic::ZERO;
                     let looped = host::has(name, InterfaceFlags::IFF_LOOPBACK);
-                    let told = Stats::default();
-                    captures.push(Interface { index, looped, capture, latest, told });
+                    captures.push(Interface { index, looped, capture, latest });
                     InterfaceState::Listening
                 }
                 Err(
@@ -319,12 +316,10 @@ impl Watcher {
     }
 
     fn tell_captured(&mut self) {
-        for Interface { index, capture, told, .. } in &mut self.captures {
-            let Ok(stats) = capture.stats() else { continue };
-            let before = std::mem::replace(told, stats);
-            if stats != before {
-                let seen = stats.received.saturating_sub(before.received);
-                let dropped = stats.dropped.saturating_sub(before.dropped);
+        for Interface { index, capture, .. } in &mut self.captures {
+            if let Ok(Stats { received: seen, dropped }) = capture.stats()
+                && seen.max(dropped) > 0
+            {
                 self.reporter.say(FromWatcher::Captured { index: *index, seen, dropped });
             }
         }

@@ -49,6 +49,63 @@ macro_rules! says {
 
 says! {
     a_good_door_has_nothing_said_of_it: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: echo %IP%") => str![];
+    a_door_for_networks_has_commands_that_take_them: said_of_door("spa: true\nwidth: {ipv4: 24}\nstart_command: let-in %NET%\nstop_command: shut-out %NET%\non_open: told %IP% of %NET%") => str![[r#"
+doors.yaml:3:10: warning: no client may open door 'ssh' by spa
+        spa: true
+             ^^^^
+    write one under 'clients:'; 'knockctl enroll' does it for you
+
+"#]];
+    a_door_for_networks_whose_commands_take_one_address: said_of_door("spa: true\nwidth: {ipv4: 24}\nstart_command: let-in %NET%\nstop_command: shut-out %IP%") => str![[r#"
+doors.yaml:4:12: error: door 'ssh' opens for single addresses alone, via commands
+    write %NET% where its commands have %IP%, or open it via guard, or remove 'width'
+doors.yaml:3:10: warning: no client may open door 'ssh' by spa
+        spa: true
+             ^^^^
+    write one under 'clients:'; 'knockctl enroll' does it for you
+"#]];
+    a_door_for_networks_whose_hook_takes_one_address: said_of_door("spa: true\nopen: [22]\nwidth: {ipv6: 64}\non_open: told $KNOCK_IP") => str![[r#"
+doors.yaml:5:12: error: door 'ssh' opens for single addresses alone, via guard
+    write %NET% where its commands have %IP%, or open it via guard, or remove 'width'
+doors.yaml:3:10: warning: no client may open door 'ssh' by spa
+        spa: true
+             ^^^^
+    write one under 'clients:'; 'knockctl enroll' does it for you
+"#]];
+    a_door_for_networks_by_a_template_that_has_none: said_of_door("spa: true\nopen: [22]\nvia: ipset\nwidth: {ipv4: 24}") => str![[r#"
+doors.yaml:6:12: error: door 'ssh' opens for single addresses alone, via ipset
+    write %NET% where its commands have %IP%, or open it via guard, or remove 'width'
+doors.yaml:3:10: warning: no client may open door 'ssh' by spa
+        spa: true
+             ^^^^
+    write one under 'clients:'; 'knockctl enroll' does it for you
+"#]];
+    a_door_for_networks_by_sets_of_addresses: said_of_door("spa: true\nopen: [22]\nvia: {nft_set: {table: inet filter, set4: ssh}}\nwidth: {ipv4: 24}") => str![[r#"
+doors.yaml:6:12: error: door 'ssh' opens for single addresses alone, via nft_set inet filter ssh
+    write %NET% where its commands have %IP%, or open it via guard, or remove 'width'
+doors.yaml:3:10: warning: no client may open door 'ssh' by spa
+        spa: true
+             ^^^^
+    write one under 'clients:'; 'knockctl enroll' does it for you
+"#]];
+    a_width_of_single_addresses_fits_any_door: said_of_door("spa: true\nopen: [22]\nvia: {nft_set: {table: inet filter, set4: ssh}}\nwidth: {ipv4: 32}") => str![[r#"
+doors.yaml:3:10: warning: no client may open door 'ssh' by spa
+        spa: true
+             ^^^^
+    write one under 'clients:'; 'knockctl enroll' does it for you
+
+"#]];
+    a_client_for_networks_at_a_door_for_addresses: said("doors:\n  plain: {sequence: [7000, 9000, 8000], start_command: let-in %IP%}\n  ssh: {spa: true, start_command: let-in %IP%}\n  web: {spa: true, start_command: let-in %IP%, width: {ipv4: 32}}\nclients:\n  a: {doors: [ssh, web], width: {ipv4: 24}, spa: {public_key: ngoLprV+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=}}\n") => str![[r#"
+doors.yaml:6:33: error: door 'ssh' opens for single addresses alone, via commands
+    write %NET% where its commands have %IP%, or open it via guard, or remove 'width'
+"#]];
+    addresses_at_a_door_that_knows_nobody: said_of_door("sequence: [7000, 9000, 8000]\nopen: [22]\naddresses: 1") => str![[r#"
+doors.yaml:5:5: warning: 'addresses' has no effect: no sequence says whose it is
+        addresses: 1
+        ^^^^^^^^^
+    remove it
+
+"#]];
     a_command_that_sleeps_for_longer_than_it_may: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: ufw allow; sleep 6; sleep 1m; ufw deny\non_open: timeout 20 nc 192.0.2.9 99\nstop_command: (sleep 60; x) &") => str![[r#"
 doors.yaml:4:20: warning: what runs here sleeps, and is killed after 10s
         start_command: ufw allow; sleep 6; sleep 1m; ufw deny
@@ -125,7 +182,7 @@ doors.yaml:2:22: error: 's0, lo' is not the name of an interface: it is several,
 doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, forward, open_for, open_for_max, max_grants, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, forward, open_for, open_for_max, max_grants, hold, on_expiry, addresses, width, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence
@@ -575,6 +632,64 @@ doors.yaml:5:5: warning: 'guard' has no effect: the guard does not open this doo
     remove it, or write via: guard
 
 "#]];
+    times_that_cannot_hold: said("doors:\n  ssh: {sequence: [7000, 9000, 8000], open: [22], hold: {idle: 0s, at_most: 10s}}\n  mosh: {sequence: [7001, 9001, 8001], open: [23], hold: {idle: 2h, at_most: 1h}, on_expiry: maybe}\n") => str![[r#"
+doors.yaml:2:64: error: idle cannot be zero
+      ssh: {sequence: [7000, 9000, 8000], open: [22], hold: {idle: 0s, at_most: 10s}}
+                                                                   ^^
+doors.yaml:3:78: error: at_most is shorter than idle: 2h
+      mosh: {sequence: [7001, 9001, 8001], open: [23], hold: {idle: 2h, at_most: 1h}, on_expiry: maybe}
+                                                                                 ^^
+    nothing is open for longer than at_most: write at least as much
+doors.yaml:3:94: error: 'maybe' is none of keep, cut
+      mosh: {sequence: [7001, 9001, 8001], open: [23], hold: {idle: 2h, at_most: 1h}, on_expiry: maybe}
+                                                                                                 ^^^^^
+"#]];
+    sessions_of_doors_that_do_not_say_their_ports: said("doors:\n  ssh: {sequence: [7000, 9000, 8000], start_command: a, stop_command: b, hold: {}, on_expiry: cut}\n  act: {sequence: [7001, 9001, 8001], start_command: a, hold: {}}\n  web: {sequence: [7002, 9002, 8002], open: [80], via: timed, hold: {}}\n  ssh2: {sequence: [7003, 9003, 8003], start_command: a, stop_command: b, on_expiry: keep}\ntemplates:\n  timed: {open: a %IP% %SECONDS%, close: b %IP%}\n") => str![[r#"
+doors.yaml:2:74: error: 'hold' needs the ports that this door opens
+      ssh: {sequence: [7000, 9000, 8000], start_command: a, stop_command: b, hold: {}, on_expiry: cut}
+                                                                             ^^^^
+    write them as 'open', with the guard or a template
+doors.yaml:2:84: error: 'on_expiry' needs the ports that this door opens
+      ssh: {sequence: [7000, 9000, 8000], start_command: a, stop_command: b, hold: {}, on_expiry: cut}
+                                                                                       ^^^^^^^^^
+    write them as 'open', with the guard or a template
+doors.yaml:4:63: error: what opens this door ends by itself, after %SECONDS%
+      web: {sequence: [7002, 9002, 8002], open: [80], via: timed, hold: {}}
+                                                                  ^^^^
+    nothing can hold it: leave out 'hold', or use commands without %SECONDS%
+doors.yaml:3:57: warning: 'hold' has no effect: nothing closes this door
+      act: {sequence: [7001, 9001, 8001], start_command: a, hold: {}}
+                                                            ^^^^
+    write a 'stop_command', or remove it
+"#]];
+    networks_that_are_asked_for: said("doors:\n  ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}\n  web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}\n") => str![[r#"
+doors.yaml:2:65: error: '33' is not valid here: write a number from 1 to 32
+      ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}
+                                                                    ^^
+    how many bits of an address count: 24 is as 192.0.2.0/24
+doors.yaml:2:75: error: '0' is not valid here: write a number from 1 to 128
+      ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}
+                                                                              ^
+    how many bits of an address count: 24 is as 192.0.2.0/24
+doors.yaml:3:58: error: a mapping such as {ipv4: 24, ipv6: 64}, belongs here, not a word
+      web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}
+                                                             ^^
+doors.yaml:3:73: error: '0' is not valid here: write a number from 1 to 1000000
+      web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}
+                                                                            ^
+doors.yaml:2:51: warning: 'width' has no effect: only requests by SPA ask for a network
+      ssh: {sequence: [7000, 9000, 8000], open: [22], width: {ipv4: 33, ipv6: 0}}
+                                                      ^^^^^
+    remove it
+doors.yaml:3:51: warning: 'width' has no effect: only requests by SPA ask for a network
+      web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}
+                                                      ^^^^^
+    remove it
+doors.yaml:3:62: warning: 'addresses' has no effect: no sequence says whose it is
+      web: {sequence: [7001, 9001, 8001], open: [23], width: 24, addresses: 0}
+                                                                 ^^^^^^^^^
+    remove it
+"#]];
     networks_that_are_none: said("knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}\n") => str![[r#"
 doors.yaml:1:20: error: '192.0.2.0/33' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
     knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}
@@ -710,7 +825,7 @@ doors.yaml:1:10: error: 'usr' is not a key of knockd: did you mean 'user'?
 doors.yaml:3:18: error: 'abc' is not a port: write a number from 1 to 65535
       a: {sequence: [abc], start_command: 'true'}
                      ^^^
-doors.yaml:5:37: error: unknown hole %X%: the holes are %IP% %FAMILY% %PORT% %PORT_LOW% %PORT_HIGH% %PORT_RANGE% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
+doors.yaml:5:37: error: unknown hole %X%: the holes are %IP% %NET% %FAMILY% %PORT% %PORT_LOW% %PORT_HIGH% %PORT_RANGE% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
       c: {sequence: [2], start_command: '%X%'}
                                         ^^^^^
 doors.yaml:4:45: warning: 'open_for' has no effect: nothing closes this door
@@ -1029,6 +1144,39 @@ fn commands_that_would_fail_for_ipv6_or_open_too_much_there_are_doubtful() {
     ] {
         assert_eq!(said("", fine), none, "{fine}");
     }
+}
+
+#[test]
+fn what_is_said_of_a_clients_width_does_not_show_the_secrets_beside_it() {
+    let client = "a: {doors: [ssh], width: {ipv4: 8}, fwknop: {key: SESAME, hmac_key: OPENSESAME}}";
+    let config = |door: &str| {
+        format!("clients:\n  {client}\ndoors:\n  ssh: {{spa: true, fwknop: true, {door}}}\n")
+    };
+    let wrong = said(&config("start_command: let-in %IP%"));
+    assert!(wrong.contains("opens for single addresses alone"), "{wrong}");
+    let loaded = parse(&SourceText::new("doors.yaml", config("open: [22]"))).unwrap();
+    let doubts: String =
+        lint(&loaded, &HostFacts::default()).iter().map(ToString::to_string).collect();
+    assert!(doubts.contains("16777216 addresses of IPv4"), "{doubts}");
+    assert!(!(wrong + &doubts).contains("SESAME"));
+}
+
+#[test]
+fn networks_that_are_wider_than_a_carriers_few_addresses_are_doubtful() {
+    let of =
+        |width: &str| doubts(&format!("{{d: {{spa: true, open: [22], width: {width}}}}}"), &[]);
+    for narrow in ["{ipv4: 28}", "{ipv6: 64}", "{ipv4: 32, ipv6: 128}"] {
+        assert!(!of(narrow).contains("a request may open for"), "{narrow}: {}", of(narrow));
+    }
+    let said = of("{ipv4: 24, ipv6: 63}");
+    assert!(
+        said.contains("a request may open for 256 addresses of IPv4, most a stranger's"),
+        "{said}"
+    );
+    assert!(
+        said.contains("a request may open for 36893488147419103232 addresses of IPv6"),
+        "{said}"
+    );
 }
 
 #[test]

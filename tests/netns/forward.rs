@@ -267,6 +267,28 @@ fn who_sends_from_one_port_all_the_time_gets_through_where_the_port_is_locked() 
 }
 
 #[test]
+fn who_sent_before_the_door_opened_is_led_on_from_the_same_port_at_once() {
+    needs!("forward a sender before", "nft");
+    let scene = Scene::new();
+    let knockd = scene.knockd(&format!("doors:\n  vpn: {}", door("60001/udp", INNER, 5000, "")));
+    for (from, to) in WAYS {
+        let (source, at): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let sender = scene.net.client.enter(move || {
+            let socket = UdpSocket::bind((source, 6100)).unwrap();
+            socket.set_read_timeout(Some(IN_VAIN)).unwrap();
+            socket
+        });
+        let is_answered = || {
+            sender.send_to(b"?", (at, 60001)).unwrap();
+            sender.recv(&mut [0; 10]).is_ok()
+        };
+        assert!(!is_answered() && !is_answered());
+        request(&knockd, "open", "vpn", from);
+        assert!(is_answered(), "{from}");
+    }
+}
+
+#[test]
 fn a_door_with_a_target_leads_on_from_that_address_only() {
     needs!("forward from a target", "nft");
     let scene = Scene::new();

@@ -60,12 +60,19 @@ impl Guard {
     }
 
     pub(crate) fn restore(&mut self, now: Monotonic) -> Result<(), NetlinkError> {
-        let left = |(until, grant): &(Monotonic, GuardGrant)| GuardGrant {
-            left: until.since(now),
-            ..grant.clone()
-        };
-        let keep: Vec<GuardGrant> = self.grants.iter().map(left).collect();
+        let keep = self.keep(now);
         self.guard.restore(now, &keep)
+    }
+
+    /// The grants that hold, as the keeper knows them.
+    pub(crate) fn keep(&self, now: Monotonic) -> Vec<GuardGrant> {
+        let left = |(until, grant): &(Monotonic, GuardGrant)| {
+            let left = until.since(now);
+            let gone = grant.left.saturating_sub(left);
+            let ceiling = grant.ceiling.map(|ceiling| ceiling.saturating_sub(gone));
+            GuardGrant { left, ceiling, ..grant.clone() }
+        };
+        self.grants.iter().map(left).collect()
     }
 
     pub(crate) fn open(
@@ -73,13 +80,21 @@ impl Guard {
         now: Monotonic,
         grant: &GuardGrant,
     ) -> Result<Holding, NetlinkError> {
-        let slots = self.guard.elements(&grant.door, grant.network, grant.source_port);
+        let slots = self.guard.elements(grant);
         let (left, comment) = (grant.left, &grant.comment);
         let mut holding = Holding::Added;
-        if !self.guard.netlink.add(&slots, left, comment)? {
+        let added = match self.guard.netlink.add(&slots, comment) {
+            // The first for a network as wide as this one.
+            Err(NetlinkError::NoSet(_)) if grant.network.single().is_none() => {
+                self.grants.push((now + left, grant.clone()));
+                return self.restore(now).map(|()| Holding::Added);
+            }
+            added => added?,
+        };
+        if !added {
             holding = Holding::Kept;
-            for slot in &slots {
-                match self.guard.netlink.hold(slot, left, comment)? {
+            for (slot, left) in &slots {
+                match self.guard.netlink.hold(slot, *left, comment)? {
                     Holding::Kept => {}
                     other => holding = other,
                 }
@@ -101,27 +116,28 @@ impl Guard {
         &mut self,
         now: Monotonic,
         door: &Name,
-        address: IpAddr,
+        network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Result<Removal, NetlinkError> {
-        let network = address.into();
         self.forget(door, network, source_port);
         let mut removal = Removal::WasNotThere;
-        for slot in self.guard.elements(door, network, source_port) {
-            let holds = |(until, it): &(Monotonic, GuardGrant)| {
-                let slots = self.guard.elements(&it.door, it.network, it.source_port);
-                let at = slots.into_iter().find(|it| it.is_at(&slot))?;
-                (*until > now).then(|| (at, until.since(now), it.comment.clone()))
+        let others = self.keep(now);
+        for slot in self.guard.places(door, network, source_port) {
+            let holds = |it: &GuardGrant| {
+                let mut slots = self.guard.elements(it).into_iter();
+                let (at, left) = slots.find(|(it, _)| it.is_at(&slot))?;
+                (!it.left.is_zero()).then(|| (at, left, it.comment.clone()))
             };
-            let others = self.grants.iter().filter(|it| it.1.network == network);
+            let others = others.iter().filter(|it| it.network == network);
             let mut others = others.filter_map(holds);
             let other = match slot.value {
                 Some(_) => others.next_back(),
                 None => others.max_by_key(|(_, left, _)| *left),
             };
-            match self.guard.netlink.release(&slot, other)? {
-                Removal::WasNotThere => {}
-                done => removal = done,
+            match self.guard.netlink.release(&slot, other) {
+                // Of networks, there was none as wide when the table was replaced.
+                Ok(Removal::WasNotThere) | Err(NetlinkError::NoSet(_)) => {}
+                done => removal = done?,
             }
         }
         Ok(removal)
@@ -194,9 +210,9 @@ pub(crate) fn let_in(guard: &mut Guard, grant: &GuardGrant) {
     assert_ne!(guard.open(now(), grant).unwrap(), Holding::NotOurs(None));
 }
 
-pub(crate) fn shut_out(guard: &mut Guard, door: &str, address: &str) {
-    let (door, address) = (door.parse().unwrap(), address.parse().unwrap());
-    assert_ne!(guard.close(now(), &door, address, None).unwrap(), Removal::NotOurs);
+pub(crate) fn shut_out(guard: &mut Guard, door: &str, network: &str) {
+    let (door, network) = (door.parse().unwrap(), network.parse().unwrap());
+    assert_ne!(guard.close(now(), &door, network, None).unwrap(), Removal::NotOurs);
 }
 
 pub(crate) fn now() -> Monotonic {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use libknock::proto::network::Widths;
 use libknock::proto::spa::{
     self, Addresses, LEN, NamedAddresses, PORT, PrivateKey, PublicKey, SpaRequest, Stamp,
 };
@@ -24,13 +25,13 @@ use crate::support::{
 };
 
 /// Another address of the client's network.
-const ELSEWHERE: &str = "192.0.2.3";
+pub(crate) const ELSEWHERE: &str = "192.0.2.3";
 
 pub(crate) const LAPTOP: u8 = 1;
-const PHONE: u8 = 2;
+pub(crate) const PHONE: u8 = 2;
 const STRANGER: u8 = 99;
 
-fn key(number: u8) -> PrivateKey {
+pub(crate) fn key(number: u8) -> PrivateKey {
     PrivateKey::from([number; 32])
 }
 
@@ -54,7 +55,7 @@ pub(crate) fn configuration(settings: &str, laptop: &str) -> String {
 
 /// A server that listens on 22 and 23, with both locked, and a client.
 pub(crate) struct Scene {
-    net: Net,
+    pub(crate) net: Net,
     knockd: Option<Knockd>,
 }
 
@@ -76,7 +77,7 @@ impl Scene {
         self.knockd.as_ref().unwrap()
     }
 
-    fn restart(&mut self, signal: Signal) {
+    pub(crate) fn restart(&mut self, signal: Signal) {
         let mut knockd = self.knockd.take().unwrap();
         knockd.signal(signal);
         knockd.ended();
@@ -84,7 +85,7 @@ impl Scene {
         self.knockd().wait_for("starting up");
     }
 
-    fn server_key(&self) -> PublicKey {
+    pub(crate) fn server_key(&self) -> PublicKey {
         self.knockd().server_key()
     }
 
@@ -97,11 +98,11 @@ impl Scene {
     }
 
     /// The laptop asks, from its address.
-    fn ask(&self, request: &SpaRequest) {
+    pub(crate) fn ask(&self, request: &SpaRequest) {
         self.send(self.seal(request, LAPTOP), CLIENT, SERVER);
     }
 
-    fn opens(&self, to: &str, port: u16) -> bool {
+    pub(crate) fn opens(&self, to: &str, port: u16) -> bool {
         eventually(PATIENCE, || self.net.client.can_connect(to, port))
     }
 
@@ -148,6 +149,7 @@ fn now() -> u64 {
 /// For the door `ssh` and the observed address.
 pub(crate) fn request() -> SpaRequest {
     SpaRequest {
+        widths: Widths::SINGLE,
         open: Addresses::Observed,
         close: false,
         source_port: None,

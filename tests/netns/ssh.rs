@@ -8,12 +8,13 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use libknock::proto::spa::PrivateKey;
 
 use crate::stay::Staying;
-use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, must, needs};
+use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, must, needs};
 
 /// sshd behind a guarded door, a client with keys for both, and the hosts file.
 struct Scene {
@@ -168,6 +169,32 @@ fn ssh_gets_in_through_knock_and_what_it_carries_is_whole() {
     assert!(shut, "the port stays open");
     let output = scene.ssh("exit 7", b"");
     assert_eq!(output.status.code(), Some(7));
+}
+
+#[test]
+fn a_session_goes_on_when_the_door_has_closed_until_its_client_is_revoked_and_cut() {
+    needs!("ssh cut", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new("");
+    let revoke = |more: &[&str]| {
+        let mut knockctl = command(env!("CARGO_BIN_EXE_knockctl"));
+        let knockctl = knockctl.arg("-c").arg(&scene.knockd.config).args(["revoke", "laptop"]);
+        // The client is written by hand, and stays: what it has open ends.
+        let output = knockctl.args(more).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let is_in = scene.path("in");
+    let remote = format!("touch {} && sleep 60", is_in.display());
+    thread::scope(|scope| {
+        let session = scope.spawn(|| scene.ssh(&remote, b""));
+        assert!(eventually(PATIENCE, || is_in.exists()), "{}", scene.what_was_said());
+        scene.knockd.wait_for("ssh: command timeout");
+        let said = revoke(&[]);
+        assert!(!said.contains("cut") && !session.is_finished(), "{said}");
+        let said = revoke(&["--cut"]);
+        assert!(said.contains("1 connection cut"), "{said}");
+        let output = session.join().unwrap();
+        assert_eq!(output.status.code(), Some(255));
+    });
 }
 
 #[test]

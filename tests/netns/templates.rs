@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::IpAddr;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::Duration;
 
 use libknock::config::load::{Options, load};
 use libknock::config::{self, Family, Holes, Name};
+use libknock::proto::network::Network;
 
 use crate::support::{
     CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, command, eventually, needs,
@@ -37,15 +37,10 @@ impl Rendered {
         let config = load(&path, &Options::default()).unwrap().config;
         let opening = &config.doors[0].opening;
         let name: Name = door.parse().unwrap();
-        let address: IpAddr = source.parse().unwrap();
-        let holes = Holes {
-            network: address.into(),
-            door: &name,
-            client: None,
-            port: Some(opening.ports[0]),
-            seconds: 30,
-        };
-        let pair = opening.commands().unwrap().of(Family::of(address));
+        let network: Network = source.parse().unwrap();
+        let holes =
+            Holes { network, door: &name, client: None, port: Some(opening.ports[0]), seconds: 30 };
+        let pair = opening.commands().unwrap().of(Family::of(network.address()));
         let rendered = |command: &Option<config::Command>| {
             command.as_ref().unwrap().render(&holes).to_string()
         };
@@ -174,6 +169,27 @@ impl Firewall {
         }
     }
 
+    /// Opens and closes for a network that the client is in, and for one that it is not in.
+    fn opens_and_closes_a_network(&self, template: &str, list: &str) {
+        for (network, beside, client) in [
+            ("192.0.2.0/24", "192.0.3.0/24", CLIENT),
+            ("2001:db8::/64", "2001:db8:0:1::/64", CLIENT_6),
+        ] {
+            let before = self.must(list);
+            let Rendered { open, close, .. } = Rendered::of(template, beside);
+            self.must(&open);
+            let Rendered { open: own, close: own_close, verify } = Rendered::of(template, network);
+            assert!(self.says_no(&verify) && !self.can_connect(client), "{beside}");
+            self.must(&own);
+            self.must(&verify);
+            assert!(self.can_connect(client), "{network}: {}", self.must(list));
+            self.must(&own_close);
+            assert!(self.says_no(&verify) && !self.can_connect(client), "{network} stays in");
+            self.must(&close);
+            assert_eq!(before, self.must(list));
+        }
+    }
+
     fn opens_and_closes_a_range(&self, template: &str, list: &str) {
         for (source, protocol) in
             [CLIENT, CLIENT_6].into_iter().flat_map(|it| [(it, "udp"), (it, "tcp")])
@@ -226,6 +242,7 @@ fn iptables_opens_and_closes() {
             backend
         }));
         firewall.opens_and_closes("iptables", "iptables -S; ip6tables -S");
+        firewall.opens_and_closes_a_network("iptables", "iptables -S; ip6tables -S");
     }
 }
 
@@ -362,6 +379,7 @@ fn ufw_opens_and_closes() {
     // A denial that is there already comes after.
     firewall.must("ufw deny 22/tcp; ufw deny from 192.0.2.0/24");
     firewall.opens_and_closes("ufw", "ufw show added");
+    firewall.opens_and_closes_a_network("ufw", "ufw show added");
     firewall.must(&Rendered::of("ufw", CLIENT).close);
 }
 
@@ -413,10 +431,9 @@ fn ufw_that_is_disabled_or_flushed_is_not_open() {
 fn firewalld_opens_and_closes() {
     needs!("firewalld", "firewalld", "dbus-daemon", "nsenter");
     let firewall = Firewall::new(FIREWALLD);
-    firewall.opens_and_closes(
-        "firewalld",
-        "firewall-cmd --list-all-zones; firewall-cmd --list-all-policies",
-    );
+    let list = "firewall-cmd --list-all-zones; firewall-cmd --list-all-policies";
+    firewall.opens_and_closes("firewalld", list);
+    firewall.opens_and_closes_a_network("firewalld", list);
     firewall.must(&Rendered::of("firewalld", CLIENT).close);
 }
 

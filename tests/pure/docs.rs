@@ -321,6 +321,7 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
         by: made_of("\"sequence\""),
         state: GrantCondition::Gone,
         seconds_left: 0.0,
+        held_by: 2,
     };
     let status = Status {
         version: String::new(),

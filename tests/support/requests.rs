@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use libknock::proto::fwknop;
+use libknock::proto::network::Widths;
 use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, SpaRequest, seal};
 use libknock::sys::clock;
 use libknock::time::Wall;
@@ -17,6 +18,7 @@ pub(crate) fn native(server: &PublicKey) -> Vec<u8> {
     let mut ephemeral = [0; 32];
     getrandom::fill(&mut ephemeral).unwrap();
     let request = SpaRequest {
+        widths: Widths::SINGLE,
         open: Addresses::Observed,
         close: false,
         source_port: None,

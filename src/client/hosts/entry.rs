@@ -11,9 +11,10 @@ use crate::client::settings::{
     ClientSettings, EXCLUDES, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions, RotationOptions,
     RouteOptions,
 };
-use crate::client::values::{self, A_NAT_TARGET, Address};
+use crate::client::values::{self, A_NAT_TARGET, A_WIDTH, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, closest_match};
+use crate::config::read_widths;
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
@@ -229,6 +230,10 @@ impl ProfileReader<'_> {
             spa_port: self
                 .read("spa_port", |node| node.read("a port or a range of ports", port_range)),
             address: self.read("address", address).flatten(),
+            width: self.fields.value("width").and_then(|node| match node.value {
+                Value::Mapping(_) => read_widths(node, self.problems).ok(),
+                _ => self.problems.ok_or_report(node.read(A_WIDTH, values::width)),
+            }),
             open_for: self.read("open_for", |node| node.read("a duration such as 30s", open_for)),
             close: self.flag("close"),
             ..RequestOptions::default()

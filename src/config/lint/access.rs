@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::{Client, ClientPlaces, Door, DoorPlaces, Name};
 use crate::proto::method::Method;
+use crate::proto::network::Widths;
 
-/// Credentials that two clients share, as errors, and those that open nothing, as warnings.
+/// Credentials that two clients share, and doors that networks may be asked for and cannot be open
+/// for them, as errors; credentials that open nothing, as warnings.
 ///
 /// Takes time in proportion to the doors that clients name.
 pub(crate) fn check(
@@ -14,9 +16,28 @@ pub(crate) fn check(
     doors: &[(Door, DoorPlaces)],
 ) -> Vec<Diagnostic> {
     let mut found = shared_credentials(clients);
+    let of_door =
+        |(door, at): &(Door, DoorPlaces)| too_wide(door, door.recognition.width, &at.keys);
+    found.extend(doors.iter().filter_map(of_door));
     let doors: HashMap<&Name, &Door> = doors.iter().map(|(door, _)| (door.name(), door)).collect();
     found.extend(clients.iter().flat_map(|(client, places)| useless(client, places, &doors)));
+    for (client, places) in clients {
+        let own = client.doors.iter().filter_map(|name| doors.get(name));
+        let own = own.filter(|door| door.recognition.spa && door.recognition.width.is_none());
+        found.extend(own.filter_map(|door| too_wide(door, client.width, &places.keys)));
+    }
     found
+}
+
+/// A door that networks may be asked for, and that opens for single addresses alone.
+fn too_wide(door: &Door, width: Option<Widths>, at: &HashMap<&str, Place>) -> Option<Diagnostic> {
+    let is_wide = width.is_some_and(|width| width != Widths::SINGLE);
+    let at = at.get("width").filter(|_| is_wide && door.opening.is_for_one_address())?;
+    let (name, via) = (door.name(), &door.opening.mechanism);
+    let message = format!("door '{name}' opens for single addresses alone, via {via}");
+    let help = "write %NET% where its commands have %IP%, or open it via guard, or remove 'width'";
+    // A client may have secrets beside it.
+    Some(at.error(message).without_line().help(help))
 }
 
 /// The doors that take what no client of theirs has, as warnings.

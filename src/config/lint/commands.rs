@@ -47,11 +47,13 @@ pub(super) fn doubts(one: Linted<'_>, only_ipv4: bool) -> Vec<Diagnostic> {
 /// What a command that is given an IPv6 address calls that takes none.
 fn ipv4_only(text: &str) -> Option<&'static str> {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if !has(&["%IP%", "KNOCK_IP"]) || has(&["ip6tables", "%FAMILY%", "KNOCK_FAMILY"]) {
+    if !has(&["%IP%", "KNOCK_IP", "%NET%", "KNOCK_NET"])
+        || has(&["ip6tables", "%FAMILY%", "KNOCK_FAMILY"])
+    {
         return None;
     }
     let mut words = text.split(|c: char| c.is_whitespace() || ";&|()'\"/".contains(c));
     let is_iptables = words.any(|it| matches!(it, "iptables" | "iptables-nft" | "iptables-legacy"));
-    let is_nft = text.contains("ip saddr %IP%").then_some("'ip saddr' of nft");
+    let is_nft = has(&["ip saddr %IP%", "ip saddr %NET%"]).then_some("'ip saddr' of nft");
     if is_iptables { Some("iptables") } else { is_nft }
 }

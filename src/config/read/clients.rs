@@ -37,7 +37,7 @@ fn has_unknown_credentials(entry: &MappingEntry) -> bool {
             Value::Mapping(mapping) => mapping
                 .entries
                 .iter()
-                .any(|entry| !keys.known.iter().any(|known| entry.key.eq_ignore_ascii_case(known))),
+                .any(|entry| !keys.names().any(|known| entry.key.eq_ignore_ascii_case(known))),
             _ => true,
         })
 }
@@ -77,7 +77,7 @@ fn read_parts(
         name: entry.at.clone(),
         doors: door_places,
         spa_keys: spa_keys.unwrap_or_default(),
-        keys: reader.places(["expires", "totp", "fwknop"]),
+        keys: reader.places(["expires", "totp", "fwknop", "width"]),
     };
     Ok((client, places))
 }

@@ -16,34 +16,19 @@ use crate::config::{AddressPolicy, FwknopClient, Options, SpaClient, TotpClient}
 use crate::proto::network::Network;
 use crate::proto::{fwknop, spa, totp};
 
-pub(super) const TOTP: KnownKeys = KnownKeys {
-    of: "a client's totp",
-    known: &["secret", "secret_file", "old_secret_file", "old_until"],
-};
+pub(super) const TOTP: KnownKeys =
+    KnownKeys { of: "a client's totp", known: &["secret secret_file old_secret_file old_until"] };
 pub(super) const SPA: KnownKeys =
     KnownKeys { of: "a client's spa", known: &["public_key", "address"] };
+const FWKNOP_KEYS: &str = "key key_base64 key_file key_base64_file";
+const FWKNOP_HMAC_KEYS: &str = "hmac_key hmac_key_base64 hmac_key_file hmac_key_base64_file";
 pub(super) const FWKNOP: KnownKeys = KnownKeys {
     of: "a client's fwknop",
     known: &[
-        "key",
-        "key_base64",
-        "key_file",
-        "key_base64_file",
-        "hmac_key",
-        "hmac_key_base64",
-        "hmac_key_file",
-        "hmac_key_base64_file",
-        "hmac_type",
-        "mode",
-        "without_hmac",
-        "from",
-        "destination",
-        "username",
-        "address",
-        "force_nat",
-        "old_key_base64_file",
-        "old_hmac_key_base64_file",
-        "old_until",
+        FWKNOP_KEYS,
+        FWKNOP_HMAC_KEYS,
+        "hmac_type mode without_hmac from destination username address force_nat",
+        "old_key_base64_file old_hmac_key_base64_file old_until",
     ],
 };
 
@@ -85,13 +70,9 @@ impl Secrets {
     }
 
     /// The one of these keys that is there.
-    fn find<'a>(
-        &mut self,
-        reader: &mut Reader<'a>,
-        keys: &[&str],
-    ) -> Parsed<Option<SecretText<'a>>> {
-        let mut given =
-            reader.mapping.entries.iter().filter(|entry| keys.contains(&entry.key.as_str()));
+    fn find<'a>(&mut self, reader: &mut Reader<'a>, keys: &str) -> Parsed<Option<SecretText<'a>>> {
+        let is_one = |entry: &&MappingEntry| keys.split(' ').any(|key| key == entry.key);
+        let mut given = reader.mapping.entries.iter().filter(is_one);
         let Some(entry) = given.next() else { return Ok(None) };
         if let Some(second) = given.next() {
             let message = format!("{} and {} exclude each other", entry.key, second.key);
@@ -142,13 +123,13 @@ pub(super) fn read_totp(
 ) -> Parsed<TotpClient> {
     let example = "{secret_file: /etc/knock.d/keys/phone.totp}";
     let mut reader = reader(credentials(node, example, problems)?, &TOTP, problems);
-    let mut secret = |reader: &mut Reader<'_>, keys: &[&str]| {
+    let mut secret = |reader: &mut Reader<'_>, keys: &str| {
         let Some(found) = secrets.find(reader, keys)? else { return Ok(None) };
         let secret = totp::parse_secret(&found.text).map_err(|error| found.error(error));
         reader.problems.report(secret).map(Some)
     };
-    let current = secret(&mut reader, &["secret", "secret_file"]);
-    let old = secret(&mut reader, &["old_secret_file"]);
+    let current = secret(&mut reader, "secret secret_file");
+    let old = secret(&mut reader, "old_secret_file");
     let until = reader.read("old_until", |node| node.read("a date", date::parse));
     let current = current.and_then(|current| {
         let error = node.at.error("totp has no secret").without_line();
@@ -196,8 +177,8 @@ pub(super) fn read_fwknop(
     let example = "{key_base64: BASE64, hmac_key_base64: BASE64}";
     let mapping = lowercase(credentials(node, example, problems)?, problems);
     let reader = &mut reader(&mapping, &FWKNOP, problems);
-    let key = secrets.find(reader, &FWKNOP.known[..4]);
-    let hmac_key = secrets.find(reader, &FWKNOP.known[4..8]);
+    let key = secrets.find(reader, FWKNOP_KEYS);
+    let hmac_key = secrets.find(reader, FWKNOP_HMAC_KEYS);
     let old_key = read_old_key(reader, secrets, "old_key_base64_file");
     let old_hmac_key = read_old_key(reader, secrets, "old_hmac_key_base64_file");
     let until = reader.read("old_until", |node| node.read("a date", date::parse));
@@ -248,7 +229,7 @@ fn read_old_key<const MOST: usize>(
     secrets: &mut Secrets,
     name: &str,
 ) -> Parsed<Option<fwknop::KeyOf<MOST>>> {
-    let found = secrets.find(reader, &[name])?;
+    let found = secrets.find(reader, name)?;
     found.map(|found| reader.problems.report(found.key())).transpose()
 }
 

@@ -23,39 +23,11 @@ use crate::proto::totp::{Scheme, TotpMode};
 pub(super) const DOOR: KnownKeys = KnownKeys {
     of: "a door",
     known: &[
-        "sequence",
-        "one_time_sequences",
-        "totp",
-        "spa",
-        "fwknop",
-        "seq_timeout",
-        "tcpflags",
-        "target",
-        "trip_wires",
-        "lockout",
-        "open",
-        "forward",
-        "open_for",
-        "open_for_max",
-        "max_grants",
-        "hold",
-        "on_expiry",
-        "addresses",
-        "width",
-        "cooldown",
-        "via",
-        "guard",
-        "on_open",
-        "on_close",
-        "start_command",
-        "stop_command",
-        "start_command_6",
-        "stop_command_6",
-        "verify_command",
-        "verify_command_6",
-        "cmd_timeout",
-        "command_limit",
-        "no_new_privs",
+        "sequence one_time_sequences totp spa fwknop",
+        "seq_timeout tcpflags target trip_wires lockout",
+        "open forward open_for open_for_max max_grants hold on_expiry addresses width cooldown",
+        "via guard on_open on_close start_command stop_command start_command_6 stop_command_6",
+        "verify_command verify_command_6 cmd_timeout command_limit no_new_privs",
     ],
 };
 
@@ -71,7 +43,7 @@ pub(super) fn read_door(
 ) -> Parsed<(Door, DoorPlaces)> {
     let name = problems.report(entry.name());
     let wanted = "a door, with its sequence,";
-    if entry.node.mapping(wanted).is_err() && DOOR.known.contains(&entry.key.as_str()) {
+    if entry.node.mapping(wanted).is_err() && DOOR.names().any(|key| key == entry.key) {
         let message = format!("'{}' stands where the name of a door belongs", entry.key);
         let error = entry.at.error(message).help("indent it below the name of its door");
         return problems.report(Err(error));
@@ -126,12 +98,13 @@ pub(super) fn read_door(
         opening,
         one_time,
     };
+    let placed = ["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard", "width"];
     let places = DoorPlaces {
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
         forwards: forwards_places,
-        keys: reader.places(["trip_wires", "target", "totp", "spa", "fwknop", "via", "guard"]),
+        keys: reader.places(placed),
     };
     Ok((door, places))
 }
@@ -152,6 +125,7 @@ fn without_effect(
         ("trip_wires", has_line, if knocked { rotating } else { no_sequence }),
         ("open_for_max", asked, "only requests by SPA or fwknop ask for a time"),
         ("width", mapping.value("spa").is_some(), "only requests by SPA ask for a network"),
+        ("addresses", asked || mapping.get("totp").is_some(), "no sequence says whose it is"),
     ];
     let vain = keys.into_iter().filter(|(_, has_effect, _)| !has_effect);
     vain.filter_map(|(key, _, why)| Some(mapping.get(key)?.without_effect(why, "remove it")))

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::tree::{KnownKeys, Node, Reader};
-use crate::config::Hold;
-use crate::config::diagnostic::{Diagnostic, Parsed};
+use super::tree::{KnownKeys, MappingEntry, Node, Reader};
+use crate::config::diagnostic::{Diagnostic, Parsed, Problems};
+use crate::config::{Hold, Hole, Opening};
 use crate::proto::duration;
 use crate::proto::network::Widths;
 
@@ -38,15 +38,38 @@ pub(super) fn read_hold(
     Ok(Some(Hold { idle, grace, at_most }))
 }
 
-/// Reads the widest networks that may be asked for; of a family that is left out, single addresses.
+/// The errors of a door that is to follow sessions, or to cut them, and cannot.
+pub(super) fn unknown_sessions(reader: &Reader<'_>, opening: &Opening) -> Vec<Diagnostic> {
+    let has_ports = !opening.ports.is_empty() || !opening.forwards.is_empty();
+    let is_lacking = !has_ports && opening.mechanism.closes();
+    let wants = [("hold", opening.hold.is_some()), ("on_expiry", opening.cuts)];
+    let wants = wants.into_iter().filter(|(_, is_given)| *is_given && is_lacking);
+    let no_port = |given: &MappingEntry| {
+        let message = format!("'{}' needs the ports that this door opens", given.key);
+        given.at.error(message).help("write them as 'open', with the guard or a template")
+    };
+    let timed = reader.get("hold").filter(|_| opening.mechanism.has_hole(Hole::Seconds));
+    let timed = timed.map(|given| {
+        let error = given.at.error("what opens this door ends by itself, after %SECONDS%");
+        error.help("nothing can hold it: leave out 'hold', or use commands without %SECONDS%")
+    });
+    wants.filter_map(|(key, _)| reader.get(key)).map(no_port).chain(timed).collect()
+}
+
+/// Reads the widest networks that may be asked for.
 pub(super) fn read_width(reader: &mut Reader<'_>) -> Parsed<Option<Widths>> {
     let Some(given) = reader.value("width") else { return Ok(None) };
+    read_widths(given, reader.problems).map(Some)
+}
+
+/// Reads how many bits of an address count; of a family that is left out, all.
+pub(crate) fn read_widths(given: &Node, problems: &mut Problems) -> Parsed<Widths> {
     let wanted = "a mapping such as {ipv4: 24, ipv6: 64},";
-    let mut width = Reader::new(given, wanted, &WIDTH, reader.problems)?;
+    let mut width = Reader::new(given, wanted, &WIDTH, problems)?;
     let ipv4 = width.read("ipv4", |node| read_prefix(node, 32));
     let ipv6 = width.read("ipv6", |node| read_prefix(node, 128));
     let Widths { ipv4: single, ipv6: single_6 } = Widths::SINGLE;
-    Ok(Some(Widths { ipv4: ipv4?.unwrap_or(single), ipv6: ipv6?.unwrap_or(single_6) }))
+    Ok(Widths { ipv4: ipv4?.unwrap_or(single), ipv6: ipv6?.unwrap_or(single_6) })
 }
 
 fn read_prefix(node: &Node, most: u8) -> Result<u8, Diagnostic> {

@@ -159,8 +159,8 @@ fn gather<'a>(
         };
         root.check_keys(&TOP, problems);
         for MappingEntry { key, node, .. } in root.entries {
-            let mut known = TOP.known.iter().zip(OF_TOP).zip(&mut top);
-            let found = known.find(|((known, _), _)| **known == key);
+            let mut known = TOP.names().zip(OF_TOP).zip(&mut top);
+            let found = known.find(|((known, _), _)| *known == key);
             let Some(((_, (_, example)), entries)) = found else { continue };
             match node.value {
                 Value::Mapping(mapping) => entries.extend(mapping.entries),
@@ -319,11 +319,13 @@ mod tests {
             "\\{failures: [0-9]{1,2}(, within: [0-9]m)?(, for: [0-9]h)?\\}",
             "[a-z%\\[\\]{}:,'\" ]{0,12}",
         ];
-        let key = prop::sample::select(DOOR.known);
+        let key = prop::sample::select(DOOR.names().collect::<Vec<_>>());
         let door = prop::collection::vec((key, value), 0..8);
         let doors = prop::collection::vec(("[a-c]", door), 0..4);
-        let client =
-            prop::collection::vec((prop::sample::select(CLIENT.known), credentials()), 0..4);
+        let client = prop::collection::vec(
+            (prop::sample::select(CLIENT.names().collect::<Vec<_>>()), credentials()),
+            0..4,
+        );
         let clients = prop::collection::vec(("[a-c]", client), 0..3);
         (doors, clients).prop_map(|(doors, clients)| {
             let mut text = String::new();

@@ -9,7 +9,7 @@ use super::commands::{
     read_pairs,
 };
 use super::forward::read_forwards;
-use super::hold::read_hold;
+use super::hold::{read_hold, unknown_sessions};
 use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
@@ -32,6 +32,9 @@ const DOOR_COMMANDS: PairNames = [
     "verify_command_6",
 ];
 
+/// The most addresses that a client can be given.
+const MOST: NonZeroUsize = NonZeroUsize::new(MAX_GRANTS).unwrap();
+
 /// Reads what a door opens and how, and where its ports and its forwards are written.
 pub(super) fn read_opening(
     reader: &mut Reader<'_>,
@@ -47,8 +50,7 @@ pub(super) fn read_opening(
     let max_grants = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS));
     let hold = read_hold(reader, open_for);
     let cuts = reader.read("on_expiry", |node| node.one_of(&[("keep", false), ("cut", true)]));
-    let addresses =
-        reader.read("addresses", |node| node.integer(NonZeroUsize::MIN, NonZeroUsize::MAX));
+    let addresses = reader.read("addresses", |node| node.integer(NonZeroUsize::MIN, MOST));
     let cooldown = reader.duration("cooldown", Duration::from_millis(1));
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(reader, "on_open", count);
@@ -76,6 +78,7 @@ pub(super) fn read_opening(
         command_limit: command_limit?.unwrap_or(settings.command_limit),
         new_privileges: new_privileges?.unwrap_or(settings.new_privileges),
     };
+    reader.problems.extend(unknown_sessions(reader, &opening));
     reader.problems.extend(about_guard_mode(reader.get("guard"), entry, &opening));
     if opening.runs_commands() {
         reader.problems.extend(killed_early(reader.mapping, &opening));

@@ -17,26 +17,8 @@ use crate::proto::network::Network;
 pub(super) const SETTINGS: KnownKeys = KnownKeys {
     of: "knockd",
     known: &[
-        "interfaces",
-        "only_ipv4",
-        "user",
-        "state_dir",
-        "run_dir",
-        "pid_file",
-        "log",
-        "track",
-        "max_grants",
-        "trusted",
-        "on_exit",
-        "guard",
-        "alert",
-        "metrics",
-        "spa",
-        "fwknop",
-        "lockout",
-        "command_limit",
-        "no_new_privs",
-        "sandbox",
+        "interfaces only_ipv4 user state_dir run_dir pid_file log track max_grants",
+        "trusted on_exit guard alert metrics spa fwknop lockout command_limit no_new_privs sandbox",
     ],
 };
 pub(super) const LOG: KnownKeys =

@@ -57,7 +57,15 @@ pub(crate) struct MappingEntry {
 pub struct KnownKeys {
     /// What has them, with its article: `a door`.
     pub of: &'static str,
+    /// In groups: a blank is between two of one.
     pub known: &'static [&'static str],
+}
+
+impl KnownKeys {
+    /// Each of them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().flat_map(|some| some.split(' '))
+    }
 }
 
 /// The error that two places give the same thing; the second leads.
@@ -279,7 +287,7 @@ impl Mapping {
     ) -> Vec<&'static str> {
         let mut found = Vec::new();
         for MappingEntry { key, at, .. } in &self.entries {
-            if keys.known.contains(&key.as_str()) {
+            if keys.names().any(|known| known == key) {
                 continue;
             }
             if key == "<<" {
@@ -287,10 +295,10 @@ impl Mapping {
                 problems.push(error.help("write the keys out"));
                 continue;
             }
-            let meant = closest_match(key, keys.known.iter().copied());
+            let meant = closest_match(key, keys.names());
             let name = if meant.is_some() { format!("'{key}'") } else { name(key) };
             let message = format!("{name} is not a key of {}", keys.of);
-            let help = format!("its keys are: {}", keys.known.join(", "));
+            let help = format!("its keys are: {}", keys.known.join(" ").replace(' ', ", "));
             problems.push(at.misspelt(&message, meant, &help));
             found.extend(meant);
         }
@@ -437,7 +445,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Always: reports that one of `keys` is missing, unless a misspelt one was meant to be it.
     pub(crate) fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Parsed<T> {
-        if self.misspelt.iter().any(|key| keys.contains(key)) {
+        if keys.iter().flat_map(|some| some.split(' ')).any(|key| self.misspelt.contains(&key)) {
             return Err(self.problems.reported());
         }
         self.fail(error)

@@ -69,9 +69,9 @@ impl Guarded<'_> {
     }
 }
 
-/// Warnings about guarded ports, each once.
+/// Warnings about the ports of doors, those that are guarded each once.
 pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<_> = ports(loaded).filter_map(|one| untracked(one, around)).collect();
     let mut guarded: HashMap<OpenPorts, Guarded<'_>> = HashMap::new();
     for one in ports(loaded).filter(|one| one.door.opening.mechanism == Mechanism::Guard) {
         // Several doors may open one port.
@@ -128,6 +128,17 @@ fn dropped_anyway(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> 
     Some(one.at.warning(message).help(format!(
         "let {port} through in that firewall, for everybody: the guard comes before it, and locks the port"
     )))
+}
+
+fn untracked(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
+    let follows = one.door.opening.hold.is_some() || one.door.opening.cuts;
+    around.ruleset.as_ref().filter(|it| follows && it.untracks(one.port.first()))?;
+    let message = format!(
+        "a rule seems to say notrack for {}: its connections can neither hold this door nor be cut",
+        one.port
+    );
+    let help = "without connection tracking nobody knows of them: take that rule away";
+    Some(one.at.warning(message).help(help))
 }
 
 fn unused(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
@@ -187,6 +198,36 @@ mod tests {
         assert_eq!(said.len(), 1);
         assert!(said[0].starts_with("YOU MAY LOCK YOURSELF OUT: 22/tcp"), "{said:?}");
         assert!(said[0].contains("192.0.2.2"), "{said:?}");
+    }
+
+    #[test]
+    fn a_door_that_follows_what_is_not_tracked_is_told_of() {
+        let rule = |expr: &str| {
+            let chain = r#"{"chain": {"family": "inet", "table": "raw", "name": "pre",
+                "hook": "prerouting", "policy": "accept"}}"#;
+            let rule = format!(
+                r#"{{"rule": {{"family": "inet", "table": "raw", "chain": "pre", "expr": [{expr}]}}}}"#
+            );
+            HostContext { ruleset: listing(&format!("{chain}, {rule}")), ssh: None, ..here() }
+        };
+        let port = |port| {
+            format!(
+                r#"{{"match": {{"op": "==", "left": {{"payload": {{"protocol": "tcp",
+                    "field": "dport"}}}}, "right": {port}}}}}, {{"notrack": null}}"#
+            )
+        };
+        let door = |more: &str| SSH.replace("[22]", &format!("[22], {more}"));
+        for (more, expr, is_told) in [
+            ("hold: {}", port(22), true),
+            ("on_expiry: cut", port(22), true),
+            ("via: iptables, hold: {}", r#"{"notrack": null}"#.to_owned(), true),
+            ("hold: {}", port(80), false),
+            ("open_for: 20s", port(22), false),
+        ] {
+            let said = said(&door(more), &rule(&expr));
+            let expected = "a rule seems to say notrack for 22/tcp";
+            assert_eq!(said.iter().any(|it| it.starts_with(expected)), is_told, "{more} {said:?}");
+        }
     }
 
     #[test]

@@ -33,27 +33,6 @@ struct Chain {
     rules: Vec<Vec<Value>>,
 }
 
-#[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<Object>,
-}
-
-/// One of the two, or something that is of no concern.
-#[derive(Deserialize)]
-struct Object {
-    chain: Option<Chain>,
-    rule: Option<ListedRule>,
-}
-
-#[derive(Deserialize)]
-struct ListedRule {
-    family: String,
-    table: String,
-    chain: String,
-    #[serde(default)]
-    expr: Vec<Value>,
-}
-
 /// A new packet from elsewhere.
 #[derive(Clone, Copy, Debug)]
 struct NewPacket {
@@ -71,16 +50,16 @@ impl Chain {
 impl HostRuleset {
     /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
-        let listing: Listing = serde_json::from_slice(json).ok()?;
-        let mut chains = Vec::new();
-        let mut rules = Vec::new();
-        for object in listing.nftables {
-            chains.extend(object.chain);
-            rules.extend(object.rule);
-        }
-        for rule in rules {
-            let ListedRule { family, table, chain, expr } = rule;
-            if let Some(chain) = chains.iter_mut().find(|known| known.is(&family, &table, &chain)) {
+        let mut listing: Value = serde_json::from_slice(json).ok()?;
+        let objects = listing.get_mut("nftables")?.as_array_mut()?;
+        let chains = objects.iter().filter_map(|it| Chain::deserialize(it.get("chain")?).ok());
+        let mut chains: Vec<Chain> = chains.collect();
+        for rule in objects.iter_mut().filter_map(|it| it.get_mut("rule")) {
+            let expr = rule["expr"].take();
+            let of = ["family", "table", "chain"].map(|key| rule[key].as_str());
+            if let ([Some(family), Some(table), Some(chain)], Value::Array(expr)) = (of, expr)
+                && let Some(chain) = chains.iter_mut().find(|it| it.is(family, table, chain))
+            {
                 chain.rules.push(expr);
             }
         }
@@ -90,23 +69,40 @@ impl HostRuleset {
     /// Whether packets to a port of this host are passed on to another host, a container, or
     /// another port.
     pub(super) fn publishes(&self, port: Knock) -> bool {
+        self.meets(port, &|verdict, path| matches!(verdict, RuleVerdict::Translate) && path.named)
+    }
+
+    /// Whether the kernel is told not to track connections to a port of this host.
+    pub(super) fn untracks(&self, port: Knock) -> bool {
+        self.meets(port, &|verdict, path| {
+            matches!(verdict, RuleVerdict::Untrack) && (path.named || path.certain)
+        })
+    }
+
+    /// Whether a packet to a port may come to such a verdict before it is known where it goes.
+    fn meets(&self, port: Knock, wanted: &impl Fn(&RuleVerdict<'_>, Path) -> bool) -> bool {
         let is_others = |it: &&Chain| it.table != ruleset::TABLE;
         let is_first = |it: &&Chain| it.hook.as_deref() == Some("prerouting");
         let mut chains = self.chains.iter().filter(is_first).filter(is_others);
-        chains.any(|chain| self.translates(chain, NewPacket { port, to: None }, Path::EVERY))
+        chains.any(|chain| self.leads(chain, NewPacket { port, to: None }, Path::EVERY, wanted))
     }
 
-    /// Whether a packet that has come to a chain may be translated by rules that name its port.
-    fn translates(&self, chain: &Chain, packet: NewPacket, path: Path) -> bool {
+    /// Whether a packet that has come to a chain may come to such a verdict.
+    fn leads(
+        &self,
+        chain: &Chain,
+        packet: NewPacket,
+        path: Path,
+        wanted: &impl Fn(&RuleVerdict<'_>, Path) -> bool,
+    ) -> bool {
         chain.rules.iter().any(|rule| {
             let (verdicts, here) = weigh(rule, packet);
             let path = path.and(here);
-            let leads = |to: &Chain| self.translates(to, packet, path.through(true));
+            let leads = |to: &Chain| self.leads(to, packet, path.through(true), wanted);
             verdicts.iter().any(|(verdict, _)| match verdict {
-                RuleVerdict::Translate => path.named,
+                verdict if wanted(verdict, path) => true,
                 RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
-                    let is_it = |it: &Chain| it.is(&chain.family, &chain.table, target);
-                    path.depth < MAX_DEPTH && self.chains.iter().any(|it| is_it(it) && leads(it))
+                    self.called(chain, target, path).is_some_and(leads)
                 }
                 _ => false,
             })
@@ -176,40 +172,36 @@ impl HostRuleset {
             let within = path.and(here);
             for (verdict, certain) in verdicts {
                 let certain = certain && here.certain;
-                match verdict {
+                let fate = match verdict {
                     RuleVerdict::Accept if certain && path.certain || within.named => {
-                        return Fate::Accepted;
+                        Fate::Accepted
                     }
-                    RuleVerdict::Drop if certain => {
-                        return if left { Fate::Undecided } else { Fate::Dropped };
-                    }
-                    RuleVerdict::Return if certain => return Fate::Undecided,
-                    RuleVerdict::Return => left = true,
+                    RuleVerdict::Drop => Fate::Dropped,
                     RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
-                        let goes = matches!(verdict, RuleVerdict::Goto(_));
-                        match self.called(chain, target, packet, within.through(certain)) {
-                            Fate::Accepted => return Fate::Accepted,
-                            Fate::Dropped if certain => {
-                                return if left { Fate::Undecided } else { Fate::Dropped };
-                            }
-                            Fate::Undecided if goes && certain => return Fate::Undecided,
-                            Fate::Undecided if goes => left = true,
-                            Fate::Dropped | Fate::Undecided => {}
-                        }
+                        let within = within.through(certain);
+                        let called = self.called(chain, target, within);
+                        called.map_or(Fate::Undecided, |it| self.fate(it, packet, within))
                     }
+                    _ => Fate::Undecided,
+                };
+                let leaves = matches!(verdict, RuleVerdict::Return | RuleVerdict::Goto(_));
+                match fate {
+                    Fate::Accepted => return fate,
+                    Fate::Dropped if certain && !left => return fate,
+                    Fate::Dropped if certain => return Fate::Undecided,
+                    Fate::Undecided if leaves && certain => return fate,
                     // From some addresses or interfaces alone, or not from all.
-                    RuleVerdict::Accept | RuleVerdict::Drop | RuleVerdict::Translate => {}
+                    Fate::Dropped | Fate::Undecided => left |= leaves && fate == Fate::Undecided,
                 }
             }
         }
         Fate::Undecided
     }
 
-    fn called(&self, from: &Chain, target: &str, packet: NewPacket, path: Path) -> Fate {
-        match self.chains.iter().find(|chain| chain.is(&from.family, &from.table, target)) {
-            Some(chain) if path.depth < MAX_DEPTH => self.fate(chain, packet, path),
-            _ => Fate::Undecided,
-        }
+    /// The chain that a rule of another one names, unless it is too deep within others.
+    fn called(&self, from: &Chain, target: &str, path: Path) -> Option<&Chain> {
+        let mut chains = self.chains.iter().filter(|_| path.depth < MAX_DEPTH);
+        chains.find(|chain| chain.is(&from.family, &from.table, target))
     }
 }
 
@@ -254,6 +246,8 @@ enum RuleVerdict<'a> {
     Accept,
     /// It goes to another port or host, and passes no further rule of its kind.
     Translate,
+    /// Its connection is not tracked.
+    Untrack,
     Drop,
     Return,
     Jump(&'a str),
@@ -301,6 +295,8 @@ fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
         // What a program in user space does with a queue is not known.
         "accept" | "queue" => Some(RuleVerdict::Accept),
         "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(RuleVerdict::Translate),
+        // The last is iptables' word for that, and for less.
+        "notrack" | "CT" => Some(RuleVerdict::Untrack),
         "drop" | "reject" | "DROP" | "REJECT" => Some(RuleVerdict::Drop),
         "return" => Some(RuleVerdict::Return),
         "jump" => target().map(RuleVerdict::Jump),

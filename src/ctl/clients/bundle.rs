@@ -218,16 +218,13 @@ impl Bundle<'_> {
         secret: &Secret,
         qr: Option<bool>,
     ) -> Result<(), Error> {
-        let schemes: Vec<(&Name, &Scheme)> = self
-            .entries
-            .iter()
-            .filter_map(|entry| match &entry.mode {
-                HostsMode::Totp(scheme) => Some((&entry.door, scheme)),
-                HostsMode::Spa { .. } => None,
-            })
-            .collect();
-        let mut shown = Vec::new();
-        for (_, scheme) in &schemes {
+        let (mut shown, mut doors) = (Vec::new(), String::new());
+        for HostsEntry { door, mode, .. } in self.entries {
+            let HostsMode::Totp(scheme) = mode else { continue };
+            let how = by_hand(self.server, scheme).unwrap_or_else(|| {
+                "its codes cannot be knocked: only knock knows the ports".to_owned()
+            });
+            doors.push_str(&format!("At the door {door}, {how}\n\n"));
             let digits = match scheme.mode() {
                 TotpMode::Code { digits, .. } => digits,
                 TotpMode::Ports { .. } => Digits::Six,
@@ -244,12 +241,7 @@ impl Bundle<'_> {
                 text.push('\n');
             }
         }
-        for (door, scheme) in schemes {
-            let how = by_hand(self.server, scheme).unwrap_or_else(|| {
-                "its codes cannot be knocked: only knock knows the ports".to_owned()
-            });
-            text.push_str(&format!("At the door {door}, {how}\n\n"));
-        }
+        text.push_str(&doors);
         Ok(())
     }
 }

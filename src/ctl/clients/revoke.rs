@@ -6,20 +6,21 @@ use super::site::Site;
 use crate::config::Name;
 use crate::control::Request;
 use crate::ctl::edit::Edit;
-use crate::ctl::error::{Error, say};
-use crate::ctl::socket::Timeout;
-use crate::ctl::target::Target;
+use crate::ctl::{Error, Target, Timeout, say};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::ctl) struct RevokeArgs {
     /// The name of the client
     client: Name,
+    /// End the connections too that were let in for it
+    #[arg(long)]
+    cut: bool,
 }
 
 pub(in crate::ctl) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Error> {
     let name = &args.client;
     // At once, and whatever is wrong with the configuration.
-    let running = end_grants(target, name)?;
+    let running = end_grants(target, args)?;
     let site = Site::open(target)?;
     let files = match site.files_of(name) {
         Ok(Some(files)) => files,
@@ -39,14 +40,15 @@ pub(in crate::ctl) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Erro
     say(&format!("'{name}' is revoked"));
     // What it has opened since.
     if running {
-        end_grants(target, name)?;
+        end_grants(target, args)?;
     }
     Ok(())
 }
 
 /// Closes what the client has opened; false: there is no daemon to do so.
-fn end_grants(target: &Target, client: &Name) -> Result<bool, Error> {
-    match target.text(&Request::Revoke { client: client.clone() }, Timeout::Commands) {
+fn end_grants(target: &Target, args: &RevokeArgs) -> Result<bool, Error> {
+    let RevokeArgs { client, cut } = args.clone();
+    match target.text(&Request::Revoke { client, cut }, Timeout::Commands) {
         Ok(text) => {
             if !text.is_empty() {
                 say(&text);

@@ -12,9 +12,7 @@ use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
 use crate::ctl::edit::{self, Edit, make_directory};
-use crate::ctl::error::{Error, say};
-use crate::ctl::socket::Timeout;
-use crate::ctl::target::Target;
+use crate::ctl::{Error, Target, Timeout, say};
 use crate::keeper::server_key::obtain;
 use crate::proto::spa::PublicKey;
 

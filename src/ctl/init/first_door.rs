@@ -152,7 +152,7 @@ mod tests {
 
 knockd:
   # Who connects from there need not knock. An address may be somebody else's one day.
-  trusted: ['2001:db8::2/128']
+  trusted: ['2001:db8::2']
 
 doors:
   8443-tcp:

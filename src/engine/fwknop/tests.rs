@@ -146,7 +146,7 @@ fn told_at(
 
 fn tell(request: &DatagramRequest) -> String {
     let DatagramRequest { door, client, v4, v6, open_for, .. } = request;
-    let address = v4.map(IpAddr::from).or(v6.map(IpAddr::from)).unwrap();
+    let address = v4.or(*v6).and_then(|network| network.single()).unwrap();
     let length = open_for.map(|seconds| format!(" {seconds}s")).unwrap_or_default();
     format!("{}: {} {address}{length}", client.0, door.0)
 }

@@ -79,6 +79,7 @@ fn wall(after: Duration) -> Wall {
 fn stamped(after: Duration) -> SpaRequest {
     SpaRequest {
         open: Addresses::Observed,
+        widths: Widths::SINGLE,
         close: false,
         source_port: None,
         open_for: None,
@@ -155,7 +156,7 @@ fn the_observed_address_is_the_one_the_datagram_comes_from() {
         let datagram = sealed(&stamped(Duration::ZERO), ONE);
         let answer = judge(&mut spa(), Duration::ZERO, source, &datagram);
         let [request] = answer.unwrap()[..] else { panic!("one request") };
-        let address = request.v4.map(IpAddr::V4).or(request.v6.map(IpAddr::V6));
+        let address = request.v4.or(request.v6);
         assert_eq!(address, Some(source.parse().unwrap()));
     }
 }
@@ -375,6 +376,61 @@ fn whoever_has_to_name_the_address_gets_nothing_for_the_observed_one() {
     let named = NamedAddresses::new("192.0.2.2".parse().ok(), None).unwrap();
     assert_eq!(judged(Addresses::Observed), Some(Reason::AddressNotNamed));
     assert_eq!(judged(Addresses::Named(named)), None);
+}
+
+/// What comes of a request for so wide a network, by a client and at a door that allow so much.
+fn widened(client: Option<Widths>, door: Option<Widths>, request: &SpaRequest) -> Judgement {
+    let mut setup = setup(server(), &clients());
+    setup.clients[0].width = client;
+    setup.doors[1].width = door;
+    let datagram = sealed(request, ONE);
+    judge(&mut SpaJudge::new(&setup).unwrap(), Duration::ZERO, "192.0.2.2", &datagram)
+}
+
+#[test]
+fn a_network_is_taken_as_wide_as_door_and_client_allow() {
+    let of = |ipv4| Some(Widths { ipv4, ipv6: 64 });
+    let asked = |ipv4| SpaRequest { widths: Widths { ipv4, ipv6: 128 }, ..stamped(Duration::ZERO) };
+    for (client, door, ipv4, expected) in [
+        (None, None, 32, None),
+        (None, None, 31, Some(Reason::Width)),
+        (of(24), None, 24, None),
+        (of(24), None, 23, Some(Reason::Width)),
+        (None, of(24), 24, None),
+        (of(16), of(24), 25, None),
+        (of(16), of(24), 16, Some(Reason::Width)),
+        (of(24), of(16), 16, Some(Reason::Width)),
+    ] {
+        let answer = widened(client, door, &asked(ipv4));
+        assert_eq!(reason(answer), expected, "{client:?} {door:?} {ipv4}");
+    }
+}
+
+#[test]
+fn the_bits_behind_a_network_are_cleared_of_what_is_named_and_of_what_is_observed() {
+    let widths = Widths { ipv4: 24, ipv6: 64 };
+    let named =
+        NamedAddresses::new("198.51.100.9".parse().ok(), "2001:db8::9".parse().ok()).unwrap();
+    for (open, v4, v6) in [
+        (Addresses::Observed, "192.0.2.0/24", ""),
+        (Addresses::Named(named), "198.51.100.0/24", "2001:db8::/64"),
+    ] {
+        let request = SpaRequest { open, widths, ..stamped(Duration::ZERO) };
+        let [opened] = widened(None, Some(widths), &request).unwrap()[..] else { panic!("one") };
+        assert_eq!((opened.v4, opened.v6), (v4.parse().ok(), v6.parse().ok()));
+    }
+}
+
+#[test]
+fn a_network_with_something_of_nobodys_in_it_is_refused_however_wide_one_may_be() {
+    let all = Widths { ipv4: 1, ipv6: 1 };
+    for (v4, ipv4) in [("1.2.3.4", 7), ("126.9.9.9", 6), ("192.0.2.9", 2)] {
+        let open = Addresses::Named(NamedAddresses::new(v4.parse().ok(), None).unwrap());
+        let request =
+            SpaRequest { open, widths: Widths { ipv4, ..all }, ..stamped(Duration::ZERO) };
+        let refused = reason(widened(None, Some(all), &request));
+        assert_eq!(refused, Some(Reason::ImpossibleAddress), "{v4}/{ipv4}");
+    }
 }
 
 #[test]

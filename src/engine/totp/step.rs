@@ -1,7 +1,7 @@
 //! All sequences of one step, by their beginnings.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::SecretHolder;
 use crate::proto::knock::Knock;
@@ -14,7 +14,7 @@ pub(super) struct Step {
     /// How many holders are in it.
     prepared: usize,
     /// Of each beginning of a sequence its [`key`]; of a whole one also the first who holds it.
-    beginnings: HashMap<u64, Option<u32>, BuildHasherDefault<AsItIs>>,
+    beginnings: HashTable<(u64, Option<u32>)>,
     /// Keys of sequences that have opened.
     used: Vec<u64>,
 }
@@ -38,8 +38,7 @@ impl Step {
     /// A step with room for all holders, and none of them in it.
     pub(super) fn new(number: u64, scheme: &Scheme, holders: &[SecretHolder]) -> Self {
         let room = holders.len() * scheme.length();
-        let beginnings = HashMap::with_capacity_and_hasher(room, BuildHasherDefault::default());
-        Self { number, prepared: 0, beginnings, used: Vec::new() }
+        Self { number, prepared: 0, beginnings: HashTable::with_capacity(room), used: Vec::new() }
     }
 
     pub(super) const fn is_finished(&self, holders: &[SecretHolder]) -> bool {
@@ -63,22 +62,31 @@ impl Step {
             let mut key = 0;
             for &knock in &knocks {
                 key = extend(key, knock);
-                self.beginnings.entry(key).or_insert(None);
+                self.entry(key).or_insert((key, None));
             }
             let holder = u32::try_from(self.prepared).unwrap_or(u32::MAX);
-            self.beginnings.entry(key).and_modify(|known| _ = known.get_or_insert(holder));
+            self.entry(key).and_modify(|(_, known)| _ = known.get_or_insert(holder));
             self.prepared += 1;
         }
     }
 
+    /// A key is its own hash.
+    fn entry(&mut self, key: u64) -> Entry<'_, (u64, Option<u32>)> {
+        self.beginnings.entry(key, |it| it.0 == key, |it| it.0)
+    }
+
+    fn find(&self, key: u64) -> Option<&(u64, Option<u32>)> {
+        self.beginnings.find(key, |it| it.0 == key)
+    }
+
     /// Whether a sequence begins so.
     pub(super) fn has(&self, key: u64) -> bool {
-        self.beginnings.contains_key(&key)
+        self.find(key).is_some()
     }
 
     /// The place of the first holder with this whole sequence.
     pub(super) fn holder(&self, key: u64) -> Option<usize> {
-        self.beginnings.get(&key).copied().flatten().map(|holder| holder as usize)
+        self.find(key)?.1.map(|holder| holder as usize)
     }
 
     pub(super) fn use_up(&mut self, key: u64) {
@@ -89,23 +97,5 @@ impl Step {
 
     pub(super) fn is_used(&self, key: u64) -> bool {
         self.used.contains(&key)
-    }
-}
-
-/// Hashes a key to itself: it is one already.
-#[derive(Debug, Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.0 = self.0 << 8 ^ u64::from(byte));
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
     }
 }

@@ -1,9 +1,8 @@
 //! The table that is there already: of this process, of an earlier one, or of the former form.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -11,9 +10,10 @@ use crate::config::{Family, Name, NftFamily, NftName};
 use crate::firewall::netlink::{ElementRef, Netlink, NetlinkError, NftChange, SetElement, SetRef};
 use crate::firewall::ruleset::observe::ObservedSource;
 use crate::firewall::ruleset::{
-    GuardElement, GuardGrant, GuardSet, Ruleset, SetKind, TABLE, VERSION, guarded,
+    GuardElement, GuardGrant, GuardSet, Lifetime, Ruleset, SetKind, TABLE, VERSION, guarded,
 };
 use crate::proto::knock::Knock;
+use crate::proto::network::Network;
 use crate::time::Monotonic;
 
 /// The grants that hold in a table that an earlier process has left; none where there is no table.
@@ -21,11 +21,8 @@ use crate::time::Monotonic;
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
-    let mut grants = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?.grants;
-    grants.sort_by_key(|grant| Reverse(grant.left));
-    let mut known = HashSet::new();
-    grants.retain(|it| known.insert((it.door.clone(), it.network, it.source_port)));
-    Ok(grants)
+    let standing = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?;
+    Ok(longest(&standing.grants).into_values().collect())
 }
 
 /// Whether a table stands that an earlier process has left.
@@ -96,6 +93,8 @@ pub(super) struct StandingTable {
     pub(super) added: BTreeMap<GuardSet, Vec<SetElement>>,
     /// Of knockd's, each as often as its door has ports.
     grants: Vec<GuardGrant>,
+    /// Of grants that packets renew, how long they still do.
+    renewed: HashMap<GuardElement, Duration>,
 }
 
 impl StandingTable {
@@ -106,8 +105,8 @@ impl StandingTable {
             None => {}
             Some(table) if table.comment.starts_with(VERSION) => {
                 let sets = netlink.sets(NftFamily::Inet, TABLE)?;
-                let is_there = |set: &GuardSet| sets.contains(&set.reference().set.to_string());
-                for set in GuardSet::all().filter(is_there) {
+                // Those that are renewed come before their ceilings.
+                for set in GuardSet::named(&sets) {
                     let mut elements = dump(netlink, &set.reference())?;
                     // Somebody may have made a set of another type in its place.
                     elements.retain(|element| element.key.as_bytes().len() == set.key_length());
@@ -128,17 +127,44 @@ impl StandingTable {
         match (set.kind, set.family) {
             (SetKind::Guarded | SetKind::GuardedTo, _) => self.guarded.extend(keys),
             (SetKind::Older, _) => self.older.extend(keys),
+            _ if set.renewed().is_some() => {
+                // There may be two of one key, of which packets renew either.
+                for (key, element) in keys.zip(&elements) {
+                    let left = self.renewed.entry(key).or_default();
+                    *left = element.left.unwrap_or(Duration::MAX).max(*left);
+                }
+            }
             (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
             (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
-            (kind, Some(family)) if kind.is_of_grants() => {
-                let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
+            (kind, _) if kind.is_of_grants() => {
                 let (ours, others): (Vec<_>, _) =
                     elements.into_iter().partition(SetElement::is_ours);
-                self.added.insert(set, others);
-                self.grants.extend(ours.iter().filter_map(|it| grant(it, family, is_bound)));
+                let grants = ours.iter().filter_map(|it| Some((it, grant(it, set)?)));
+                let Lifetime::Ceiling(idle) = set.lifetime else {
+                    self.grants.extend(grants.map(|(_, grant)| grant));
+                    self.added.insert(set, others);
+                    return;
+                };
+                let renewed = set.lasting(Lifetime::Renewed(idle));
+                self.grants.extend(grants.filter_map(|(it, grant)| {
+                    let left = *self.renewed.get(&renewed.at(it.key.clone()))?;
+                    let ceiling = Some(grant.left);
+                    Some(GuardGrant { left: left.min(grant.left), ceiling, ..grant })
+                }));
             }
             _ => {}
         }
+    }
+
+    /// The grants to keep, each that packets renew for as long as they have.
+    pub(super) fn renewing(&self, keep: &[GuardGrant]) -> Vec<GuardGrant> {
+        let known = longest(&self.grants);
+        let renewed = |grant: &GuardGrant| {
+            let known = grant.ceiling.and_then(|_| known.get(&grant.key()));
+            let left = known.map_or(grant.left, |known| known.left.max(grant.left));
+            GuardGrant { left, ..grant.clone() }
+        };
+        keep.iter().map(renewed).collect()
     }
 
     /// What was let in by a table of the former form has no label. So that it goes on, what such a
@@ -149,13 +175,13 @@ impl StandingTable {
         ruleset: &Ruleset,
     ) -> Result<(), NetlinkError> {
         for name in netlink.sets(NftFamily::Inet, TABLE)? {
-            let Some((door, is_bound, family)) = former_set(&name) else { continue };
+            let Some((door, kind)) = former_set(&name) else { continue };
             let set = SetRef { set: NftName::own(name), ..GuardSet::GUARDED.reference() };
             for element in dump(netlink, &set)? {
                 if element.is_ours() {
-                    self.grants.extend(grant(&element, family, is_bound));
-                } else if let Some((from, port)) = source(&element, family, is_bound) {
-                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from.into(), port)
+                    self.grants.extend(grant(&element, kind));
+                } else if let Some((from, port)) = source(&element, kind) {
+                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from, port, false)
                     {
                         let here = self.added.entry(set).or_default();
                         here.push(SetElement { key, ..element.clone() });
@@ -167,34 +193,53 @@ impl StandingTable {
     }
 }
 
-/// Reads the name of one of the four sets of a door in the former form: `g_DOOR_4`, `g_DOOR_6`, and
-/// `p_DOOR_4` and `p_DOOR_6`, whose keys have a source port. Whose it is, whether it has one, and
-/// of which family.
-fn former_set(set: &str) -> Option<(Name, bool, Family)> {
-    let (set, family) = set.rsplit_once('_')?;
-    let (kind, door) = set.split_once('_')?;
-    let is_bound = ["g", "p"].iter().position(|known| *known == kind)? == 1;
-    let family = if family == "4" { Family::V4 } else { (family == "6").then_some(Family::V6)? };
-    Some((door.parse().ok()?, is_bound, family))
+type GrantPlace<'a> = (&'a Name, Network, Option<NonZeroU16>);
+
+impl GuardGrant {
+    /// What tells it from others.
+    const fn key(&self) -> GrantPlace<'_> {
+        (&self.door, self.network, self.source_port)
+    }
 }
 
-/// The address, and the source port, that an element lets in.
-fn source(
-    element: &SetElement,
-    family: Family,
-    is_bound: bool,
-) -> Option<(IpAddr, Option<NonZeroU16>)> {
-    let port = if is_bound { Some(element.key.second_port(family)?) } else { None };
-    Some((element.key.first_address(family)?, port))
+/// Grants, each once: for as long as the longest of its elements.
+fn longest(grants: &[GuardGrant]) -> HashMap<GrantPlace<'_>, GuardGrant> {
+    let mut all: HashMap<_, GuardGrant> = HashMap::new();
+    for grant in grants {
+        let known = all.entry(grant.key()).or_insert_with(|| grant.clone());
+        let ceiling = known.ceiling.max(grant.ceiling);
+        if known.left < grant.left {
+            *known = grant.clone();
+        }
+        known.ceiling = ceiling;
+    }
+    all
+}
+
+/// Reads the name of one of the four sets of a door in the former form: `g_DOOR_4`, `g_DOOR_6`, and
+/// `p_DOOR_4` and `p_DOOR_6`, whose keys have a source port. Whose it is, and which set has such
+/// keys now.
+fn former_set(set: &str) -> Option<(Name, GuardSet)> {
+    let (set, family) = set.rsplit_once('_')?;
+    let (kind, door) = set.split_once('_')?;
+    let kind = if kind == "g" { SetKind::Open } else { (kind == "p").then_some(SetKind::Bound)? };
+    let family = if family == "4" { Family::V4 } else { (family == "6").then_some(Family::V6)? };
+    Some((door.parse().ok()?, kind.of(family)))
+}
+
+/// The network, and the source port, that an element lets in.
+fn source(element: &SetElement, set: GuardSet) -> Option<(Network, Option<NonZeroU16>)> {
+    let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
+    let port = if is_bound { Some(element.key.second_port(set.family?)?) } else { None };
+    Some((set.network(&element.key)?, port))
 }
 
 /// The grant that one of knockd's own elements belongs to.
-fn grant(element: &SetElement, family: Family, is_bound: bool) -> Option<GuardGrant> {
-    let (address, source_port) = source(element, family, is_bound)?;
+fn grant(element: &SetElement, set: GuardSet) -> Option<GuardGrant> {
+    let (network, source_port) = source(element, set)?;
     let door = element.comment.as_str().split(' ').nth(1)?.parse().ok()?;
     let (left, comment) = (element.left?, element.comment.clone());
-    let (network, ceiling) = (address.into(), None);
-    Some(GuardGrant { door, network, source_port, left, ceiling, comment })
+    Some(GuardGrant { door, network, source_port, left, ceiling: None, comment })
 }
 
 /// Nothing where there is no such set: another program may have changed the table.
@@ -218,9 +263,10 @@ mod tests {
         ) {
             let kind = if is_bound { 'p' } else { 'g' };
             let set = format!("{kind}_{name}_{}", if is_v4 { 4 } else { 6 });
-            let (door, bound, family) = former_set(&set).unwrap();
-            let expected = if is_v4 { Family::V4 } else { Family::V6 };
-            prop_assert_eq!((door.as_str(), bound, family), (&*name, is_bound, expected));
+            let (door, set) = former_set(&set).unwrap();
+            let family = if is_v4 { Family::V4 } else { Family::V6 };
+            let kind = if is_bound { SetKind::Bound } else { SetKind::Open };
+            prop_assert_eq!((door.as_str(), set), (&*name, kind.of(family)));
         }
 
         #[test]

@@ -7,7 +7,7 @@ const NETWORK_ORDER: u16 = 0x4000;
 
 /// Attributes being written, one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attributes(Vec<u8>);
+pub(super) struct Attributes(pub(super) Vec<u8>);
 
 impl Attributes {
     /// A value as it is, at most 65,531 bytes.

@@ -27,6 +27,7 @@ const NLMSG_DONE: u16 = 3;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NF_TABLES: u16 = 10;
+const OF_BATCH: [u8; 4] = [0, 0, 0, NF_TABLES as u8];
 
 /// Kinds of messages.
 pub(super) const NEW_TABLE: u16 = kind(0);
@@ -97,13 +98,13 @@ impl NftChange {
     /// Adds an element with a timeout rounded up to milliseconds, never zero: an element without
     /// one stays. `exclusive`: fails if it is there already.
     pub fn add(
-        ElementRef { set, key, value }: &ElementRef,
+        ElementRef { set, key, value, renewed }: &ElementRef,
         left: Duration,
         comment: &Comment,
         exclusive: bool,
     ) -> Self {
         let (left, comment, value) = (Some(left), comment.clone(), value.clone());
-        let element = SetElement { left, comment, value, ..key.clone().into() };
+        let element = SetElement { left, renewed: *renewed, comment, value, ..key.clone().into() };
         let flags = if exclusive { CREATE | EXCLUSIVE } else { CREATE };
         Self::elements(NEW_ELEMENT, flags, set, &[element])
     }
@@ -132,15 +133,15 @@ pub fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<
     let none = Attributes::default;
     let mut bytes = Vec::with_capacity(64 + 160 * changes.len());
     let alone = generation.map_or_else(none, |at| none().u32(GENERATION, at));
-    message(&mut bytes, BATCH_BEGIN, REQUEST, first, 0, NF_TABLES, &alone);
+    message(&mut bytes, BATCH_BEGIN, REQUEST, first, OF_BATCH, &alone);
     let mut sequence = first;
     for (at, change) in changes.iter().enumerate() {
         sequence = sequence.wrapping_add(1);
         let ack = if at + 1 == changes.len() { ACK } else { 0 };
         let NftChange { kind, flags, family, body, .. } = change;
-        message(&mut bytes, *kind, REQUEST | ack | flags, sequence, number(*family), 0, body);
+        message(&mut bytes, *kind, REQUEST | ack | flags, sequence, head(*family), body);
     }
-    message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), 0, NF_TABLES, &none());
+    message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), OF_BATCH, &none());
     bytes
 }
 
@@ -151,12 +152,18 @@ pub(super) fn element_name(ElementRef { set, key, .. }: &ElementRef) -> Attribut
 
 fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
     let list = elements.iter().fold(Attributes::default(), |list, element| {
-        let SetElement { key, value, is_end, left, comment: says, counter } = element;
+        let SetElement { key, value, is_end, left, renewed, comment: says, counter } = element;
         let data = |bytes: &[u8]| Attributes::default().bytes(DATA_VALUE, bytes);
         let value = value.as_ref().map(|value| data(value.as_bytes()));
         let element = Attributes::default()
             .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
-            .optional(*left, |it, left| it.u64(ELEMENT_TIMEOUT, millis(left)))
+            // None is taken, nor one that is listed read again, of which more is left than that.
+            .optional(*left, |it, left| {
+                it.u64(ELEMENT_TIMEOUT, millis(left.max(renewed.unwrap_or_default())))
+            })
+            .optional(left.filter(|_| renewed.is_some()), |it, left| {
+                it.u64(ELEMENT_EXPIRATION, millis(left))
+            })
             .nest(ELEMENT_KEY, &data(key.as_bytes()))
             .optional(key.last(), |it, last| it.nest(ELEMENT_KEY_END, &data(last)))
             .optional(value, |it, value| it.nest(ELEMENT_VALUE, &value))
@@ -182,6 +189,11 @@ pub(super) const fn number(family: NftFamily) -> u8 {
     }
 }
 
+/// What every message about a family begins with.
+pub(super) const fn head(family: NftFamily) -> [u8; 4] {
+    [number(family), 0, 0, 0]
+}
+
 /// The attributes that name a set.
 pub(super) fn set_name(set: &SetRef) -> Attributes {
     table_name(set.table.as_str()).text(SET, set.set.as_str())
@@ -198,14 +210,14 @@ pub(super) fn millis(timeout: Duration) -> u64 {
     u64::try_from(nanos).unwrap_or(u64::MAX).clamp(1, 1 << 43)
 }
 
-/// Appends a message: its headers, and the attributes in `body`.
+/// Appends a message: its headers, of which the latter begins with the family, and the attributes in
+/// `body`.
 pub(super) fn message(
     bytes: &mut Vec<u8>,
     kind: u16,
     flags: u16,
     sequence: u32,
-    family: u8,
-    resource: u16,
+    head: [u8; 4],
     body: &Attributes,
 ) {
     let body = body.as_bytes();
@@ -215,8 +227,7 @@ pub(super) fn message(
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend([0; 4]);
-    bytes.extend([family, 0]);
-    bytes.extend(resource.to_be_bytes());
+    bytes.extend(head);
     bytes.extend(body);
 }
 
@@ -310,7 +321,8 @@ fn element(element: &[u8]) -> Option<SetElement> {
         let (packets, bytes) = (find_u64(data, COUNTER_PACKETS)?, find_u64(data, COUNTER_BYTES)?);
         Some(Counter { packets, bytes })
     });
-    Some(SetElement { key, value, is_end, left, comment: Comment::new(comment), counter })
+    let comment = Comment::new(comment);
+    Some(SetElement { key, value, is_end, left, renewed: None, comment, counter })
 }
 
 #[cfg(test)]
@@ -404,7 +416,7 @@ mod tests {
             let timeout = Some(Duration::from_millis(timeout));
             let counter = counted.map(|(packets, bytes)| Counter { packets, bytes });
             let value = value.map(|key| ElementKey::from_bytes(key.as_bytes()));
-            let element = SetElement { key, value, is_end: false, left: timeout, comment, counter };
+            let element = SetElement { value, left: timeout, comment, counter, ..key.into() };
             let changes: Vec<_> = NftChange::add_all(&set, std::slice::from_ref(&element)).collect();
             let bytes = batch(1, None, &changes);
             let found: Vec<SetElement> = replies(&bytes)

@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, SockProtocol, setsockopt, sockopt};
 
 use super::attribute::find_text;
-use super::message::{SET, TABLE, number, replies};
+use super::message::{NetlinkReply, SET, TABLE, number, replies};
 use super::{Result, connect, receive};
 use crate::config::NftFamily;
 
@@ -43,7 +43,7 @@ impl Monitor {
     /// # Errors
     /// As [`Netlink::open`](super::Netlink::open).
     pub fn new() -> Result<Self> {
-        let (socket, _) = connect(GROUP)?;
+        let (socket, _) = connect(SockProtocol::NetlinkNetFilter, GROUP)?;
         // Refused without the privilege; a burst is then sooner too much to be told.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
         Ok(Self { socket, buffer: vec![0; super::BUFFER] })
@@ -53,26 +53,39 @@ impl Monitor {
     /// is all that happened: otherwise it was too much to be told.
     #[must_use]
     pub fn look(&mut self, own: u32, mut saw: impl FnMut(NftEvent<'_>)) -> bool {
-        let mut is_all = true;
-        for _ in 0..DATAGRAMS {
-            let received = match receive(&self.socket, &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::ENOBUFS) => {
-                    is_all = false;
-                    continue;
-                }
-                Err(_) => return false,
-            };
-            for reply in replies(received).filter(|reply| reply.port != own) {
-                let is_its = |known: &NftFamily| Some(number(*known)) == reply.family();
-                let family = NftFamily::ALL.into_iter().find(is_its);
-                let (kind, body) = (reply.kind, reply.attributes());
-                if let (Some(family), Some(table)) = (family, find_text(body, TABLE)) {
-                    saw(NftEvent { kind, family, table, set: find_text(body, SET) });
-                }
+        drain(&self.socket, &mut self.buffer, |reply| {
+            if reply.port == own {
+                return;
             }
-        }
-        is_all
+            let is_its = |known: &NftFamily| Some(number(*known)) == reply.family();
+            let family = NftFamily::ALL.into_iter().find(is_its);
+            let (kind, body) = (reply.kind, reply.attributes());
+            if let (Some(family), Some(table)) = (family, find_text(body, TABLE)) {
+                saw(NftEvent { kind, family, table, set: find_text(body, SET) });
+            }
+        })
     }
+}
+
+/// Takes what a socket has heard since the last call; whether that is all there was: otherwise it
+/// was too much to be told.
+pub(super) fn drain(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+    mut heard: impl FnMut(NetlinkReply<'_>),
+) -> bool {
+    let mut is_all = true;
+    for _ in 0..DATAGRAMS {
+        let received = match receive(socket, buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(received) => received,
+            Err(Errno::EAGAIN) => break,
+            Err(Errno::ENOBUFS) => {
+                is_all = false;
+                continue;
+            }
+            Err(_) => return false,
+        };
+        replies(received).for_each(&mut heard);
+    }
+    is_all
 }

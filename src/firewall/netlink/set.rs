@@ -35,12 +35,19 @@ pub struct ElementRef {
     pub set: SetRef,
     pub key: ElementKey,
     pub value: Option<ElementKey>,
+    /// How long packets renew it, in a set of which knockd and its rules make all elements.
+    pub renewed: Option<Duration>,
 }
 
 impl ElementRef {
     /// An element of a set that is no map.
     pub const fn new(set: SetRef, key: ElementKey) -> Self {
-        Self { set, key, value: None }
+        Self { set, key, value: None, renewed: None }
+    }
+
+    /// Whether what was found there is a grant of knockd's.
+    pub(super) fn is_ours(&self, found: &SetElement) -> bool {
+        self.renewed.is_some() || found.is_ours()
     }
 
     /// Whether both name the same element.
@@ -177,6 +184,8 @@ pub struct SetElement {
     pub is_end: bool,
     /// Until it goes away; `None`: never.
     pub left: Option<Duration>,
+    /// How long packets renew it, if they do.
+    pub renewed: Option<Duration>,
     pub comment: Comment,
     /// What rules have counted at it, where they count.
     pub counter: Option<Counter>,

@@ -67,13 +67,13 @@ impl GuardSet {
     }
 
     /// Notes a packet of its family.
-    fn noting(self, rule: NftRule, noting: Noting) -> NftRule {
+    pub(super) fn noting(self, rule: NftRule, noting: Noting) -> NftRule {
         self.concerns(rule).note(&self.reference(), &self.key(), noting)
     }
 }
 
 /// The rules that note packets to observed ports; none drops any.
-pub(super) fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
+pub(super) fn rules(needs: &TableNeeds) -> Vec<(&'static str, NftRule)> {
     let any = NftRule::default;
     let has = |load, bit: u32| any().has(load, &bit.to_ne_bytes());
     let translated = || has(Load::STATUS, 32);
@@ -103,9 +103,10 @@ pub(super) fn rules(needs: TableNeeds) -> Vec<(&'static str, NftRule)> {
             let observed = |rule| set(SetKind::ObservedTo).holds(rule).goto("noted");
             rules.push(("prerouting", observed(any())));
             rules.extend(["input", "forward"].map(|chain| (chain, observed(translated()))));
-            let lets_in = [SetKind::OpenTo, SetKind::BoundTo].map(set);
-            rules.extend(lets_in.map(|set| ("noted", set.holds(any()).goto("let_in"))));
         }
+        let lets_in = [SetKind::OpenTo, SetKind::BoundTo].into_iter();
+        let lets_in = lets_in.flat_map(|kind| needs.letting_in(set(kind)));
+        rules.extend(lets_in.map(|set| ("noted", set.lets_in(any()).goto("let_in"))));
         let noted = [
             set(SetKind::Tried).noting(new, Noting::COUNT),
             set(SetKind::Connected).noting(connected(), Noting::COUNT),

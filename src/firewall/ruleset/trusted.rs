@@ -68,12 +68,8 @@ mod tests {
         });
         let ends = proptest::collection::btree_set(any::<u8>(), 0..6).prop_map(|ends| {
             let entry = |(at, last): (usize, u8)| SetElement {
-                key: IpAddr::from([192, 0, 2, last]).into(),
-                value: None,
                 is_end: at % 2 == 1,
-                left: None,
-                comment: Comment::default(),
-                counter: None,
+                ..ElementKey::from(IpAddr::from([192, 0, 2, last])).into()
             };
             ends.into_iter().enumerate().map(entry).collect()
         });

@@ -101,6 +101,7 @@ fn action() -> Action {
         open_for: Duration::from_secs(10),
         is_own: false,
         most: 9,
+        addresses: None,
         cooldown: Duration::ZERO,
     }
 }

@@ -3,7 +3,7 @@
 use tracing::{error, warn};
 
 use super::recover::FROM_BEFORE;
-use super::{DoorEvent, Doors, MOST_NOT_CLOSED};
+use super::{DoorEvent, Doors, EndReason, MOST_NOT_CLOSED};
 use crate::config::Name;
 use crate::firewall::command::{CommandTask, Failure, Finished, Job, JobId, JobKind, TaskOutcome};
 use crate::grants::{
@@ -23,7 +23,7 @@ pub(super) enum Purpose {
     /// somebody may have asked that it be open until then.
     Open(GrantId, Manner, Option<Monotonic>),
     /// With the steps, and the reason for the history.
-    Close(GrantId, Vec<CommandPair>, &'static str),
+    Close(GrantId, Vec<CommandPair>, EndReason),
     Act(GrantKey, Origin),
     /// Of these grants, each as often as it has something to look at.
     Look(Vec<GrantId>),
@@ -91,7 +91,7 @@ impl Doors {
         door: &Name,
         id: GrantId,
         pairs: Vec<CommandPair>,
-        why: &'static str,
+        why: impl Into<EndReason>,
     ) {
         let task = |pair: &CommandPair| CommandTask {
             run: pair.close.clone(),
@@ -99,7 +99,7 @@ impl Doors {
             ..CommandTask::default()
         };
         let tasks = pairs.iter().map(task).collect();
-        self.submit(now, door, Purpose::Close(id, pairs, why), JobKind::Close, tasks);
+        self.submit(now, door, Purpose::Close(id, pairs, why.into()), JobKind::Close, tasks);
     }
 
     /// Looks whether doors are open: all that the kernel holds, and some of those that commands
@@ -223,6 +223,7 @@ impl Doors {
                 self.journal.advance(id, GrantState::Open, Durability::Crash);
                 fault::point("open");
                 self.tell(now, &key, &origin, DoorEvent::Open(""));
+                self.displace(now, id, &key);
             }
             OpenOutcome::Open | OpenOutcome::Again(_) => {
                 let ran = finished.outcomes.contains(&TaskOutcome::Done);
@@ -230,6 +231,7 @@ impl Doors {
                 if was_gone || until.is_some() {
                     self.tell(now, &key, &origin, DoorEvent::Extended { was_gone, until });
                 }
+                self.displace(now, id, &key);
                 return Ok(());
             }
             OpenOutcome::WithErrors => {
@@ -260,7 +262,7 @@ impl Doors {
         now: Now,
         id: GrantId,
         (failed, because): (Vec<CommandPair>, CloseFailure),
-        why: &'static str,
+        why: EndReason,
     ) {
         let Some((key, origin)) = self.owner(id) else { return };
         if !failed.is_empty() {
@@ -282,7 +284,7 @@ impl Doors {
                 }
             }
         }
-        self.is_closed(now, id, why);
+        self.is_closed(now, id, &why);
     }
 }
 

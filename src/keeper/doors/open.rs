@@ -1,13 +1,11 @@
 //! Claims carried out: recorded, then opened, extended, closed, or refused.
 
-use std::net::IpAddr;
-
 use tracing::info;
 
 use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
-use crate::firewall::guard::Disturbance;
+use crate::firewall::guard::{self, Disturbance};
 use crate::grants::{
     Action, Decision, Grant, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
     Manner, OpenResult, Origin, PreparedGrant,
@@ -17,6 +15,7 @@ use crate::keeper::kernel_sets::KernelSetsError;
 use crate::keeper::metrics::REQUESTS;
 use crate::ledger::{Durability, Written};
 use crate::proto::method::Method;
+use crate::proto::network::Network;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -27,7 +26,7 @@ impl Doors {
     /// Does what has been asked for: opens a door, leaves it open longer, or closes it.
     ///
     /// # Errors
-    /// Why it may not be done; for several addresses, why it may be done for none of them.
+    /// Why it may not be done; for several networks, why it may be done for none of them.
     pub(in crate::keeper) fn carry_out(
         &mut self,
         now: Now,
@@ -38,17 +37,17 @@ impl Doors {
         }
         // A watcher cannot make a grant last longer by dating its knock ahead.
         let since = claim.since.min(now.monotonic);
-        let mut prepared = Vec::with_capacity(claim.addresses.len());
+        let mut prepared = Vec::with_capacity(claim.networks.len());
         let mut refused = None;
-        for &address in &claim.addresses {
+        for &network in &claim.networks {
             let jobs_fit = !self.commands.is_full(claim.door.name());
-            let (key, origin) = (claim.key(address), claim.origin.clone());
+            let (key, origin) = (claim.key(network), claim.origin.clone());
             let grant = Action::of(&claim.door, &key, origin.client.as_ref(), claim.open_for)
                 .and_then(|action| self.grants.prepare(since, key, origin, action, jobs_fit));
             match grant {
                 Ok(grant) => prepared.push(grant),
                 Err(reason) => {
-                    self.refuse(now, claim, address, reason);
+                    self.refuse(now, claim, network, reason);
                     refused = Some(reason);
                 }
             }
@@ -131,6 +130,7 @@ impl Doors {
                     return ClaimOutcome::UnderWay(job);
                 }
                 self.extend(now, id, until, &key, &origin);
+                self.displace(now, id, &key);
                 ClaimOutcome::Done
             }
             Decision::Wait => {
@@ -175,6 +175,7 @@ impl Doors {
         }
         fault::point("open");
         self.tell(now, key, origin, DoorEvent::Open(""));
+        self.displace(now, id, key);
         ClaimOutcome::Done
     }
 
@@ -190,11 +191,13 @@ impl Doors {
         is_new: bool,
     ) -> Result<bool, KernelSetsError> {
         match self.sets.open(kept, is_new) {
-            // Somebody has taken the table away: it comes back with this grant.
+            // Somebody has taken the table away, or it has no set for networks as wide as this one:
+            // it comes back with this grant.
             Err(why) if kept.element.is_guards() && why.is_gap() => {
                 let (grants, at) = (&self.grants, now.monotonic);
-                let gone = Some(Disturbance::Gone);
-                self.sets.mend(at, gone, || holding(grants.list(), at))?;
+                let what =
+                    if guard::is_standing() { Disturbance::Outgrown } else { Disturbance::Gone };
+                self.sets.mend(at, Some(what), || holding(grants.list(), at))?;
                 Ok(true)
             }
             result => result,
@@ -214,7 +217,7 @@ impl Doors {
         }
     }
 
-    /// Closes what a request names, if what proves it is unused.
+    /// Closes what a request names, whatever has an address of it, if what proves it is unused.
     fn close_as_asked(&mut self, now: Now, claim: &Claim) -> Result<ClaimOutcome, Reason> {
         if let Some(proof) = &claim.proof {
             match self.journal.write(&[], Some(proof), Durability::Crash) {
@@ -225,7 +228,7 @@ impl Doors {
         }
         let ids = self.grants.matching(|Grant { key, .. }| {
             key.door == *claim.door.name()
-                && claim.addresses.iter().any(|it| key.network.contains(*it))
+                && claim.networks.iter().any(|it| key.network.meets(it))
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
         });
         self.end_all(now, &ids, "closed as asked");
@@ -233,24 +236,24 @@ impl Doors {
         Ok(ClaimOutcome::Done)
     }
 
-    /// Tells that something could not be done, for every address that it was asked for.
+    /// Tells that something could not be done, for every network that it was asked for.
     pub(in crate::keeper) fn fail(&mut self, now: Now, claim: &Claim, why: &str) {
         self.tell_all(now, claim, DoorEvent::Failed("not opened", why));
     }
 
-    /// Tells that something may not be done, for every address that it was asked for.
+    /// Tells that something may not be done, for every network that it was asked for.
     pub(in crate::keeper) fn refuse_all(
         &mut self,
         now: Now,
         claim: &Claim,
         reason: Reason,
     ) -> Reason {
-        claim.addresses.iter().for_each(|&address| self.refuse(now, claim, address, reason));
+        claim.networks.iter().for_each(|&network| self.refuse(now, claim, network, reason));
         reason
     }
 
-    fn refuse(&mut self, now: Now, claim: &Claim, address: IpAddr, reason: Reason) {
-        let key = claim.key(address);
+    fn refuse(&mut self, now: Now, claim: &Claim, network: Network, reason: Reason) {
+        let key = claim.key(network);
         // At a door with a cooldown, whoever goes on knocking is told of once.
         if reason != Reason::Cooldown || self.grants.refuses_first(&key.door) {
             self.tell(now, &key, &claim.origin, DoorEvent::Refused(reason, claim));
@@ -263,8 +266,8 @@ impl Doors {
     }
 
     fn tell_all(&mut self, now: Now, claim: &Claim, what: DoorEvent<'_>) {
-        for &address in &claim.addresses {
-            self.tell(now, &claim.key(address), &claim.origin, what);
+        for &network in &claim.networks {
+            self.tell(now, &claim.key(network), &claim.origin, what);
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tracing::{debug, error, info};
 
+use super::cut::Cuts;
+use super::sessions::Sessions;
 use super::{Doors, holding};
 use crate::config::{Config, Name};
 use crate::firewall::command::CommandRunner;
@@ -40,6 +42,9 @@ impl Doors {
             Ok(held) => (held, None),
             Err(why) => (Vec::new(), Some(why)),
         };
+        let mut cuts = Cuts::default();
+        cuts.reconfigure(config);
+        let known: HashMap<_, _> = records.iter().map(|it| (it.id, it.key.clone())).collect();
         let effects = grants.recover(now, journal.boot, records, held);
         let keep = holding(grants.list(), now.monotonic);
         let set_up = |_: ()| KernelSets::set_up(config, &keep, now.monotonic, locked_until);
@@ -51,6 +56,7 @@ impl Doors {
             grants,
             commands: CommandRunner::new(&config.settings.state_dir.join("commands")),
             sets,
+            sessions: Sessions::default(),
             journal,
             alerts: Alerts::new(config),
             jobs: HashMap::new(),
@@ -60,6 +66,7 @@ impl Doors {
             not_closed: BTreeMap::new(),
             logged: Vec::new(),
             lines: HashMap::new(),
+            cuts,
             metrics: Counts::default(),
         };
         if let Some(why) = failed {
@@ -68,7 +75,14 @@ impl Doors {
             effects.into_iter().filter(by_commands).for_each(|it| doors.recovered(now, it));
             return Err(Box::new((why, doors)));
         }
+        doors.hold(config);
         for effect in effects {
+            if let Recovered::Ended(id) = effect
+                && let Some(key) = known.get(&id)
+                && doors.cuts.ends_with(key)
+            {
+                doors.cuts.cut(key.clone());
+            }
             doors.recovered(now, effect);
         }
         doors.close_gone(now, config);
@@ -104,7 +118,10 @@ impl Doors {
                     error!(source = %network, door = %door, "cannot be recorded");
                 }
             }
-            Recovered::Close(expired) => self.end(now, expired, FROM_BEFORE),
+            Recovered::Close(expired) => {
+                self.cut_expired(expired.id);
+                self.end(now, expired, FROM_BEFORE);
+            }
         }
     }
 
@@ -122,6 +139,8 @@ impl Doors {
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
         let settings = &config.settings;
         self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
+        self.cuts.reconfigure(config);
+        self.hold(config);
         self.close_gone(now, config);
         let open: HashSet<&Name> = self.grants.list().map(|grant| &grant.key.door).collect();
         self.alerts.reconfigure(config, |door| open.contains(door));

@@ -13,7 +13,7 @@ use sha3::{Sha3_256, Sha3_512};
 use crate::proto::words::words;
 
 words! {
-AnyCase(
+FromStr(
     "is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256, \
      sha3_512"
 ):

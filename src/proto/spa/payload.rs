@@ -6,11 +6,12 @@ use std::str;
 
 use super::{AddressError, Addresses, NamedAddresses, SpaRequest, Stamp};
 use crate::proto::name::Name;
-use crate::proto::network::is_a_hosts;
+use crate::proto::network::{Widths, is_a_hosts};
 
 /// Bytes in a request.
 pub const PAYLOAD_LEN: usize = 80;
-const VERSION: u8 = 1;
+/// Of a request for addresses, and of one for networks.
+const VERSIONS: [u8; 2] = [1, 2];
 const OBSERVED: u8 = 1;
 const CLOSE: u8 = 2;
 const DOOR_LEN: usize = 32;
@@ -18,12 +19,14 @@ const DOOR_LEN: usize = 32;
 /// The reason why what a client has encrypted is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedPayload {
-    #[error("version {0}: this server speaks version 1")]
+    #[error("version {0}: this server speaks versions 1 and 2")]
     Version(u8),
     #[error("unknown flags {0:#04x}")]
     Flags(u8),
     #[error("bytes that must be zero are not")]
     Padding,
+    #[error("more bits of an address would count than it has")]
+    Width,
     #[error("an address is given beside the observed one")]
     ObservedAndGiven,
     #[error(transparent)]
@@ -33,13 +36,15 @@ pub enum MalformedPayload {
 }
 
 impl SpaRequest {
-    /// The bytes that are encrypted.
+    /// The bytes that are encrypted, of version 1 where that can say it.
     pub fn encode(&self) -> [u8; PAYLOAD_LEN] {
         let (observed, v4, v6) = match self.open {
             Addresses::Observed => (OBSERVED, None, None),
-            Addresses::Named(given) => (0, given.v4(), given.v6()),
+            Addresses::Named(given) => (0, given.v4, given.v6),
         };
         let flags = observed | if self.close { CLOSE } else { 0 };
+        let widths = [self.widths.ipv4 % 32, self.widths.ipv6 % 128];
+        let version = VERSIONS[usize::from(widths != [0; 2])];
         let mut payload = [0; PAYLOAD_LEN];
         let mut rest = payload.as_mut_slice();
         let mut put = |bytes: &[u8], len: usize| {
@@ -47,12 +52,12 @@ impl SpaRequest {
             room[..bytes.len()].copy_from_slice(bytes);
             rest = left;
         };
-        put(&[VERSION, flags], 2);
+        put(&[version, flags], 2);
         put(&self.source_port.map_or(0, NonZeroU16::get).to_be_bytes(), 2);
         put(&self.open_for.map_or(0, NonZeroU32::get).to_be_bytes(), 4);
         put(&self.stamp.as_micros().to_be_bytes(), 8);
         put(&v4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(), 4);
-        put(&[], 12);
+        put(&widths, 12);
         put(&v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(), 16);
         put(self.door.as_ref().map_or("", Name::as_str).as_bytes(), DOOR_LEN);
         payload
@@ -69,18 +74,25 @@ impl SpaRequest {
         let open_for = u32::from_be_bytes(take(&mut rest));
         let stamp = u64::from_be_bytes(take(&mut rest));
         let v4 = Ipv4Addr::from(take(&mut rest));
-        let zero: [u8; 12] = take(&mut rest);
+        let widths: [u8; 2] = take(&mut rest);
+        let zero: [u8; 10] = take(&mut rest);
         let v6 = Ipv6Addr::from(take::<16>(&mut rest));
         let door: [u8; DOOR_LEN] = take(&mut rest);
 
-        if version != VERSION {
+        if !VERSIONS.contains(&version) {
             return Err(MalformedPayload::Version(version));
         }
         if flags & !(OBSERVED | CLOSE) != 0 {
             return Err(MalformedPayload::Flags(flags));
         }
-        if zero != [0; 12] {
+        if zero != [0; 10] || (version == 1 && widths != [0; 2]) {
             return Err(MalformedPayload::Padding);
+        }
+        let [ipv4, ipv6] = widths;
+        let or_all = |given: u8, all: u8| if given == 0 { all } else { given };
+        let widths = Widths { ipv4: or_all(ipv4, 32), ipv6: or_all(ipv6, 128) };
+        if widths.ipv4 > 32 || widths.ipv6 > 128 {
+            return Err(MalformedPayload::Width);
         }
         let v4 = Some(v4).filter(|address| !address.is_unspecified());
         let v6 = Some(v6).filter(|address| !address.is_unspecified());
@@ -91,6 +103,7 @@ impl SpaRequest {
         };
         Ok(Self {
             open,
+            widths,
             close: flags & CLOSE != 0,
             source_port: NonZeroU16::new(source_port),
             open_for: NonZeroU32::new(open_for),

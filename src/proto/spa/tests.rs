@@ -51,6 +51,7 @@ fn given(v4: &str, v6: &str) -> Addresses {
 fn request() -> SpaRequest {
     SpaRequest {
         open: given("192.0.2.2", ""),
+        widths: Widths::SINGLE,
         close: false,
         source_port: None,
         open_for: None,
@@ -94,6 +95,13 @@ fn the_vectors_that_open_are_read_and_made_to_the_byte() {
 }
 
 #[test]
+fn the_vector_of_version_2_is_read_and_asks_for_a_single_address() {
+    let why = "version 2, door ssh, 192.0.2.2";
+    let (_, asked) = open(&vector("open", why)).unwrap();
+    assert_eq!(SpaRequest { stamp: request().stamp, ..asked }, request());
+}
+
+#[test]
 fn the_vectors_of_another_time_say_it() {
     for (what, why, stamp) in [
         ("too old", "61 s old", CLOCK - 61_000_000),
@@ -110,7 +118,6 @@ fn the_vectors_of_another_time_say_it() {
 #[test]
 fn the_malformed_vectors_name_what_is_wrong() {
     for (why, error) in [
-        ("version 2", MalformedPayload::Version(2)),
         ("flag bit 2 set", MalformedPayload::Flags(4)),
         ("no address and not observed", MalformedPayload::Address(AddressError::None)),
     ] {
@@ -200,7 +207,10 @@ fn every_field_is_checked() {
         (0, &[0][..], M::Version(0)),
         (1, &[0x80], M::Flags(0x80)),
         (1, &[1], M::ObservedAndGiven),
+        (0, &[3], M::Version(3)),
         (20, &[1], M::Padding),
+        (21, &[1], M::Padding),
+        (22, &[1], M::Padding),
         (31, &[1], M::Padding),
         (16, &[0; 4], M::Address(AddressError::None)),
         (16, &[224, 0, 0, 1], M::Address(AddressError::OfNoHost("224.0.0.1".parse().unwrap()))),
@@ -213,6 +223,46 @@ fn every_field_is_checked() {
     ] {
         assert_eq!(altered(at, bytes), malformed(why), "{at} {bytes:?}");
     }
+}
+
+/// The request for 192.0.2.2 as one of version 2, with these prefix lengths.
+fn of_widths(ipv4: u8, ipv6: u8) -> Result<Widths, MalformedPayload> {
+    let mut payload = request().encode();
+    payload[0] = 2;
+    payload[20..22].copy_from_slice(&[ipv4, ipv6]);
+    SpaRequest::decode(&payload).map(|request| request.widths)
+}
+
+#[test]
+fn version_2_says_how_many_bits_count_and_zero_is_all_of_them() {
+    for (given, ipv4, ipv6) in
+        [((0, 0), 32, 128), ((32, 128), 32, 128), ((24, 0), 24, 128), ((1, 64), 1, 64)]
+    {
+        assert_eq!(of_widths(given.0, given.1), Ok(Widths { ipv4, ipv6 }), "{given:?}");
+    }
+}
+
+#[test]
+fn more_bits_than_an_address_has_are_malformed() {
+    assert_eq!(of_widths(33, 0), Err(MalformedPayload::Width));
+    assert_eq!(of_widths(24, 129), Err(MalformedPayload::Width));
+}
+
+#[test]
+fn version_2_has_zero_bytes_of_its_own() {
+    for at in [22, 31] {
+        let mut payload = request().encode();
+        payload[0] = 2;
+        payload[at] = 1;
+        assert_eq!(SpaRequest::decode(&payload), Err(MalformedPayload::Padding), "{at}");
+    }
+}
+
+#[test]
+fn a_client_speaks_version_1_unless_it_asks_for_a_network() {
+    let version =
+        |ipv4, ipv6| SpaRequest { widths: Widths { ipv4, ipv6 }, ..request() }.encode()[0];
+    assert_eq!([version(32, 128), version(24, 128), version(32, 64)], [1, 2, 2]);
 }
 
 #[test]
@@ -243,12 +293,15 @@ prop_compose! {
         source_port: u16,
         open_for: u32,
         stamp: u64,
+        ipv4 in 1_u8..=32,
+        ipv6 in 1_u8..=128,
         door in "[A-Za-z0-9_.-]{0,32}",
     ) -> SpaRequest {
         let v4 = v4.map(|first| Ipv4Addr::new(first, 0, 2, 1));
         let v6 = v6.map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
         SpaRequest {
             open: NamedAddresses::new(v4, v6).map_or(Addresses::Observed, Addresses::Named),
+            widths: Widths { ipv4, ipv6 },
             close,
             source_port: NonZeroU16::new(source_port),
             open_for: NonZeroU32::new(open_for),
@@ -287,12 +340,14 @@ proptest! {
 proptest! {
     #[test]
     fn whatever_is_read_is_written_the_same(
-        mut payload: [u8; PAYLOAD_LEN], zero in any::<bool>(),
+        mut payload: [u8; PAYLOAD_LEN], zero in any::<bool>(), widths in 1_u8..32,
     ) {
         // Most random bytes are malformed; these are so seldom.
-        payload[0] = 1;
+        payload[0] = 1 + (payload[0] & 1);
         payload[1] &= 3;
         payload[20..32].fill(0);
+        let widths = if payload[0] == 2 { widths } else { 0 };
+        payload[20..22].fill(widths);
         payload[48..].fill(if zero { 0 } else { b'a' });
         if let Ok(request) = SpaRequest::decode(&payload) {
             prop_assert_eq!(request.encode(), payload);

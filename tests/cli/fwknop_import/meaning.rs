@@ -105,7 +105,9 @@ pub(super) fn networks(list: Option<&str>) -> String {
         let bits = |text: &str| Some(text.parse::<std::net::Ipv4Addr>().ok()?.to_bits());
         let mask = bits(mask).or_else(|| Some(u32::MAX << (32 - mask.parse::<u32>().ok()?)));
         let (address, mask) = (bits(address)?, mask?);
-        Some(format!("{}/{}", std::net::Ipv4Addr::from(address & mask), mask.leading_ones()))
+        let network = std::net::Ipv4Addr::from(address & mask);
+        let prefix = mask.leading_ones();
+        Some(if prefix == 32 { network.to_string() } else { format!("{network}/{prefix}") })
     };
     let read: Option<Vec<String>> = items.iter().map(read).collect();
     read.map_or_else(|| format!("? {items:?}"), |networks| networks.join(","))

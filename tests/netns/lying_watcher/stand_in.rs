@@ -303,8 +303,11 @@ impl StandIn {
         for number in 0_u32.. {
             let address = Ipv4Addr::from(0x6440_0000 + number % 100_000);
             let now = clock::now();
-            let from =
-                |request| DatagramRequest { source: address.into(), v4: Some(address), ..request };
+            let from = |request| DatagramRequest {
+                source: address.into(),
+                v4: Some(IpAddr::V4(address).into()),
+                ..request
+            };
             // Commands take longer than the kernel.
             let doors = if number % 100 == 0 { &[GUARDED, PLAIN, ONCE][..] } else { &[GUARDED] };
             for &door in doors {
@@ -452,7 +455,7 @@ fn request(stamp: Wall) -> DatagramRequest {
         client: LAPTOP,
         credential: Credential::Spa { key: 0, stamp },
         source: KNOCKER.into(),
-        v4: Some(KNOCKER),
+        v4: Some(IpAddr::V4(KNOCKER).into()),
         v6: None,
         open_for: None,
         source_port: None,

@@ -1,0 +1,291 @@
+//! Grants that follow the sessions that they let in: what is known of their connections.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use super::{Grant, GrantId, GrantPhase, Grants, ids_of};
+use crate::config::{Door, Hold, Mechanism, Name, Opening};
+use crate::proto::knock::{Knock, Protocol};
+use crate::proto::network::Network;
+use crate::proto::open_ports::OpenPorts;
+use crate::proto::words::words;
+use crate::time::Monotonic;
+
+/// A connection that the kernel tracks, as its first packet came: before translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackedConnection {
+    /// The kernel's number for it, for as long as it is tracked.
+    pub id: u32,
+    pub protocol: Protocol,
+    pub client: SocketAddr,
+    pub to: SocketAddr,
+    /// Who answers: somebody else than `to` where it is translated.
+    pub answered_by: SocketAddr,
+    pub phase: ConnectionPhase,
+    /// Since its last packet, in either direction, as far as the kernel tells.
+    pub silent: Duration,
+}
+
+/// The phase of a connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConnectionPhase {
+    /// UDP that nobody has answered; TCP before both have agreed to speak.
+    Begun,
+    /// Also TCP that one side alone has closed.
+    Alive,
+    /// TCP that both sides have closed, or that one has reset.
+    Ended,
+    /// The kernel has forgotten it.
+    Gone,
+}
+
+impl TrackedConnection {
+    /// The port that it is to; `None` of port 0.
+    pub fn port(&self) -> Option<Knock> {
+        Some(Knock::new(self.protocol, NonZeroU16::new(self.to.port())?))
+    }
+}
+
+words! {
+/// The reason why a grant that may follow a session has ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HoldEnd {
+    /// There was no session.
+    Unused = "command timeout",
+    /// Nothing came any more.
+    Idle = "closed: idle",
+    /// Its last connection had ended.
+    Session = "closed: session ended",
+    /// It was open for as long as it may be.
+    AtMost = "closed: open for at_most",
+}
+}
+
+/// A door whose grants follow their sessions: how, and which connections are theirs.
+#[derive(Clone, Debug)]
+pub struct HeldDoor {
+    pub(super) hold: Hold,
+    /// Whether packets renew the grants without knockd.
+    pub(super) by_kernel: bool,
+    pub(super) ports: Vec<OpenPorts>,
+    pub(super) target: Option<IpAddr>,
+}
+
+impl HeldDoor {
+    /// What a door says of it; `None`: its grants follow nothing.
+    pub fn of(door: &Door) -> Option<Self> {
+        let Opening { mechanism, ports, forwards, hold, .. } = &door.opening;
+        let on = forwards.iter().map(|forward| forward.on.into());
+        let is_single = forwards.is_empty() && ports.iter().all(|ports| ports.single().is_some());
+        Some(Self {
+            hold: (*hold)?,
+            by_kernel: *mechanism == Mechanism::Guard && is_single,
+            ports: ports.iter().copied().chain(on).collect(),
+            target: door.recognition.target,
+        })
+    }
+
+    /// The ports whose connections hold its grants.
+    pub fn ports(&self) -> impl Iterator<Item = OpenPorts> {
+        self.ports.iter().copied()
+    }
+
+    fn lets_in(&self, grant: &Grant, it: &TrackedConnection) -> bool {
+        let bound = grant.key.source_port;
+        it.port().is_some_and(|port| self.ports.iter().any(|ports| ports.contains(port)))
+            && self.target.is_none_or(|target| target.to_canonical() == it.to.ip())
+            && bound.is_none_or(|port| port.get() == it.client.port())
+    }
+}
+
+/// The session of a grant: the connections that it has let in and that are established.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Each with its last packet.
+    connections: HashMap<u32, Monotonic>,
+    was_held: bool,
+    /// When it was asked for last, if that is known.
+    pub(super) knocked: Monotonic,
+    /// How much longer than the grant what lets it in is there: until it has been looked at.
+    margin: Duration,
+    /// Why it is over, once that is known.
+    pub(super) end: Option<HoldEnd>,
+}
+
+/// The kernel tells whole seconds. A grant may be looked at so much too early, and what lets it in
+/// may end so much later.
+const COARSE: Duration = Duration::from_secs(1);
+/// How many grants are looked at in one go: some milliseconds.
+const LOOKS: usize = 256;
+
+impl Session {
+    pub(super) fn new(knocked: Monotonic) -> Self {
+        let (connections, margin) = (HashMap::new(), Duration::ZERO);
+        Self { connections, was_held: false, knocked, margin, end: None }
+    }
+
+    /// Takes note of a connection; when the grant ends, if that changes.
+    fn note(&mut self, now: Monotonic, it: &TrackedConnection, door: &HeldDoor) -> Option<Change> {
+        match it.phase {
+            ConnectionPhase::Begun => None,
+            ConnectionPhase::Alive => {
+                let last = now - it.silent;
+                let until = last + door.hold.idle;
+                // One that fell silent before does not end what a knock has just opened.
+                let is_new = last + COARSE >= self.knocked && until > now;
+                let is_first = self.connections.is_empty() && is_new;
+                self.connections.insert(it.id, last);
+                self.end = None;
+                self.is_held(door);
+                Some(if is_first { Change::To(until) } else { Change::NotBefore(until) })
+            }
+            ConnectionPhase::Ended | ConnectionPhase::Gone => {
+                self.connections.remove(&it.id)?;
+                let is_over = self.connections.is_empty() && it.phase == ConnectionPhase::Ended;
+                is_over.then(|| {
+                    self.end = Some(HoldEnd::Session);
+                    Change::To(now + door.hold.grace)
+                })
+            }
+        }
+    }
+
+    fn is_held(&mut self, door: &HeldDoor) {
+        self.was_held = true;
+        self.margin = if door.by_kernel { Duration::ZERO } else { COARSE };
+    }
+}
+
+enum Change {
+    To(Monotonic),
+    NotBefore(Monotonic),
+}
+
+impl Grants {
+    /// Which doors' grants follow their sessions from now on. A grant that did not when it opened
+    /// never does.
+    pub fn hold(&mut self, doors: HashMap<Name, HeldDoor>) {
+        self.held_doors = doors;
+    }
+
+    /// Whether there is a grant that may follow a session.
+    pub const fn is_holding(&self) -> bool {
+        self.held > 0
+    }
+
+    /// Takes note of a connection: the grants that end later now, whose elements have to be told.
+    #[must_use]
+    pub fn saw(&mut self, now: Monotonic, it: &TrackedConnection) -> Vec<GrantId> {
+        let bits = if it.client.is_ipv4() { 32 } else { 128 };
+        let prefixes = self.prefixes.range(..=bits).map(|(prefix, _)| prefix);
+        let networks = prefixes.map(|prefix| Network::around(it.client.ip(), *prefix));
+        let ids: Vec<_> = networks.flat_map(|around| ids_of(&self.of_network, around)).collect();
+        let mut later = Vec::new();
+        for id in ids {
+            let Some(grant) = self.grants.get_mut(&id).filter(|grant| grant.is_open()) else {
+                continue;
+            };
+            let door = self.held_doors.get(&grant.key.door).filter(|_| grant.ceiling.is_some());
+            let Some(door) = door.filter(|door| door.lets_in(grant, it)) else { continue };
+            let until = match grant.session.note(now, it, door) {
+                None => continue,
+                Some(Change::To(until)) => until,
+                Some(Change::NotBefore(until)) => grant.deadline.max(until),
+            };
+            if self.end_at(id, until) {
+                later.push(id);
+            }
+        }
+        later
+    }
+
+    /// Takes note of all connections that there are; those that are not among them are gone.
+    #[must_use]
+    pub fn saw_all(&mut self, now: Monotonic, all: &[TrackedConnection]) -> Vec<GrantId> {
+        let there: HashSet<u32> = all.iter().map(|it| it.id).collect();
+        for grant in self.grants.values_mut() {
+            grant.session.connections.retain(|id, _| there.contains(id));
+        }
+        all.iter().flat_map(|it| self.saw(now, it)).collect()
+    }
+
+    /// Sets when a grant ends; whether that is later than before.
+    fn end_at(&mut self, id: GrantId, until: Monotonic) -> bool {
+        let Some(grant) = self.grants.get_mut(&id) else { return false };
+        let until = grant.ceiling.map_or(until, |ceiling| until.min(ceiling));
+        let is_later = until > grant.deadline;
+        if self.deadlines.remove(&(grant.deadline, id)) {
+            self.deadlines.insert((until, id));
+        }
+        grant.deadline = until;
+        is_later
+    }
+
+    /// Grants that end now, or almost, unless packets have renewed them; none as long as none ends
+    /// now. Say what is found: [`looked_at`](Self::looked_at).
+    pub fn to_look_at(&self, now: Monotonic) -> Vec<GrantId> {
+        let due = |at: Monotonic| self.deadlines.iter().take_while(move |(until, _)| *until <= at);
+        if !due(now).any(|&(_, id)| self.is_to_look_at(id)) {
+            return Vec::new();
+        }
+        let due = due(now + COARSE).map(|&(_, id)| id);
+        due.filter(|&id| self.is_to_look_at(id)).take(LOOKS).collect()
+    }
+
+    /// Whether the kernel renews it by itself, and has to be asked how long it is open.
+    pub fn is_renewed_by_kernel(&self, id: GrantId) -> bool {
+        let grant = self.grants.get(&id).and_then(|it| self.held_doors.get(&it.key.door));
+        grant.is_some_and(|door| door.by_kernel)
+    }
+
+    /// Takes note of how much longer the kernel, where it renews it by itself, lets a grant be open;
+    /// elsewhere what is known of its connections counts. Whether it ends later
+    /// than before.
+    pub fn looked_at(&mut self, now: Monotonic, id: GrantId, left: Option<Duration>) -> bool {
+        let Some(grant) = self.grants.get_mut(&id) else { return false };
+        let Some(door) = self.held_doors.get(&grant.key.door) else { return false };
+        let session = &mut grant.session;
+        let last = session.connections.values().max();
+        let heard = last.map(|last| *last + door.hold.idle);
+        let until = left.map_or(heard, |left| Some(now + left)).unwrap_or(Monotonic::ZERO);
+        if until > grant.deadline.max(now) {
+            session.is_held(door);
+            return self.end_at(id, until);
+        }
+        if grant.deadline <= now {
+            session.end = Some(if session.was_held { HoldEnd::Idle } else { HoldEnd::Unused });
+        }
+        false
+    }
+
+    /// Whether it has to be looked at before it may end: packets may have renewed it.
+    pub(super) fn is_to_look_at(&self, id: GrantId) -> bool {
+        self.grants.get(&id).is_some_and(|grant| {
+            matches!(grant.state, GrantPhase::Open { .. })
+                && grant.session.end.is_none()
+                && grant.ceiling.is_some_and(|ceiling| grant.deadline < ceiling)
+                && self.held_doors.contains_key(&grant.key.door)
+        })
+    }
+}
+
+impl Grant {
+    /// How many connections are known to hold it.
+    pub fn held_by(&self) -> usize {
+        self.session.connections.len()
+    }
+
+    /// Why it ends, where it may follow a session and its time is over.
+    pub(super) fn hold_end(&self) -> Option<HoldEnd> {
+        let is_at_most = self.ceiling.is_some_and(|ceiling| self.deadline >= ceiling);
+        self.session.end.or(is_at_most.then_some(HoldEnd::AtMost))
+    }
+
+    /// How long what lets it in has to be there.
+    pub(super) fn left_in_kernel(&self, now: Monotonic) -> Duration {
+        let until = self.deadline + self.session.margin;
+        self.ceiling.map_or(until, |ceiling| until.min(ceiling)).since(now)
+    }
+}
