@@ -185,6 +185,15 @@ pub(super) fn open_for(text: &str) -> Result<NonZeroU32, String> {
         .ok_or_else(|| format!("a door cannot be open for {text}: write whole seconds, as in 30s"))
 }
 
+/// Reads the time between two knocks of a client that stays, in seconds.
+///
+/// # Errors
+/// Says which durations are possible.
+pub(super) fn every(text: &str) -> Result<NonZeroU32, String> {
+    open_for(text)
+        .map_err(|_| format!("'{text}' is not valid here: write whole seconds, as in 30s"))
+}
+
 fn whole_seconds(text: &str) -> Result<Option<u32>, String> {
     let duration = duration::parse(text).map_err(|error| error.to_string())?;
     Ok(u32::try_from(duration.as_secs()).ok().filter(|_| duration.subsec_nanos() == 0))

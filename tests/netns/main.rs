@@ -46,6 +46,7 @@ mod service;
 mod spa;
 mod ssh;
 mod start;
+mod stay;
 mod syslog;
 mod templates;
 mod totp;

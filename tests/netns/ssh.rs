@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use libknock::proto::spa::PrivateKey;
 
-use crate::support::{Knockd, Net, PATIENCE, SERVER, command, eventually, must, needs};
+use crate::stay::Staying;
+use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, must, needs};
 
 /// sshd behind a guarded door, a client with keys for both, and the hosts file.
 struct Scene {
@@ -206,6 +207,29 @@ fn ssh_from_a_port_of_its_own_is_all_that_gets_in() {
     let seen = String::from_utf8(output.stdout).unwrap();
     assert_eq!(seen.split_whitespace().nth(1), Some("40022"), "{seen}");
     assert!(!scene.net.client.can_connect(SERVER, 22), "another port gets in too");
+}
+
+#[test]
+fn ssh_gets_in_from_each_address_of_a_client_that_stays() {
+    needs!("ssh stay", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new(", every: 1s");
+    let mut knock = scene.net.client.command(env!("CARGO_BIN_EXE_knock"));
+    knock.arg("--hosts").arg(scene.path("hosts.yaml")).args(["-v", "--stay", "gateway"]);
+    let _staying = Staying::run(knock);
+    for address in [CLIENT, "192.0.2.3", "192.0.2.4"] {
+        scene.net.client.must("ip", &["addr", "flush", "dev", "eth0", "scope", "global"]);
+        let address = format!("{address}/24");
+        scene.net.client.must("ip", &["addr", "add", &address, "dev", "eth0"]);
+        let mut seen = String::new();
+        let gets_in = eventually(PATIENCE, || {
+            let output =
+                scene.ssh_with(&["ConnectTimeout=1"], "echo $SSH_CLIENT", b"").output().unwrap();
+            seen = String::from_utf8(output.stdout).unwrap();
+            output.status.success()
+        });
+        assert!(gets_in, "{address}: {}", scene.what_was_said());
+        assert_eq!(seen.split(' ').next(), address.strip_suffix("/24"));
+    }
 }
 
 #[test]
