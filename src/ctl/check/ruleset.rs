@@ -11,8 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::firewall::ruleset;
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
+use crate::proto::{Knock, Network, Protocol};
 
 /// All chains of a host and their rules.
 #[derive(Clone, Debug, Default)]
