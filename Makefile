@@ -26,6 +26,7 @@ SBINDIR    = $(PREFIX)/sbin
 MANDIR     = $(PREFIX)/share/man
 DOCDIR     = $(PREFIX)/share/doc/knock
 UNITDIR    = $(PREFIX)/lib/systemd/system
+USERUNITDIR = $(PREFIX)/lib/systemd/user
 BASHDIR    = $(PREFIX)/share/bash-completion/completions
 ZSHDIR     = $(PREFIX)/share/zsh/site-functions
 # The one place of all in which fish looks whatever XDG_DATA_DIRS says: so not below PREFIX.
@@ -39,6 +40,7 @@ MAN5 = knock.d.5
 MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
 UNITS = knockd.service knockd-lock.service
+USERUNITS = knock@.service
 DOCS = README.md CHANGELOG.md CONTRIBUTING.md
 # Of the crates that are linked in. Made with the programs, since their sources are there then.
 NOTICES = $(BUILT)/third-party-notices.txt
@@ -161,7 +163,7 @@ install:
 	@for built in knock knockd knockctl $(notdir $(NOTICES)); do \
 	    [ -e $(BUILT)/$$built ] || { echo "There is no $(BUILT)/$$built: run make first." >&2; exit 1; }; \
 	done
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(USERUNITDIR)
 	install -m 0755 $(BUILT)/knock $(DESTDIR)$(BINDIR)
 	install -m 0755 $(BUILT)/knockd $(BUILT)/knockctl $(DESTDIR)$(SBINDIR)
 	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8
@@ -179,6 +181,9 @@ install:
 	set -e; for unit in $(UNITS); do \
 	    sed 's|@SBINDIR@|$(SBINDIR)|g' dist/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit; \
 	    chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit; \
+	done; for unit in $(USERUNITS); do \
+	    sed 's|@BINDIR@|$(BINDIR)|g' dist/$$unit.in >$(DESTDIR)$(USERUNITDIR)/$$unit; \
+	    chmod 0644 $(DESTDIR)$(USERUNITDIR)/$$unit; \
 	done
 	@# A program for another machine does not run on this one.
 	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
@@ -212,7 +217,7 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/knock $(DESTDIR)$(SBINDIR)/knockd $(DESTDIR)$(SBINDIR)/knockctl
 	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN7:%=$(DESTDIR)$(MANDIR)/man7/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BASHDIR)/%) $(PROGRAMS:%=$(DESTDIR)$(ZSHDIR)/_%) $(PROGRAMS:%=$(DESTDIR)$(FISHDIR)/%.fish)
-	rm -f $(UNITS:%=$(DESTDIR)$(UNITDIR)/%)
+	rm -f $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) $(USERUNITS:%=$(DESTDIR)$(USERUNITDIR)/%)
 	rm -rf $(DESTDIR)$(DOCDIR)
 	@for left in $(CONFDIR) /var/lib/knockd /etc/systemd/system/knockd.service.d \
 	    /etc/systemd/system/multi-user.target.wants/knockd.service; do \

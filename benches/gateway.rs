@@ -7,7 +7,8 @@
 //! door, and with as many as the first
 //! argument says, each of them open for somebody. In turn, so that whatever else the machine does
 //! meets all of them alike. The doors are knocked at by TCP alone: what is captured has a cost of
-//! its own.
+//! its own. And the same through a door to that host: one whose grants end at their time, one
+//! whose grants packets renew, and one of those that is open for a network.
 //!
 //! Then the time from a request to the first SYN/ACK of the port that it opens, of this host or of
 //! the one behind it: by turns, at one knockd, so that whichever processors its processes have come
@@ -24,7 +25,12 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use libknock::config::{GuardMode, Name};
+use libknock::firewall::guard::Guard;
+use libknock::firewall::netlink::Comment;
+use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use libknock::proto::fwknop::{FwknopKey, HmacKey, NatAccess};
+use libknock::sys::clock;
 use probes::{Attempted, until_open};
 use support::requests::of_fwknop_to;
 use support::{CLIENT, Host, INNER, Knockd, Net, can_make_namespaces, has_programs};
@@ -41,8 +47,9 @@ fn main() {
         return;
     }
     let many = std::env::args().skip(1).find_map(|it| it.parse().ok()).unwrap_or(1000);
-    let mut gateways =
-        [(0, ""), (1, "open"), (1, "forward"), (many, "forward")].map(Gateway::start);
+    let kinds = [(0, ""), (1, "open"), (1, "forward"), (many, "forward")];
+    let through = [(1, "to it"), (1, "to it, held"), (1, "to it, held for a network")];
+    let mut gateways: Vec<Gateway> = kinds.into_iter().chain(through).map(Gateway::start).collect();
     // The first round is to warm up.
     for round in 0..=ROUNDS {
         for gateway in &mut gateways {
@@ -52,7 +59,7 @@ fn main() {
             }
         }
     }
-    println!("{:24} {:>22} {:>22}", "", "within a flow", "a flow each");
+    println!("{:32} {:>22} {:>22}", "", "within a flow", "a flow each");
     let without = gateways[0].times.clone();
     for Gateway { name, times, .. } in &gateways {
         let shown = [0, 1].map(|kind| {
@@ -63,7 +70,7 @@ fn main() {
                 middle(pairs.map(|(it, other)| it[kind].as_secs_f64() / other[kind].as_secs_f64()));
             format!("{:.2} us  x {ratio:.3}", trip * 1e6 / f64::from(TRIPS))
         });
-        println!("{:24} {:>22} {:>22}", name, shown[0], shown[1]);
+        println!("{:32} {:>22} {:>22}", name, shown[0], shown[1]);
     }
     drop(gateways);
     opens();
@@ -144,7 +151,11 @@ impl Gateway {
         let chain = "type filter hook forward priority 0; ct state invalid drop;";
         net.server
             .must("nft", &[&format!("table inet tracking {{ chain forward {{ {chain} }}; }}")]);
-        let knockd = (doors > 0).then(|| {
+        if kind.starts_with("to it") {
+            let (is_held, is_wide) = (kind.contains("held"), kind.contains("network"));
+            net.server.enter(move || guard(is_held, is_wide));
+        }
+        let knockd = (doors > 0 && !kind.starts_with("to it")).then(|| {
             let knockd = Knockd::start(&net.server, &configuration(doors, kind));
             for door in 0..doors {
                 let [.., high, low] = door.to_be_bytes();
@@ -181,6 +192,28 @@ impl Gateway {
             [within, begun.elapsed()]
         })
     }
+}
+
+/// Sets up a guard with a door to the host behind, open for the client.
+fn guard(is_held: bool, is_wide: bool) {
+    let name: Name = "inside".parse().unwrap();
+    let door = GuardedDoor {
+        ports: vec![format!("{ECHO}/udp").parse().unwrap()],
+        forwards: Vec::new(),
+        target: Some(INNER.parse().unwrap()),
+        mode: GuardMode::Lock,
+        idle: is_held.then_some(Duration::from_secs(60)),
+    };
+    let grant = GuardGrant {
+        door: name.clone(),
+        network: format!("{CLIENT}/{}", if is_wide { 24 } else { 32 }).parse().unwrap(),
+        source_port: None,
+        left: Duration::from_secs(3600),
+        ceiling: is_held.then_some(Duration::from_secs(7200)),
+        comment: Comment::new("knockd inside knockctl"),
+    };
+    let ruleset = Ruleset { doors: [(name, door)].into(), ..Ruleset::default() };
+    Guard::set_up(clock::now().monotonic, ruleset, &[grant]).unwrap();
 }
 
 fn configuration(doors: u32, kind: &str) -> String {

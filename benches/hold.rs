@@ -83,7 +83,7 @@ fn costs(via: &str, grants: u32) {
     let flows = net.client.enter(move || Flows::begin(grants));
     thread::sleep(Duration::from_secs(75));
     let before = Usage::of(knockd.pid());
-    let begun = Instant::now();
+    let begun = now();
     thread::sleep(MEASURED);
     let (used, time) = (Usage::of(knockd.pid()), begun.elapsed().as_secs_f64());
     let held = knockd.ask(r#"{"do":"status"}"#)[0]["doors"][0]["open"].clone();
@@ -105,7 +105,7 @@ struct Flows {
 
 impl Flows {
     fn begin(count: u32) -> Self {
-        let flows = Self { sent: Arc::default(), is_over: Arc::default(), begun: Instant::now() };
+        let flows = Self { sent: Arc::default(), is_over: Arc::default(), begun: now() };
         let (sent, is_over) = (flows.sent.clone(), flows.is_over.clone());
         let sockets: Vec<UdpSocket> = (0..count)
             .map(|number| {
@@ -161,7 +161,7 @@ fn shuts() {
         session.write_all(b"word").unwrap();
         thread::sleep(Duration::from_millis(50));
         drop(session);
-        let ended = Instant::now();
+        let ended = now();
         knockd.wait_for_count("closed: session ended", round);
         late.push(ended.elapsed().saturating_sub(GRACE).as_secs_f64() * 1e3);
     }
@@ -176,4 +176,9 @@ fn shuts() {
 fn connect(client: &Host) -> TcpStream {
     let to: SocketAddr = (SERVER.parse::<Ipv4Addr>().unwrap(), 22).into();
     client.enter(move || TcpStream::connect(to).unwrap())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads a clock")]
+fn now() -> Instant {
+    Instant::now()
 }

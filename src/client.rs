@@ -19,6 +19,8 @@ mod send;
 mod settings;
 mod spa;
 mod stamps;
+mod stay;
+mod staying;
 pub mod totp;
 mod values;
 
@@ -81,7 +83,14 @@ fn knock(invocation: &Invocation) -> Result<(), ClientError> {
     if is_proxy && invocation.fdpass {
         proxy::check_passing()?;
     }
-    carry_out(invocation, Plan::new(invocation)?)
+    let plan = Plan::new(invocation)?;
+    if plan.knocker.is_mistimed(clock::now().wall) {
+        messages::warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
+    }
+    match plan.stay {
+        Some(every) if !invocation.dry_run => staying::stay(&plan, every),
+        _ => carry_out(invocation, plan),
+    }
 }
 
 fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError> {
@@ -100,13 +109,10 @@ fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError>
         messages::say(|| format!("{name} has no address of the other family"));
     }
     let knocker = &plan.knocker;
-    let now = clock::now().wall;
-    if knocker.is_mistimed(now) {
-        messages::warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
-    }
     if invocation.dry_run {
+        let now = clock::now().wall;
         return routes.iter().try_for_each(|route| {
-            let schedule = knocker.next(knocker.start(now), route)?;
+            let schedule = knocker.next(knocker.start(now, None), route)?;
             schedule.knocks().try_for_each(|(_, knock)| {
                 print(&OutgoingPacket::new(route, knock, schedule.request.as_ref()).to_string())
             })
@@ -138,7 +144,7 @@ fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError>
 fn next(knocker: &Knocker, route: &Route) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;
-        let left = knocker.start(now).since(now);
+        let left = knocker.start(now, None).since(now);
         if left.is_zero() {
             return Ok(knocker.next(now, route)?);
         }

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use error::Error;
+use error::{Error, say};
 use socket::Timeout;
 use target::Target;
 

@@ -474,9 +474,8 @@ impl Grants {
     /// first. What was asked for later than this one, and is not open yet, counts its own.
     pub fn displaced_by(&self, id: GrantId) -> Vec<GrantId> {
         let new = self.grants.get(&id).filter(|it| it.is_open() && it.origin.client.is_some());
-        let Some((new, most)) = new.and_then(|new| Some((new, new.addresses?))) else {
-            return Vec::new();
-        };
+        let limited = new.and_then(|new| Some((new, new.addresses?)));
+        let Some((new, most)) = limited else { return Vec::new() };
         let rivals = self.matching(|it| {
             (&it.key.door, &it.origin.client) == (&new.key.door, &new.origin.client)
                 && it.key.network.address().is_ipv4() == new.key.network.address().is_ipv4()

@@ -26,7 +26,9 @@ use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
 use crate::sys::clock;
 use record::Facts;
-pub(crate) use record::{escape, local};
+pub(crate) use record::local;
+
+pub(crate) use crate::proto::escape::escape;
 use sink::{Sink, StandardError, is_journal, stderr_level};
 use syslog::Syslog;
 

@@ -1,6 +1,7 @@
 //! The ground that client and daemon share: knocks, networks, ports, and proofs of who knocks.
 
 pub(crate) mod duration;
+pub(crate) mod escape;
 pub mod flags;
 pub mod fwknop;
 pub(crate) mod interface;

@@ -8,7 +8,6 @@ pub mod clock;
 pub(crate) mod command_table;
 pub mod fault;
 pub mod files;
-#[cfg(feature = "daemon")]
 pub(crate) mod host;
 #[cfg(feature = "daemon")]
 pub(crate) mod landlock;

@@ -2,6 +2,7 @@
 //! keeper makes of those of a watcher: whatever they say, what they claim is within bounds.
 #![no_main]
 
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use knock_fuzz::{NOW, house, is_clean, local, server, take};
@@ -55,7 +56,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(open_for.is_none_or(|it| !it.is_zero() && it <= door.opening.open_for_max));
     assert!(matches!(networks[..], [_] | [_, _]));
     let addresses: Vec<_> = networks.iter().map(Network::address).collect();
-    let is_own = |address| matches!(local, Local::Addresses(all) if all.contains(address));
+    let is_own = |address: &IpAddr| matches!(local, Local::Addresses(all) if all.contains(address));
     assert!(!addresses.iter().any(|it| it.is_unspecified() || it.is_multicast()));
     if let Some(client) = client {
         let client = &config.clients[client.0 as usize];
@@ -66,7 +67,10 @@ fuzz_target!(|input: &[u8]| {
         assert!(networks.iter().all(|it| it.single().is_some()), "{networks:?}");
     }
     if holds.is_ok() {
-        assert!(!is_own(&source) && !networks.iter().filter_map(Network::single).any(|it| is_own(&it)), "{source} {addresses:?}");
+        assert!(
+            !is_own(&source) && !networks.iter().filter_map(Network::single).any(|it| is_own(&it)),
+            "{source} {addresses:?}"
+        );
         assert!(!source.is_loopback() && !addresses.iter().any(|it| it.is_loopback()));
         assert!(NOW.monotonic.since(at).as_secs() <= 60);
     }

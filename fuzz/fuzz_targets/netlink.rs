@@ -89,7 +89,8 @@ fn is_read_again(mut input: &[u8]) {
         let left = (shape & 4 != 0).then(|| Duration::from_millis(u64::from(high) << 20 | 1));
         let counted = Counter { packets: u64::from(high), bytes: u64::from(low) << 40 };
         let counter = (shape & 16 != 0).then_some(counted);
-        added.push(SetElement { key, value, is_end: shape & 8 != 0, left, comment, counter });
+        let (is_end, renewed) = (shape & 8 != 0, None);
+        added.push(SetElement { key, value, is_end, left, renewed, comment, counter });
     }
     let changes: Vec<_> = NftChange::add_all(&set, &added).collect();
     let bytes = batch(u32::MAX - 1, None, &changes);

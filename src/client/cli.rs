@@ -4,6 +4,7 @@ mod error;
 mod invocation;
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use clap::error::ErrorKind;
 pub use self::error::UsageError;
 pub use self::invocation::{Code, Invocation};
 use super::settings::{FwknopOptions, RequestOptions, RotationOptions, RouteOptions};
-use super::values::SourcePort;
+use super::values::{SourcePort, every};
 use super::{MAX_DELAY, MAX_RETRIES};
 use crate::proto::name::Name;
 
@@ -76,6 +77,14 @@ pub struct KnockArgs {
     /// With --wait or --proxy: knock again up to N times [default: 3]
     #[arg(long, value_name = "N", value_parser = retries, allow_hyphen_values = true)]
     retry: Option<u16>,
+
+    /// Knock again and again until stopped, and at once where the network changes
+    #[arg(long, action = clap::ArgAction::Count)]
+    stay: u8,
+
+    /// With --stay: how long to wait before it knocks again [default: 15s, or half of --open-for]
+    #[arg(long, value_name = "TIME", value_parser = every, requires = "stay")]
+    every: Option<NonZeroU32>,
 
     /// Knock, connect to PORT of HOST and be the connection: for ssh's ProxyCommand
     #[arg(long, num_args = 2, value_names = ["HOST", "PORT"])]

@@ -28,9 +28,15 @@ pub(super) enum Knocker {
 const WRITTEN: Wall = Wall::from_nanos(1_793_491_200_000_000_000);
 
 impl Knocker {
-    /// The moment at which a try may begin.
-    pub(super) fn start(&self, now: Wall) -> Wall {
-        if let Self::Totp(totp) = self { totp.start(now) } else { now }
+    /// The moment at which a try may begin that is to open again what the one at `last` has opened.
+    pub(super) fn start(&self, now: Wall, last: Option<Wall>) -> Wall {
+        if let Self::Totp(totp) = self { totp.start(now, last) } else { now }
+    }
+
+    /// One that asks to close instead; `None`: knocks cannot ask that.
+    pub(super) fn closing(&self) -> Option<Self> {
+        let Self::Spa(spa) = self else { return None };
+        Some(Self::Spa(SpaKnocker { close: true, open_for: None, ..spa.clone() }))
     }
 
     /// The packets of a try on this route that leaves at `now`.

@@ -45,6 +45,13 @@ impl Resolved {
     pub(super) fn other_family(&self) -> Option<SocketAddr> {
         self.others.iter().copied().find(|other| other.is_ipv4() != self.address.is_ipv4())
     }
+
+    /// The first, or where `used` is in use and of its family, that: resolvers give equals in any
+    /// order.
+    pub(super) fn or_equal(&self, used: Option<SocketAddr>) -> SocketAddr {
+        let is_equal = |it: &SocketAddr| it.is_ipv4() == self.address.is_ipv4();
+        used.filter(|it| is_equal(it) && self.others.contains(it)).unwrap_or(self.address)
+    }
 }
 
 /// The addresses to use for a host, of this family if one is given; asks the resolver once.
@@ -215,6 +222,17 @@ mod tests {
             let expected = Resolved { address: all[at], others };
             assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn an_address_in_use_stays_while_the_name_has_it_and_its_family_is_preferred() {
+        let all = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address);
+        let used = |used| choose("gw", None, &all).unwrap().or_equal(used);
+        assert_eq!(used(None), all[0]);
+        assert_eq!(used(Some(all[0])), all[0]);
+        assert_eq!(used(Some(all[1])), all[1]);
+        assert_eq!(used(Some(all[2])), all[0]);
+        assert_eq!(used(Some(address("192.0.2.3"))), all[0]);
     }
 
     #[test]

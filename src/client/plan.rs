@@ -4,7 +4,7 @@ mod fwknop;
 
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::mem::take;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +34,11 @@ use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_cod
 
 /// The number of knocks after the first, unless told otherwise.
 const RETRIES: u16 = 3;
+/// The seconds between two knocks of a client that stays and asks for no time: half of that for which
+/// doors open, unless told otherwise.
+const EVERY: u32 = 15;
+/// The longest that follows from what it asks for: a server that is started anew has forgotten it.
+const EVERY_LONG: u32 = 600;
 
 /// A plan: a host, how to knock there, and what then.
 #[derive(Clone, Debug)]
@@ -46,6 +51,8 @@ pub(super) struct Plan {
     pub knocker: Knocker,
     /// Knock until this port is open; `None`: knock once.
     pub wait: Option<WaitTarget>,
+    /// Knock again each time that this is over; `None`: do not stay.
+    pub stay: Option<Duration>,
 }
 
 impl Plan {
@@ -86,6 +93,7 @@ impl Plan {
             },
             host,
             wait: planner.wait(mode)?,
+            stay: planner.stay(mode)?,
         })
     }
 }
@@ -258,7 +266,8 @@ impl Planner<'_> {
     fn wait(&self, mode: Mode) -> Result<Option<WaitTarget>, UsageError> {
         let (own, proxy) = (&self.invocation.settings, self.invocation.proxy);
         // What is closed does not open.
-        let waited_for = self.settings.wait.filter(|_| !self.settings.request.close);
+        let waits = !self.settings.request.close && self.invocation.stay == 0;
+        let waited_for = self.settings.wait.filter(|_| waits);
         match proxy.or(waited_for) {
             Some(port) => Ok(Some(WaitTarget {
                 port,
@@ -271,6 +280,17 @@ impl Planner<'_> {
                 Err(UsageError::SourcePortForNothing)
             }
             None => Ok(None),
+        }
+    }
+
+    fn stay(&self, mode: Mode) -> Result<Option<Duration>, UsageError> {
+        let asked = self.settings.request.open_for;
+        let half = asked.map_or(EVERY, |asked| (asked.get() / 2).clamp(1, EVERY_LONG));
+        let every = self.settings.every.map_or(half, NonZeroU32::get);
+        match (mode, self.invocation.stay) {
+            (_, 0) => Ok(None),
+            (Mode::Sequence, 1) => Err(UsageError::StayInTheOpen),
+            _ => Ok(Some(Duration::from_secs(every.into()))),
         }
     }
 

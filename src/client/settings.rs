@@ -59,12 +59,13 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub(super) const FIELDS: [SettingsField; 36] = [
+pub(super) const FIELDS: [SettingsField; 37] = [
     field("host", &Mode::ALL, &[]),
     field("mode", &Mode::ALL, &[]),
     field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
     field("wait", &Mode::ALL, &[]),
     field("retry", &Mode::ALL, &[]),
+    field("every", &Mode::ALL, &[]),
     field("source_port", &Mode::ALL, &[]),
     field("interface", &Mode::ALL, &[]),
     field("source", &Mode::ALL, &[]),
@@ -114,7 +115,7 @@ pub(super) type Exclusion = (&'static str, &'static str, &'static str);
 
 /// What excludes each other also where an option says the one, and the hosts file the other: above
 /// all the differences between the two kinds of rotating sequences.
-pub(super) const KINDS: [Exclusion; 9] = [
+pub(super) const KINDS: [Exclusion; 11] = [
     ("length", "base", "a code's digits say how many knocks there are"),
     ("protocol", "base", "a code is knocked over tcp"),
     ("digits", "ports", "only a code has digits"),
@@ -124,10 +125,12 @@ pub(super) const KINDS: [Exclusion; 9] = [
     ("both", "source", "an address is of one family"),
     ("ipv4", "source", "the address decides it"),
     ("ipv6", "source", "the address decides it"),
+    ("stay", "close", "nothing opens"),
+    ("stay", "one_time", "it would use up the list"),
 ];
 
 /// The other exclusions, in one place.
-pub(super) const EXCLUDES: [Exclusion; 12] = [
+pub(super) const EXCLUDES: [Exclusion; 15] = [
     ("base", "ports", "keep the one that the door has"),
     ("one_time", "ports", "the list has the ports"),
     ("ports", "code", "a door that takes codes has a --base"),
@@ -140,6 +143,9 @@ pub(super) const EXCLUDES: [Exclusion; 12] = [
     ("wait", "proxy", "--proxy waits for its own port"),
     ("open_for", "close", "nothing opens"),
     ("wait", "close", "nothing opens"),
+    ("stay", "wait", "whoever stays knocks again anyway"),
+    ("stay", "proxy", "a connection ends, and --stay does not"),
+    ("stay", "code", "a code opens once: with the secret, --totp makes the next ones"),
 ];
 
 /// The option that says what a key of the hosts file says.
@@ -199,6 +205,8 @@ pub struct ClientSettings {
     /// The TCP port to wait for.
     pub wait: Option<NonZeroU16>,
     pub retry: Option<u16>,
+    /// Between two knocks of a client that stays, in seconds.
+    pub every: Option<NonZeroU32>,
     /// Of the connection, and of the one that a request lets in.
     pub source_port: Option<SourcePort>,
     pub route: RouteOptions,
@@ -373,6 +381,7 @@ impl ClientSettings {
                 delay: file.delay,
                 wait: file.wait,
                 retry: file.retry,
+                every: file.every,
                 source_port: file.source_port,
                 route: RouteOptions { both: false, ..file.route.clone() },
                 ..Self::default()

@@ -22,15 +22,17 @@ pub struct TotpKnocker {
 
 impl TotpKnocker {
     /// The moment at which a try may begin: `now`, or when the step turns, if the sequence of `now`
-    /// would not be whole before that.
+    /// would not be whole before that, or has opened once, when a try began at `last`.
     ///
-    /// Where a sequence takes longer than a step there is nothing to wait for.
-    pub fn start(&self, now: Wall) -> Wall {
+    /// Where a sequence takes longer than a step there is no turn to wait for.
+    pub fn start(&self, now: Wall, last: Option<Wall>) -> Wall {
         let knocks = u32::try_from(self.scheme.length()).unwrap_or(u32::MAX);
         let takes = self.delay.saturating_mul(knocks).saturating_add(SLACK);
-        let turn = self.scheme.turns_at(self.scheme.step_at(now));
+        let step = self.scheme.step_at(now);
+        let is_used = last.is_some_and(|last| self.scheme.step_at(last) == step);
+        let turn = self.scheme.turns_at(step);
         let fits = now + takes < turn || takes >= Duration::from_secs(self.scheme.step().into());
-        if fits { now } else { turn }
+        if fits && !is_used { now } else { turn }
     }
 
     /// The sequence that is valid at `now`.
@@ -92,30 +94,38 @@ mod tests {
     #[test]
     fn a_sequence_that_is_whole_before_the_turn_leaves_at_once() {
         // Four knocks 15 ms apart and half a second: 560 ms.
-        assert_eq!(ports(15).start(millis(29_439)), millis(29_439));
-        assert_eq!(ports(15).start(millis(30_000)), millis(30_000));
+        assert_eq!(ports(15).start(millis(29_439), None), millis(29_439));
+        assert_eq!(ports(15).start(millis(30_000), None), millis(30_000));
     }
 
     #[test]
     fn a_sequence_that_the_turn_would_cut_waits_for_the_next_step() {
-        assert_eq!(ports(15).start(millis(29_440)), millis(30_000));
-        assert_eq!(ports(15).start(millis(29_999)), millis(30_000));
-        assert_eq!(ports(5_000).start(millis(10_000)), millis(30_000));
+        assert_eq!(ports(15).start(millis(29_440), None), millis(30_000));
+        assert_eq!(ports(15).start(millis(29_999), None), millis(30_000));
+        assert_eq!(ports(5_000).start(millis(10_000), None), millis(30_000));
+    }
+
+    #[test]
+    fn a_sequence_that_has_left_waits_for_the_next_step() {
+        let last = Some(millis(1_000));
+        assert_eq!(ports(15).start(millis(2_000), last), millis(30_000));
+        assert_eq!(ports(15).start(millis(30_000), last), millis(30_000));
+        assert_eq!(ports(7_375).start(millis(2_000), last), millis(30_000));
     }
 
     #[test]
     fn a_sequence_that_is_longer_than_a_step_waits_for_nothing() {
-        assert_eq!(ports(7_375).start(millis(29_000)), millis(29_000));
-        assert_eq!(ports(3_600_000).start(millis(29_000)), millis(29_000));
+        assert_eq!(ports(7_375).start(millis(29_000), None), millis(29_000));
+        assert_eq!(ports(3_600_000).start(millis(29_000), None), millis(29_000));
     }
 
     proptest! {
         #[test]
         fn what_waited_leaves_at_the_turn(at in 0u64..1 << 40, delay in 0u64..7_000) {
             let rotating = ports(delay);
-            let start = rotating.start(millis(at));
+            let start = rotating.start(millis(at), None);
             prop_assert!(start >= millis(at));
-            prop_assert_eq!(rotating.start(start), start);
+            prop_assert_eq!(rotating.start(start, None), start);
         }
     }
 }

@@ -148,8 +148,7 @@ pub(super) fn width(text: &str) -> Result<Widths, String> {
     }
 }
 
-pub(super) const A_WIDTH: &str =
-    "a number of bits such as 24, of IPv4, or 64, of IPv6, or both: 24,64";
+pub(super) const A_WIDTH: &str = "a width such as 24 of IPv4, 64 of IPv6 or 24,64";
 
 /// Reads the name that fwknop gives a user.
 ///
@@ -184,6 +183,15 @@ pub(super) fn open_for(text: &str) -> Result<NonZeroU32, String> {
     whole_seconds(text)?
         .and_then(NonZeroU32::new)
         .ok_or_else(|| format!("a door cannot be open for {text}: write whole seconds, as in 30s"))
+}
+
+/// Reads the time between two knocks of a client that stays, in seconds.
+///
+/// # Errors
+/// Says which durations are possible.
+pub(super) fn every(text: &str) -> Result<NonZeroU32, String> {
+    open_for(text)
+        .map_err(|_| format!("'{text}' is not valid here: write whole seconds, as in 30s"))
 }
 
 fn whole_seconds(text: &str) -> Result<Option<u32>, String> {
@@ -241,7 +249,7 @@ mod tests {
             assert_eq!(width(text), Ok(Widths { ipv4, ipv6 }), "{text}");
         }
         for text in ["", "0", "129", "24,", "24,25", "64,65", "/24", "64,24", "24,64,1", "-1"] {
-            assert!(said(width(text)).contains("is not a number of bits such as 24"), "{text}");
+            assert!(said(width(text)).contains("is not a width such as 24 of IPv4"), "{text}");
         }
     }
 

@@ -29,6 +29,18 @@ pub struct Client {
     pub fwknop: Option<FwknopClient>,
 }
 
+impl Client {
+    /// Whether it has what a method takes.
+    pub(crate) const fn has(&self, method: Method) -> bool {
+        match method {
+            Method::Sequence | Method::OneTimeSequence => false,
+            Method::Totp => self.totp.is_some(),
+            Method::Spa => self.spa.is_some(),
+            Method::Fwknop => self.fwknop.is_some(),
+        }
+    }
+}
+
 /// The TOTP secrets of a client. Whoever holds one can knock this client's rotating sequences.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotpClient {

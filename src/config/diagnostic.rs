@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::proto::escape::escape;
+use crate::proto::words::words;
+
 /// A file's path and text, shared by every place in it.
 ///
 /// Neither `Debug` nor an error shows a line that holds a secret.
@@ -215,13 +218,15 @@ impl fmt::Display for Place {
     }
 }
 
-/// The severity of a finding: whether a configuration can be used in spite of it; errors come
-/// first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    Error,
-    Warning,
+words! {
+    /// The severity of a finding: whether a configuration can be used in spite of it; errors come
+    /// first.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Severity {
+        Error = "error",
+        Warning = "warning",
+    }
 }
 
 /// One mistake or doubt: where it is, what is wrong and what to write instead.
@@ -295,16 +300,13 @@ impl std::error::Error for Diagnostic {}
 /// without a newline. Control characters are escaped.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        write!(f, "{}: {severity}: {}", clean(&self.at.to_string()), clean(&self.message))?;
+        let (at, severity) = (escape(&self.at.to_string()), self.severity.as_str());
+        write!(f, "{at}: {severity}: {}", escape(&self.message))?;
         if !self.hidden {
             write_excerpt(f, &self.at)?;
         }
         match &self.help {
-            Some(help) => write!(f, "\n    {}", clean(help)),
+            Some(help) => write!(f, "\n    {}", escape(help)),
             None => Ok(()),
         }
     }
@@ -337,12 +339,6 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
     let width = usize::try_from(place.width).unwrap_or(1).clamp(1, left.max(1));
     let caret = "^".repeat(width);
     write!(f, "\n    {}\n    {:pad$}{caret}", shown.trim_end(), "", pad = at - skip)
-}
-
-/// The text with its control characters escaped: no file may write to somebody's terminal.
-fn clean(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    text.chars().map(escape).collect()
 }
 
 /// A count of lines or characters; more than a `u32` holds are as many as it holds.

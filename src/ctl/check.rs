@@ -17,11 +17,10 @@ use serde::Serialize;
 use start::obstacles;
 
 use super::args::JsonArgs;
-use super::error::Error;
 use super::host;
 use super::output::object;
-use super::target::Target;
 use super::wording::count;
+use super::{Error, Target};
 use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{HostFacts, lint, some_of};

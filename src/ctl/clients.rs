@@ -7,15 +7,13 @@ pub(super) mod revoke;
 mod site;
 mod stanza;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 
 use super::args::JsonArgs;
-use super::error::Error;
-use super::output::{heading, local, object, table, wall};
-use super::socket::Timeout;
-use super::target::Target;
+use super::output::{self, local, table, wall};
+use super::{Error, Target, Timeout};
 use crate::config::Name;
 use crate::control::{ClientStatus, Reply, Request};
 use crate::sys::clock;
@@ -37,13 +35,8 @@ pub(super) enum ClientCommand {
 pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
     let reply = target.ask(&Request::Clients, Timeout::Reply)?.next()?;
     let Reply::Clients { clients } = reply else { return Err(Error::Ended) };
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        clients.iter().try_for_each(|client| object(&mut out, client))?;
-    } else {
-        print(&mut out, &clients, clock::now().wall, &TimeZone::system())?;
-    }
-    Ok(out.flush()?)
+    let (now, zone) = (clock::now().wall, TimeZone::system());
+    Ok(output::print(args.json, &clients, |out| print(out, &clients, now, &zone))?)
 }
 
 pub(super) fn reset(target: &Target, task: ClientCommand) -> Result<(), Error> {
@@ -58,8 +51,7 @@ fn print(
     zone: &TimeZone,
 ) -> io::Result<()> {
     let time = |at: f64| local(wall(at), zone).strftime("%Y-%m-%d %H:%M:%S").to_string();
-    let mut rows = vec![heading(&["CLIENT", "BY", "DOORS", "LAST USED", "EXPIRES"])];
-    rows.extend(clients.iter().map(|client| {
+    let rows = clients.iter().map(|client| {
         let doors: Vec<_> = client.doors.iter().map(ToString::to_string).collect();
         let is_over = client.expires.is_some_and(|end| wall(end) <= now);
         let expires = client.expires.map_or_else(|| "never".to_owned(), time);
@@ -67,8 +59,8 @@ fn print(
         let last_used = client.last_used.map_or_else(|| "-".to_owned(), time);
         let by: Vec<_> = client.by.iter().map(|by| by.as_str()).collect();
         vec![client.client.to_string(), by.join(" "), doors.join(" "), last_used, expires]
-    }));
-    table(out, &rows)
+    });
+    table(out, &["CLIENT", "BY", "DOORS", "LAST USED", "EXPIRES"], rows)
 }
 
 #[cfg(test)]

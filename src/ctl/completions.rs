@@ -7,9 +7,8 @@ use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
 use super::Knockctl;
-use super::error::Error;
 use super::status;
-use super::target::Target;
+use super::{Error, Target};
 use crate::client::cli::KnockArgs;
 use crate::config::Name;
 use crate::keeper::cli::KnockdCli;

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::args;
-use super::error::Error;
-use super::socket::Timeout;
-use super::target::Target;
+use super::{Error, Target, Timeout};
 use crate::config::Name;
 use crate::control::{GrantStatus, Reply, Request};
 use crate::log::escape;

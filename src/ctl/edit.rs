@@ -1,5 +1,6 @@
 //! Transactions over several files: all of them change, or none.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,72 +36,56 @@ pub(in crate::ctl) fn lock(directory: &Path) -> Result<Flock<File>, FileError> {
     })
 }
 
-/// The new text of a file, or its end.
-#[derive(Debug)]
-struct FileChange {
-    path: PathBuf,
-    text: Option<Zeroizing<String>>,
-}
-
-/// Changes that belong together, in their order.
+/// Changes that belong together, in their order: the new text of each file, or its end.
 #[derive(Debug, Default)]
-pub(in crate::ctl) struct Edit(Vec<FileChange>);
-
-/// Changes that have been made, and what was there before.
-#[derive(Debug)]
 #[must_use]
-pub(in crate::ctl) struct AppliedEdit(Vec<FileChange>);
+pub(in crate::ctl) struct Edit(VecDeque<(PathBuf, Option<Zeroizing<String>>)>);
 
 impl Edit {
     /// Writes the whole file, mode 0600. Whoever reads it meanwhile reads all of the old one or all
     /// of the new one, also after a power cut.
     pub(in crate::ctl) fn write(&mut self, path: PathBuf, text: Zeroizing<String>) {
-        self.0.push(FileChange { path, text: Some(text) });
+        self.0.push_back((path, Some(text)));
     }
 
     /// Removes a file, if it is there.
     pub(in crate::ctl) fn remove(&mut self, path: PathBuf) {
-        self.0.push(FileChange { path, text: None });
+        self.0.push_back((path, None));
     }
 
-    /// Makes all changes.
+    /// Makes all changes, or none; gives those that put everything back as it was.
     ///
     /// # Errors
     /// The first that could not be made; those before it are undone.
-    pub(in crate::ctl) fn make(self) -> Result<AppliedEdit, FileError> {
-        let mut made = AppliedEdit(Vec::new());
-        for change in self.0 {
-            match read(&change.path).and_then(|before| change.make().map(|()| before)) {
-                Ok(text) => made.0.push(FileChange { path: change.path, text }),
+    pub(in crate::ctl) fn make(self) -> Result<Self, FileError> {
+        let mut undo = Self::default();
+        for (path, text) in self.0 {
+            match read(&path).and_then(|before| change(&path, text.as_ref()).map(|()| before)) {
+                Ok(before) => undo.0.push_front((path, before)),
                 Err(error) => {
                     // What went wrong first says more than what follows from it.
-                    let _ = made.undo();
+                    let _ = undo.make_each();
                     return Err(error);
                 }
             }
         }
-        Ok(made)
+        Ok(undo)
     }
-}
 
-impl AppliedEdit {
-    /// Puts everything back as it was, the last change first.
+    /// Makes each change that can be made.
     ///
     /// # Errors
-    /// The first file that could not be put back; the others are.
-    pub(in crate::ctl) fn undo(self) -> Result<(), FileError> {
-        self.0.iter().rev().map(FileChange::make).fold(Ok(()), Result::and)
+    /// The first that could not be made; the others are.
+    pub(in crate::ctl) fn make_each(self) -> Result<(), FileError> {
+        let made = self.0.iter().map(|(path, text)| change(path, text.as_ref()));
+        made.fold(Ok(()), Result::and)
     }
 }
 
-impl FileChange {
-    fn make(&self) -> Result<(), FileError> {
-        match &self.text {
-            Some(text) => {
-                files::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))
-            }
-            None => files::remove(&self.path).map_err(failed("remove", &self.path)),
-        }
+fn change(path: &Path, text: Option<&Zeroizing<String>>) -> Result<(), FileError> {
+    match text {
+        Some(text) => files::replace(path, text.as_bytes()).map_err(failed("write", path)),
+        None => files::remove(path).map_err(failed("remove", path)),
     }
 }
 
@@ -187,7 +172,7 @@ mod tests {
         edit.remove(at("never there"));
         let made = edit.make().unwrap();
         assert_eq!(listed(directory.path()), [pair("changed", "once more"), pair("new", "x")]);
-        made.undo().unwrap();
+        made.make_each().unwrap();
         assert_eq!(listed(directory.path()), before);
     }
 

@@ -10,10 +10,9 @@ use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::JsonArgs;
-use super::error::Error;
 use super::output::{Timeline, object, wall};
-use super::socket::{Replies, Timeout};
-use super::target::Target;
+use super::socket::Replies;
+use super::{Error, Target, Timeout};
 use super::{args, status, wording};
 use crate::config::{Door, Name, Recognition};
 use crate::control::{EventLine, HistoryQuery, Reply, Request, What};
@@ -46,24 +45,21 @@ pub(super) fn watch(target: &Target, args: &JsonArgs) -> Result<(), Error> {
 /// `knockctl explain --live`: what became of knocks, lately and from now on.
 pub(super) fn explain(target: &Target, address: Option<IpAddr>, json: bool) -> Result<(), Error> {
     // As far as whoever asks may know what the doors want to hear: the daemon does not tell.
-    let loaded = if json { None } else { target.load().ok() };
-    let known = loaded.map(|loaded| known_live(&loaded.config.doors)).unwrap_or_default();
+    let mut config = target.load().ok().filter(|_| !json).map(|loaded| loaded.config);
+    for door in config.iter_mut().flat_map(|config| &mut config.doors) {
+        // Of those that open once the current one is not that of earlier knocks, nor of those that
+        // come when it is used.
+        if door.one_time.is_some() {
+            door.recognition.sequence.clear();
+        }
+    }
+    let known = config.map(|config| known(&config.doors)).unwrap_or_default();
     follow(target, &Request::Explain { address }, json, known)
 }
 
 /// The recognition of each door, by its name.
 pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Recognition> {
     doors.iter().map(|door| (door.name().to_string(), door.recognition.clone())).collect()
-}
-
-/// The same without the sequences that open once: the current one is not that of earlier knocks,
-/// nor of those that come when it is used.
-fn known_live(doors: &[Door]) -> BTreeMap<String, Recognition> {
-    let mut known = known(doors);
-    for door in doors.iter().filter(|door| door.one_time.is_some()) {
-        known.entry(door.name().to_string()).and_modify(|it| it.sequence.clear());
-    }
-    known
 }
 
 /// Tells of events as they happen, each at once. Ends when asked to, or when nobody reads any

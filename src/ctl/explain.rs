@@ -6,9 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::error::Error;
 use super::events::{self, EventPrinter, known};
-use super::target::Target;
+use super::{Error, Target};
 use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, read_server_key};
@@ -54,7 +53,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         if file == Path::new("-") { Box::new(stdout) } else { Box::new(BufWriter::new(stdout)) };
     let (server, sealed) = match server(&config, options) {
         Ok(server) => (server, None),
-        Err(why) => (None, Some(Sealed { why, count: 0 })),
+        Err(why) => (None, Some((why, 0))),
     };
     let doors = config.doors.iter().map(Door::name);
     let mut explanation = Explanation {
@@ -72,7 +71,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
     if !matches!(read_to_end, Err(Error::Output(_))) {
         read_to_end = explanation.search_to_end().map_err(Error::from).and(read_to_end);
     }
-    if let Some(Sealed { why, count: count @ 1.. }) = &explanation.sealed {
+    if let Some((why, count @ 1..)) = &explanation.sealed {
         let _ =
             writeln!(io::stderr(), "{count} datagrams that may be requests are not read: {why}");
     }
@@ -103,16 +102,11 @@ fn server(config: &Config, options: Options) -> Result<Option<SpaServer>, String
     Ok(Some(SpaServer::new(spa, keys)))
 }
 
-/// Datagrams without a key that opens them.
-struct Sealed {
-    why: String,
-    count: u64,
-}
-
 /// An engine, run by the time of a capture.
 struct Explanation<'a> {
     engine: Engine,
-    sealed: Option<Sealed>,
+    /// Why no key opens datagrams, where none does, and how many there are.
+    sealed: Option<(String, u64)>,
     latest: Monotonic,
     explainer: Explainer<'a>,
 }
@@ -129,10 +123,10 @@ impl Explanation<'_> {
                     packet.looped = true;
                     let now = Now { monotonic: self.latest, wall: frame.time };
                     let settings = &self.explainer.config.settings.spa;
-                    if let Some(sealed) = &mut self.sealed
+                    if let Some((_, count)) = &mut self.sealed
                         && SpaServer::is_datagram(settings, &packet, payload)
                     {
-                        sealed.count += 1;
+                        *count += 1;
                     }
                     match self.engine.receive(now, &packet, payload) {
                         // A capture has all the time that there is.

@@ -101,15 +101,11 @@ pub(super) fn has_route(to: IpAddr) -> bool {
 
 /// The ports on which something on this host listens for others; none where that can't be known.
 fn listening_ports() -> PortSet {
-    let tables = [
-        ("/proc/net/tcp", Protocol::Tcp),
-        ("/proc/net/tcp6", Protocol::Tcp),
-        ("/proc/net/udp", Protocol::Udp),
-        ("/proc/net/udp6", Protocol::Udp),
-    ];
     let mut ports = PortSet::default();
-    for (path, protocol) in tables {
-        if let Ok(table) = fs::read_to_string(path) {
+    for protocol in Protocol::ALL {
+        for version in ["", "6"] {
+            let table = fs::read_to_string(format!("/proc/net/{protocol}{version}"));
+            let table = table.unwrap_or_default();
             ports.extend(table.lines().skip(1).filter_map(|line| listener(line, protocol)));
         }
     }

@@ -153,14 +153,11 @@ pub fn import(
 /// The number at the beginning of a text as C reads it, 0 where there is none.
 fn atoi(text: &str) -> i64 {
     let text = text.trim_start();
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     let number = digits.bytes().take_while(u8::is_ascii_digit).fold(0i64, |number, digit| {
         number.saturating_mul(10).saturating_add(i64::from(digit - b'0'))
     });
-    if negative { -number } else { number }
+    if text.starts_with('-') { -number } else { number }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {

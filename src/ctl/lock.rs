@@ -8,10 +8,8 @@ use std::os::unix::fs::{MetadataExt, chown};
 use nix::fcntl::Flock;
 
 use super::edit;
-use super::error::Error;
-use super::socket::Timeout;
 use super::status;
-use super::target::Target;
+use super::{Error, Target, Timeout};
 use crate::config::load::Loaded;
 use crate::config::{Config, Name};
 use crate::control::Request;

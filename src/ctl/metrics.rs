@@ -3,9 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::error::Error;
-use super::socket::Timeout;
-use super::target::Target;
+use super::{Error, Target, Timeout};
 use crate::control::{MetricsFormat, Request};
 use crate::sys::files;
 

@@ -2,15 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::args::JsonArgs;
-use super::error::{Error, say};
-use super::output::{heading, local, object, table, wall};
-use super::target::Target;
+use super::output::{self, local, table, wall};
+use super::{Error, Target, say};
 use crate::control::seconds;
 use crate::firewall::guard;
 use crate::firewall::netlink::Counter;
@@ -46,13 +45,7 @@ pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
     let trusted = &config.settings.trusted;
     sources.retain(|it| !trusted.iter().any(|network| network.contains(it.address)));
     let networks = networks(&mut sources, clock::now().wall);
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        networks.iter().try_for_each(|network| object(&mut out, network))?;
-    } else {
-        print(&mut out, &networks, &TimeZone::system())?;
-    }
-    out.flush()?;
+    output::print(args.json, &networks, |out| print(out, &networks, &TimeZone::system()))?;
     if is_full {
         say("there may be others: the kernel notes no more than it has room for");
     }
@@ -99,14 +92,13 @@ fn print(out: &mut dyn Write, networks: &[ObservedNetwork], zone: &TimeZone) -> 
         return writeln!(out, "nobody came who had not knocked");
     }
     let columns = ["FROM", "PORT", "CAME", "ADDRESSES", "TRIES", "PACKETS", "KIB", "LAST SEEN"];
-    let mut rows = vec![heading(&columns)];
-    rows.extend(networks.iter().map(|it| {
+    let rows = networks.iter().map(|it| {
         let numbers = [it.addresses as u64, it.tries, it.packets, it.bytes.div_ceil(1024)];
         let last_seen = local(wall(it.last_seen), zone).strftime("%Y-%m-%d %H:%M:%S");
         let row = [it.network.clone(), it.port.clone(), it.came.to_owned()].into_iter();
         row.chain(numbers.map(|it| it.to_string())).chain([last_seen.to_string()]).collect()
-    }));
-    table(out, &rows)?;
+    });
+    table(out, &columns, rows)?;
     let proposed = networks.iter().filter(|it| it.proposed);
     let proposed: BTreeSet<_> = proposed.map(|it| format!("\"{}\"", it.network)).collect();
     if proposed.is_empty() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::edit::write_new;
-use super::error::{Error, say};
+use super::{Error, say};
 use crate::config::one_time::{Recipe, generate};
 use crate::proto::knock::Protocol;
 use crate::proto::port_range::{PortRange, parse_wide};

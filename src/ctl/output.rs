@@ -1,6 +1,7 @@
 //! Lines on standard output: what happened when, tables, objects for scripts.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
+use std::iter;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -67,15 +68,15 @@ pub(super) fn wall(seconds: f64) -> Wall {
     Wall::from_nanos(((seconds * 1e6).round() as u64).saturating_mul(1_000))
 }
 
-/// The first row of a table.
-pub(super) fn heading(columns: &[&str]) -> Vec<String> {
-    columns.iter().map(|&column| column.to_owned()).collect()
-}
-
-/// Rows in columns, each as wide as it has to be.
-pub(super) fn table(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| escape(cell)).collect()).collect();
+/// Rows in columns, each as wide as it has to be, below a heading where there is one.
+pub(super) fn table(
+    out: &mut dyn Write,
+    heading: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> io::Result<()> {
+    let heading = heading.iter().map(|&column| column.to_owned()).collect();
+    let rows = iter::once(heading).chain(rows).filter(|row| !row.is_empty());
+    let rows: Vec<Vec<_>> = rows.map(|row| row.iter().map(|it| escape(it)).collect()).collect();
     let mut widths = Vec::new();
     for row in &rows {
         widths.resize(widths.len().max(row.len()), 0);
@@ -91,6 +92,21 @@ pub(super) fn table(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()>
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+/// Prints objects for scripts, or what `text` says of them.
+pub(super) fn print(
+    json: bool,
+    objects: &[impl Serialize],
+    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    if json {
+        objects.iter().try_for_each(|it| object(&mut out, it))?;
+    } else {
+        text(&mut out)?;
+    }
+    out.flush()
 }
 
 /// One object on one line, without anything that a terminal obeys.
@@ -125,7 +141,7 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell_and_lines_have_no_spaces_at_their_end() {
         let rows = [["a", "bb", ""], ["ccc", "d", "e"]];
         let rows = rows.map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(written(|out| table(out, &rows)), "a    bb\nccc  d   e\n");
+        assert_eq!(written(|out| table(out, &[], rows.into_iter())), "a    bb\nccc  d   e\n");
     }
 
     #[test]
@@ -146,7 +162,7 @@ mod tests {
 
         #[test]
         fn a_row_is_one_line(cells in prop::collection::vec("(?s).*", 1..4)) {
-            let line = written(|out| table(out, &[cells]));
+            let line = written(|out| table(out, &[], [cells].into_iter()));
             prop_assert_eq!(line.matches(char::is_control).count(), 1);
         }
 

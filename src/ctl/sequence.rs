@@ -1,17 +1,16 @@
 //! `knockctl sequence`: the knocks that open a door now, or at another time.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::error::{Error, say};
-use super::output::{local, object, table};
-use super::target::Target;
+use super::output::{self, local, table};
+use super::{Error, Target, say};
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
-use crate::proto::totp::{Scheme, TotpKey, TotpMode, code};
+use crate::proto::totp::{TotpKey, TotpMode, code};
 use crate::sys::clock;
 use crate::time::Wall;
 
@@ -40,15 +39,7 @@ pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
     }
     let valid = valid(door, client, at);
     say("whoever reads these knocks can open the door");
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        for sequence in &valid {
-            object(&mut out, sequence)?;
-        }
-    } else {
-        print(&mut out, &valid, at, &TimeZone::system())?;
-    }
-    Ok(out.flush()?)
+    Ok(output::print(args.json, &valid, |out| print(out, &valid, at, &TimeZone::system()))?)
 }
 
 /// The door, and the client where its knocks depend on one.
@@ -133,12 +124,23 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         let secrets = [Some((&totp.secret, false)), old.map(|(old, _)| (old, true))];
         for (secret, old_secret) in secrets.into_iter().flatten() {
             let key = TotpKey::from(secret);
+            let (long, skew) = (u64::from(scheme.step()), u64::from(scheme.skew()));
             valid.extend(scheme.window(at).map(|step| OpeningSequence {
                 door: door.name().clone(),
                 client: Some(client.name.clone()),
                 by: Method::Totp,
                 knocks: scheme.knocks(&key, door.name().as_str(), step).to_vec(),
-                rotating: Some(rotating(scheme, &key, step, at, old_secret)),
+                rotating: Some(RotatingStep {
+                    step,
+                    from: step.saturating_sub(skew).saturating_mul(long),
+                    until: step.saturating_add(skew + 1).saturating_mul(long),
+                    current: step == scheme.step_at(at),
+                    old_secret,
+                    code: match scheme.mode() {
+                        TotpMode::Ports { .. } => None,
+                        TotpMode::Code { digits, .. } => Some(code(&key, step, digits).to_string()),
+                    },
+                }),
             }));
         }
     }
@@ -152,21 +154,6 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         });
     }
     valid
-}
-
-fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: bool) -> RotatingStep {
-    let (long, skew) = (u64::from(scheme.step()), u64::from(scheme.skew()));
-    RotatingStep {
-        step,
-        from: step.saturating_sub(skew).saturating_mul(long),
-        until: step.saturating_add(skew + 1).saturating_mul(long),
-        current: step == scheme.step_at(at),
-        old_secret,
-        code: match scheme.mode() {
-            TotpMode::Ports { .. } => None,
-            TotpMode::Code { digits, .. } => Some(code(key, step, digits).to_string()),
-        },
-    }
 }
 
 fn print(
@@ -194,7 +181,7 @@ fn print(
         row.extend(rotating.old_secret.then(|| "old secret".to_owned()));
         row
     };
-    table(out, &valid.iter().map(row).collect::<Vec<_>>())
+    table(out, &[], valid.iter().map(row))
 }
 
 #[cfg(test)]
@@ -207,7 +194,7 @@ mod tests {
     use crate::config::diagnostic::SourceText;
     use crate::config::load;
     use crate::config::{OneTime, TotpClient};
-    use crate::proto::totp::{Digits, Protocols, parse_secret};
+    use crate::proto::totp::{Digits, Protocols, Scheme, parse_secret};
 
     const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
     const OTHER: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";

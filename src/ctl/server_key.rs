@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::error::Error;
-use super::target::Target;
+use super::{Error, Target};
 use crate::config::read_server_key;
 
 pub(super) fn run(target: &Target) -> Result<(), Error> {

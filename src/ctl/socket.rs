@@ -11,8 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::error::Error;
-use super::target::Target;
+use super::{Error, Target};
 use crate::config::Directories;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};

@@ -1,14 +1,12 @@
 //! `knockctl status`: what a running daemon looks at, and what is open.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::error::Error;
-use super::output::{heading, local, object, table, wall};
-use super::socket::Timeout;
-use super::target::Target;
+use super::output::{self, local, table, wall};
+use super::{Error, Target, Timeout};
 use crate::config::{Forward, Name};
 use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
@@ -39,13 +37,8 @@ pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
     status.doors.retain(|it| is_wanted(&it.door) && (!args.open || it.open > 0));
     status.grants.retain(|grant| is_wanted(&grant.door));
     status.locked_out.retain(|lock| lock.door.as_ref().is_none_or(is_wanted));
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.json {
-        object(&mut out, &status)?;
-    } else {
-        print(&mut out, &status, clock::now().wall)?;
-    }
-    Ok(out.flush()?)
+    let now = clock::now().wall;
+    Ok(output::print(args.json, &[&status], |out| print(out, &status, now))?)
 }
 
 /// How the daemon fares.
@@ -91,7 +84,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
         };
         fact("watcher", extent);
     }
-    table(out, &facts)?;
+    table(out, &[], facts.into_iter())?;
     writeln!(out)?;
     doors(out, &status.doors)?;
     writeln!(out)?;
@@ -107,8 +100,7 @@ fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
     if doors.is_empty() {
         return writeln!(out, "no such doors");
     }
-    let mut rows = vec![heading(&["DOOR", "OPENS", "VIA", "OPEN FOR"])];
-    rows.extend(doors.iter().map(|door| {
+    let rows = doors.iter().map(|door| {
         let forwards = door.forwards.iter().map(Forward::to_string);
         let opens: Vec<_> = door.opens.iter().cloned().chain(forwards).collect();
         let opens = if opens.is_empty() { "-".to_owned() } else { opens.join(" ") };
@@ -125,16 +117,15 @@ fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
         };
         let via = door.via.clone() + if door.observes { ", only observes" } else { "" };
         vec![door.door.to_string(), opens, via, open]
-    }));
-    table(out, &rows)
+    });
+    table(out, &["DOOR", "OPENS", "VIA", "OPEN FOR"], rows)
 }
 
 fn grants(out: &mut dyn Write, grants: &[GrantStatus], now: Wall) -> io::Result<()> {
     if grants.is_empty() {
         return writeln!(out, "nothing is open");
     }
-    let mut rows = vec![heading(&["OPEN", "ADDRESS", "CLIENT", "BY", "CLOSES"])];
-    rows.extend(grants.iter().map(|grant| {
+    let rows = grants.iter().map(|grant| {
         let client = grant.client.as_ref().map_or("-", |client| client.as_str());
         let left = time_left(grant.seconds_left, now, &TimeZone::system());
         let closes = match grant.state {
@@ -158,8 +149,8 @@ fn grants(out: &mut dyn Write, grants: &[GrantStatus], now: Wall) -> io::Result<
             grant.by.to_string(),
             closes,
         ]
-    }));
-    table(out, &rows)
+    });
+    table(out, &["OPEN", "ADDRESS", "CLIENT", "BY", "CLOSES"], rows)
 }
 
 /// When something ends, and in how long.
@@ -181,12 +172,11 @@ fn locked_out(out: &mut dyn Write, locks: &[LockStatus], now: Wall) -> io::Resul
         return Ok(());
     }
     writeln!(out, "\nlocked out, after too many failures")?;
-    let mut rows = vec![heading(&["ADDRESS", "NOT LISTENED TO AT", "UNTIL"])];
-    rows.extend(locks.iter().map(|lock| {
+    let rows = locks.iter().map(|lock| {
         let door = lock.door.as_ref().map_or_else(|| "any door".to_owned(), Name::to_string);
         vec![lock.address.to_string(), door, time_left(lock.seconds_left, now, &TimeZone::system())]
-    }));
-    table(out, &rows)
+    });
+    table(out, &["ADDRESS", "NOT LISTENED TO AT", "UNTIL"], rows)
 }
 
 fn counters(out: &mut dyn Write, status: &Status) -> io::Result<()> {

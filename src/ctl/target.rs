@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::error::Error;
-use super::socket::{self, Replies, Timeout};
+use super::socket::{self, Replies};
+use super::{Error, Timeout};
 use crate::config::load::{self, Loaded, Options};
 use crate::control::{CONFIG, Request, command};
 use crate::log::escape;

@@ -4,11 +4,9 @@ use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 
-use super::error::Error;
 use super::output::wall;
-use super::socket::Timeout;
 use super::status;
-use super::target::Target;
+use super::{Error, Target, Timeout};
 use crate::config::Name;
 use crate::control::{Reply, Request, Status, TrialTime};
 use crate::proto::duration;

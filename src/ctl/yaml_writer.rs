@@ -46,8 +46,8 @@ impl YamlWriter {
         }
     }
 
-    pub(super) fn list<T: AsRef<str>>(&mut self, depth: usize, key: &str, items: &[T]) {
-        let items: Vec<_> = items.iter().map(|item| scalar(item.as_ref())).collect();
+    pub(super) fn list<T: ToString>(&mut self, depth: usize, key: &str, items: &[T]) {
+        let items: Vec<_> = items.iter().map(|it| scalar(&it.to_string()).into_owned()).collect();
         self.line(depth, &format!("{}: [{}]", scalar(key), items.join(", ")));
     }
 

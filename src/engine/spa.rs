@@ -257,8 +257,8 @@ fn networks(
         }
         Addresses::Named(named) => named,
     };
-    let [v4, v6] = [named.v4().map(IpAddr::V4), named.v6().map(IpAddr::V6)];
-    let networks = [v4, v6].map(|address| Some(asked.widths.around(address?)));
+    let of_family = |is_ipv4| named.iter().find(|it| it.is_ipv4() == is_ipv4);
+    let networks = [true, false].map(|is_ipv4| Some(asked.widths.around(of_family(is_ipv4)?)));
     let may = networks.iter().flatten().all(|network| may_ask_for(source, *network));
     if may { Ok(networks) } else { Err(Reason::ImpossibleAddress) }
 }

@@ -5,8 +5,8 @@
 //! be undone by the next packet of the other end, which begins the connection anew as one from
 //! here; so what begins between the two is dropped, until neither sends any more.
 //!
-//! What drops it is a table of its own that is there only while it has something to drop: doors
-//! that the guard does not open need it too, and nobody else's packets pay for it. Whoever is let in
+//! What drops it is a table of its own, which is there from the first such cut on: doors that the
+//! guard does not open need it too, and where nothing is cut no packet pays for it. Whoever is let in
 //! again is not kept out: a connection that they begin is not begun by the other end.
 
 use std::collections::{BTreeSet, HashSet};
@@ -29,7 +29,7 @@ use crate::proto::open_ports::OpenPorts;
 const TABLE: &str = "knockd_cut";
 /// How long after its last packet a connection is over. By default TCP goes on sending what is not
 /// answered for 15 minutes and a half (`tcp_retries2`), two minutes apart at the most.
-pub const TIME_TO_GIVE_UP: Duration = Duration::from_secs(16 * 60);
+const TIME_TO_GIVE_UP: Duration = Duration::from_secs(16 * 60);
 /// How many there can be at once.
 const MOST: u32 = 65_536;
 
@@ -62,14 +62,19 @@ pub fn cut(all: &HashSet<Cut>) -> Result<usize, NetlinkError> {
     let is_cut = |protocol, client, to| all.iter().any(|cut: &Cut| cut.has(protocol, client, to));
     let ports: BTreeSet<OpenPorts> = all.iter().flat_map(|cut| cut.ports.clone()).collect();
     let mut netlink = Netlink::of_connections()?;
-    let tracked = netlink.connections(&Vec::from_iter(ports));
+    let ports = Vec::from_iter(ports);
+    let tracked = netlink.connections(&ports);
     let mut left = tracked.as_ref().cloned().unwrap_or_default();
     left.retain(|it| it.phase < ConnectionPhase::Ended && is_cut(it.protocol, it.client, it.to));
     // A socket does not know that packets to another port were led to it.
     let ends = |it: &TrackedConnection| (it.protocol, it.client, it.answered_by);
     let led: HashSet<_> = left.iter().map(ends).collect();
-    let is_its = |client, here| {
-        led.contains(&(Protocol::Tcp, client, here)) || is_cut(Protocol::Tcp, client, here)
+    // One that is not tracked may have been begun by this host, from a port in a range.
+    let single = ports.iter().filter_map(|ports| ports.single());
+    let single: HashSet<u16> = single.map(|port| port.port.get()).collect();
+    let is_its = |client: SocketAddr, here: SocketAddr| {
+        led.contains(&(Protocol::Tcp, client, here))
+            || (single.contains(&here.port()) && is_cut(Protocol::Tcp, client, here))
     };
     let mut ended = HashSet::new();
     // Where it does not work, the other way is left.
@@ -139,7 +144,7 @@ fn table() -> Vec<NftChange> {
         let there = [from, KeyPart::SOURCE_PORT, KeyPart::PROTOCOL, KeyPart::PORT];
         let back = [to, KeyPart::PORT, KeyPart::PROTOCOL, KeyPart::SOURCE_PORT];
         // `NFT_SET_TIMEOUT` and `NFT_SET_EVAL`.
-        changes.push(NftChange::set(&set, id, 0x30, &there).bounded(MOST).lasting(TIME_TO_GIVE_UP));
+        changes.push(NftChange::set(&set, id, 0x30, &there).bounded(Some(MOST), TIME_TO_GIVE_UP));
         let new = NftRule::default().has(Load::STATE, &8_u32.to_ne_bytes());
         let new = new.is(Load::NETWORK_PROTOCOL, &[number]);
         // A SYN, of FIN, SYN, RST and ACK alone, begins another one.

@@ -40,6 +40,8 @@ pub enum Disturbance {
     Changed,
     /// So much happened to all tables that the kernel could not tell what.
     Untold,
+    /// Nobody did anything: a grant is for a network as wide as none before.
+    Outgrown,
 }
 
 /// The table `inet knockd`, set up. Dropping it leaves the table where it is.
@@ -108,14 +110,18 @@ impl Guard {
         self.ruleset.references(grant)
     }
 
-    /// All that a grant may have there, in the order in which it is to be taken away.
+    /// All elements that a grant may have, whatever it was opened for, in the order in which they
+    /// are to be taken away.
     pub fn places(
         &self,
         door: &Name,
         network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        self.ruleset.places(door, network, source_port)
+        let elements = |is_held| self.ruleset.elements(door, network, source_port, is_held);
+        let all: BTreeSet<_> = [false, true].into_iter().flat_map(elements).collect();
+        // Ceilings first: without them no packet makes anew what is deleted.
+        all.into_iter().rev().map(|(it, value)| it.reference(value)).collect()
     }
 
     /// Makes the kernel forget what has come in vain to where a door leads on: otherwise whoever goes

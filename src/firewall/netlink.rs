@@ -47,7 +47,7 @@ const BUFFER: usize = 64 << 10;
 /// How often a dump starts anew because what it dumps was changed meanwhile.
 const DUMP_TRIES: usize = 10;
 /// How many ports the kernel is asked for one by one; of more it tells all that it tracks.
-const ASKED_ALONE: usize = 4;
+const ASKED_ALONE: usize = 2;
 /// The kernel filters the connections of one family at a time.
 const BOTH: [NftFamily; 2] = [NftFamily::Ip, NftFamily::Ip6];
 
@@ -332,19 +332,21 @@ impl Netlink {
     pub fn connections(&mut self, wanted: &[OpenPorts]) -> Result<Vec<TrackedConnection>> {
         let alone: Option<Vec<_>> = wanted.iter().map(|ports| ports.single()).collect();
         let alone = alone.filter(|ports| ports.len() <= ASKED_ALONE);
-        let asked = alone.map_or_else(
-            || vec![Attributes::default()],
-            |ports| ports.into_iter().map(conntrack::only).collect(),
-        );
+        let asked = match alone {
+            Some(ports) => ports
+                .into_iter()
+                .flat_map(|port| BOTH.map(|family| (conntrack::only(port), message::head(family))))
+                .collect(),
+            None => vec![(Attributes::default(), [0; 4])],
+        };
         let is_wanted = |it: &TrackedConnection| {
             it.port().is_some_and(|port| wanted.iter().any(|ports| ports.contains(port)))
         };
         let times = Oblivion::of_host();
         let take = |body: &[u8]| conntrack::tracked(&times, conntrack::GET, body).filter(is_wanted);
         let mut found = Vec::new();
-        for (only, family) in asked.iter().flat_map(|only| BOTH.map(|family| (only, family))) {
-            let head = message::head(family);
-            let told = self.ask(conntrack::GET, message::DUMP, head, only, take)?;
+        for (only, head) in asked {
+            let told = self.ask(conntrack::GET, message::DUMP, head, &only, take)?;
             found.extend(told.into_iter().flatten());
         }
         Ok(found)

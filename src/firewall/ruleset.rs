@@ -65,6 +65,11 @@ pub struct GuardedDoor {
 }
 
 impl GuardedDoor {
+    /// Whether it is to an address of its own, and how long packets renew its grants, if they do.
+    fn idle(&self) -> Option<(bool, Duration)> {
+        Some(self.target.is_some()).zip(self.idle)
+    }
+
     fn has_range(&self) -> bool {
         self.ports.iter().any(|ports| ports.single().is_none())
     }
@@ -122,31 +127,17 @@ impl Ruleset {
             let idle = door.idle.filter(|_| is_held && ports.single().is_some());
             let renewed = idle.map(|idle| vec![Lifetime::Renewed(idle), Lifetime::Ceiling(idle)]);
             let lifetimes = renewed.unwrap_or_else(|| vec![Lifetime::Given]).into_iter();
-            let set = |lifetime| set.of(family).lasting(lifetime);
-            let at = |lifetime| (set(lifetime).at_ports(from.clone(), ports), None);
+            let set = set.of(family).around(network);
+            let at = |it| (set.lasting(it).at_ports(from.clone(), ports), None);
             lifetimes.map(at).collect::<Vec<_>>()
         });
-        open.chain(door.forwarding(address)).collect()
+        open.chain(door.forwarding(network)).collect()
     }
 
     /// The elements of a grant by their names, each with the time that is left of it.
     pub(super) fn references(&self, grant: &GuardGrant) -> Vec<(ElementRef, Duration)> {
         let found = self.elements_of(grant).into_iter();
         found.map(|(it, value)| (it.reference(value), grant.left_in(it.set))).collect()
-    }
-
-    /// All elements that a grant may have, by their names. Ceilings come before what is renewed: to
-    /// take them away first leaves nothing that a packet could make anew.
-    pub(super) fn places(
-        &self,
-        door: &Name,
-        network: Network,
-        source_port: Option<NonZeroU16>,
-    ) -> Vec<ElementRef> {
-        let either =
-            [false, true].map(|is_held| self.elements(door, network, source_port, is_held));
-        let all: BTreeSet<_> = either.into_iter().flatten().collect();
-        all.into_iter().rev().map(|(it, value)| it.reference(value)).collect()
     }
 
     fn elements_of(&self, grant: &GuardGrant) -> Vec<(GuardElement, Option<ElementKey>)> {
@@ -230,12 +221,14 @@ impl Ruleset {
             self.guarded().into_iter().for_each(|port| add(port, None, left, Comment::default()));
         }
         let observed = self.ports(GuardMode::Observe);
+        let wide_there = there.iter().filter_map(|it| it.set.family.zip(it.set.prefix));
         let needs = TableNeeds {
             observing: !observed.is_empty() || there.iter().any(|it| it.set.kind.is_note()),
             ranges: self.doors.values().any(GuardedDoor::has_range)
                 || there.iter().any(|it| it.set.is_of_ranges),
             forwards,
-            idles: self.doors.values().filter_map(|door| door.idle).collect(),
+            idles: self.doors.values().filter_map(GuardedDoor::idle).collect(),
+            wide: grants.iter().filter_map(|it| wide(it.network)).chain(wide_there).collect(),
         };
         let lasting: BTreeSet<_> = observed.into_iter().chain(self.masqueraded()).collect();
         let lasting = lasting.into_iter().chain(older.iter().cloned());
@@ -274,6 +267,12 @@ impl GuardGrant {
     }
 }
 
+/// How wide a network is, unless it is a single address.
+fn wide(network: Network) -> Option<(Family, u8)> {
+    let family = Family::of(network.address());
+    network.single().is_none().then(|| (family, network.prefix()))
+}
+
 /// The element that locks a port: that of the host, or that of an address.
 pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
     port_element(GuardMode::Lock, target, port.into())
@@ -291,7 +290,7 @@ fn port_element(mode: GuardMode, target: Option<IpAddr>, ports: OpenPorts) -> Gu
 }
 
 impl GuardElement {
-    fn reference(&self, value: Option<ElementKey>) -> ElementRef {
+    pub(super) fn reference(&self, value: Option<ElementKey>) -> ElementRef {
         let (set, key, renewed) = (self.set.reference(), self.key.clone(), self.set.renewed());
         ElementRef { set, key, value, renewed }
     }
@@ -327,14 +326,16 @@ const NOT_LET_IN: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0];
 pub(super) const PRIORITY: i32 = -150;
 
 /// The parts of the table that not every configuration needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct TableNeeds {
     /// What notes who comes to observed ports.
     observing: bool,
     ranges: bool,
     forwards: bool,
-    /// How long packets renew grants, where they do.
-    idles: BTreeSet<Duration>,
+    /// How long packets renew grants, where they do: to other hosts, and to this one.
+    idles: BTreeSet<(bool, Duration)>,
+    /// How many bits of an address count, where grants are for networks.
+    wide: BTreeSet<(Family, u8)>,
 }
 
 impl TableNeeds {
@@ -355,7 +356,7 @@ impl TableNeeds {
 
     /// The sets beside this one that let in, too, and this one.
     fn letting_in(&self, set: GuardSet) -> impl Iterator<Item = GuardSet> + '_ {
-        let sets = self.widths().flat_map(move |width| set.width(width).beside(&self.idles));
+        let sets = self.widths().flat_map(move |width| set.width(width).beside(self));
         sets.filter(|set| !matches!(set.lifetime, Lifetime::Ceiling(_)))
     }
 }
@@ -377,7 +378,7 @@ fn empty_table(comment: &str, needs: &TableNeeds) -> Vec<NftChange> {
     // To add a table that is there already is no error; to delete one that is not would be.
     let mut changes = vec![new(), NftChange::delete_table(TABLE), new()];
     let sets = GuardSet::all().filter(|set| needs.has(*set));
-    let sets = sets.flat_map(|set| set.beside(&needs.idles));
+    let sets = sets.flat_map(|set| set.beside(needs));
     changes.extend((1..).zip(sets).map(|(id, set)| set.declaration(id)));
     let rules = rules(needs);
     let chains: BTreeSet<&str> = rules.iter().map(|(chain, _)| *chain).collect();
@@ -434,7 +435,7 @@ fn rules(needs: &TableNeeds) -> Vec<(&'static str, NftRule)> {
     rules.push(("begun", tcp(any(), false).accept()));
     rules.push(("begun", udp(any()).accept()));
     if needs.forwards {
-        rules.extend(forward::rules());
+        rules.extend(forward::rules(needs));
     }
     let not_let_in = translated(any()).has(Load::LABEL, &NOT_LET_IN);
     rules.push(("input", not_let_in.masked(Load::LABEL, &LABEL, true, &[0; 16]).drop()));

@@ -18,6 +18,7 @@ use crate::firewall::nft_set::{NftSetError, OwnSets};
 use crate::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use crate::grants::{GrantKey, KernelElement, KernelGrant};
 use crate::log::limit::Limit;
+use crate::proto::network::Network;
 use crate::time::Monotonic;
 
 use self::standing::comment;
@@ -35,6 +36,8 @@ pub(super) enum KernelSetsError {
     /// A grant of an earlier knockd may name a set that the configuration no longer does.
     #[error("the set '{0} {1}' is not one of this configuration")]
     NotInUse(String, String),
+    #[error("a set of your own takes single addresses, not {0}")]
+    Network(Network),
 }
 
 impl KernelSetsError {
@@ -261,6 +264,8 @@ impl KernelSets {
                         "stays in the set '{}', since it was not knockd that put it there", slot.set);
                 }
                 Ok(Removal::Removed | Removal::WasNotThere) => {}
+                // Of networks, there was none as wide when the table was replaced.
+                Err(NetlinkError::NoSet(_)) if element.is_guards() => {}
                 Err(error) => closed = Err(error.into()),
             }
         }
@@ -355,9 +360,12 @@ impl KernelSets {
                 Disturbance::Gone => "deleted",
                 Disturbance::Changed => "changed",
                 Disturbance::Untold => "may have changed",
+                Disturbance::Outgrown => "has outgrown",
             };
             guard.restore(now, &guards_elements(&keep))?;
-            warn!("somebody {what} the guard's table 'inet knockd': it is restored");
+            if disturbance != Disturbance::Outgrown {
+                warn!("somebody {what} the guard's table 'inet knockd': it is restored");
+            }
         }
         for set in anew? {
             warn!("somebody made the set '{set}' anew: its grants are restored");
@@ -398,7 +406,8 @@ fn not_in_use(element: &KernelElement) -> KernelSetsError {
 }
 
 fn own_element(key: &GrantKey, element: &KernelElement) -> Result<ElementRef, KernelSetsError> {
-    Ok(ElementRef::new(set_ref(element)?, key.network.address().into()))
+    let address = key.network.single().ok_or(KernelSetsError::Network(key.network))?;
+    Ok(ElementRef::new(set_ref(element)?, address.into()))
 }
 
 fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {

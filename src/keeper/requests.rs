@@ -381,17 +381,11 @@ fn grant_status(
 }
 
 fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
-    let Client { name, doors, expires, totp, spa, fwknop, .. } = client;
-    let held = [
-        (Method::Totp, totp.is_some()),
-        (Method::Spa, spa.is_some()),
-        (Method::Fwknop, fwknop.is_some()),
-    ];
     ClientStatus {
-        client: name.clone(),
-        by: held.into_iter().filter_map(|(by, is_held)| is_held.then_some(by)).collect(),
-        doors: doors.clone(),
+        client: client.name.clone(),
+        by: Method::ALL.into_iter().filter(|method| client.has(*method)).collect(),
+        doors: client.doors.clone(),
         last_used: last_used.copied().map(seconds),
-        expires: expires.map(seconds),
+        expires: client.expires.map(seconds),
     }
 }

@@ -1,6 +1,6 @@
 //! Log lines as facts, and their two forms.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -10,6 +10,7 @@ use tracing::{Event, Level};
 
 use crate::config::LogLevel;
 use crate::control::EventLine;
+use crate::proto::escape::escape;
 use crate::time::Wall;
 
 /// The facts of a log line: the `message`, and the `source` and the `door` of one that is about
@@ -93,30 +94,6 @@ pub(crate) fn local(at: Wall, zone: &TimeZone) -> Zoned {
     time.to_zoned(zone.clone())
 }
 
-/// Writes control characters as escapes: a log line stays one line, and a terminal obeys nothing.
-pub(crate) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\t' => escaped.push_str("\\t"),
-            '\n' => escaped.push_str("\\n"),
-            '\r' => escaped.push_str("\\r"),
-            character if character.is_control() || is_invisible(character) => {
-                // Writing to a String cannot fail.
-                let _ = write!(escaped, "\\u{{{:x}}}", u32::from(character));
-            }
-            character => escaped.push(character),
-        }
-    }
-    escaped
-}
-
-/// Characters that change how the rest of a line is shown.
-const fn is_invisible(character: char) -> bool {
-    matches!(character,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -126,12 +103,6 @@ mod tests {
 
     use super::*;
     use crate::control::What;
-
-    #[test]
-    fn control_characters_are_shown_not_obeyed() {
-        assert_eq!(escape("a\nb\x1b[31m\u{9b}c\u{202e}"), "a\\nb\\u{1b}[31m\\u{9b}c\\u{202e}");
-        assert_eq!(escape("plain text, ümlaut"), "plain text, ümlaut");
-    }
 
     fn facts() -> Facts {
         let source = "192.0.2.2".parse().ok();

@@ -76,10 +76,6 @@ impl NamedAddresses {
         self.v4
     }
 
-    pub const fn v6(&self) -> Option<Ipv6Addr> {
-        self.v6
-    }
-
     /// The addresses, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))

@@ -14,9 +14,11 @@ use nix::sys::socket::{
 };
 use nix::{libc, setsockopt_impl, sockopt_impl};
 
-/// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
+/// Multicast groups of rtnetlink(7): changes of interfaces, of addresses, and of routes with the rules
+/// that choose among tables of them.
 pub(crate) const LINKS: u32 = 0x1;
 pub(crate) const ADDRESSES: u32 = 0x10 | 0x100;
+pub(crate) const ROUTES: u32 = 0x40 | 0x400 | 0x80 | 0x4_0000;
 
 /// The addresses of this host at the moment. Needs no privilege.
 ///

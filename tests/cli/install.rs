@@ -57,6 +57,7 @@ fn everything_has_its_place_and_mode() {
         ("usr/share/man/man8/knockctl.8", 0o644),
         ("usr/lib/systemd/system/knockd.service", 0o644),
         ("usr/lib/systemd/system/knockd-lock.service", 0o644),
+        ("usr/lib/systemd/user/knock@.service", 0o644),
         ("usr/share/bash-completion/completions/knockctl", 0o644),
         ("usr/share/zsh/site-functions/_knockd", 0o644),
         // Where fish on Debian looks.
@@ -128,11 +129,12 @@ fn the_notices_name_what_is_linked_in_and_nothing_else() {
 fn the_units_run_the_installed_programs() {
     let tree = installed();
     for (unit, line) in [
-        ("knockd.service", "ExecStart=/usr/sbin/knockd"),
-        ("knockd.service", "ExecReload=/usr/sbin/knockctl reload"),
-        ("knockd-lock.service", "ExecStart=/usr/sbin/knockd --lock-only"),
+        ("system/knockd.service", "ExecStart=/usr/sbin/knockd"),
+        ("system/knockd.service", "ExecReload=/usr/sbin/knockctl reload"),
+        ("system/knockd-lock.service", "ExecStart=/usr/sbin/knockd --lock-only"),
+        ("user/knock@.service", "ExecStart=/usr/bin/knock --stay -- %i"),
     ] {
-        let unit = tree.path().join("usr/lib/systemd/system").join(unit);
+        let unit = tree.path().join("usr/lib/systemd").join(unit);
         let text = fs::read_to_string(unit).unwrap();
         assert!(text.lines().any(|it| it == line), "{line}: {text}");
     }

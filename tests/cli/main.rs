@@ -21,6 +21,7 @@ mod knock;
 mod knock_modes;
 mod knock_proxy;
 mod knock_routes;
+mod knock_stay;
 #[cfg(feature = "daemon")]
 mod knockctl;
 #[cfg(feature = "daemon")]

@@ -79,7 +79,15 @@ fn configuration(doors: &str) -> String {
 const SSH: &str = "  ssh: {sequence: [7000, 8000, 9000], open: [22, 60001/udp, 60002/udp]}";
 
 fn lives(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(IN_VAIN)).unwrap();
+    is_answered_within(stream, PATIENCE)
+}
+
+fn is_silent(stream: &mut TcpStream) -> bool {
+    !is_answered_within(stream, IN_VAIN)
+}
+
+fn is_answered_within(stream: &mut TcpStream, limit: Duration) -> bool {
+    stream.set_read_timeout(Some(limit)).unwrap();
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
 }
 
@@ -87,6 +95,10 @@ fn lives(stream: &mut TcpStream) -> bool {
 fn is_reset(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+fn comes_back(socket: &UdpSocket) -> bool {
+    eventually(PATIENCE, || is_answered(socket))
 }
 
 fn is_answered(socket: &UdpSocket) -> bool {
@@ -138,6 +150,29 @@ fn a_session_on_this_host_is_reset_for_both_of_its_ends_and_those_of_others_go_o
         assert!(lives(&mut others), "without --cut");
     }
     assert_eq!(knockd.count("192.0.2.2: 2 connections cut"), 1);
+}
+
+#[test]
+fn what_this_host_has_begun_itself_from_a_port_of_a_range_goes_on() {
+    needs!("cut own", "nft");
+    let scene = Scene::new();
+    let knockd = scene.knockd(&SSH.replace("[22, ", "[22, 40000-41000, "));
+    open(&knockd, "ssh", CLIENT);
+    scene.net.client.enter(|| echo_tcp(80));
+    scene.net.server.enter(|| echo_tcp(40500));
+    let mut own: TcpStream = scene.net.server.enter(|| {
+        let kind = (socket2::Domain::IPV4, socket2::Type::STREAM);
+        let socket = socket2::Socket::new(kind.0, kind.1, None).unwrap();
+        let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+        socket.bind(&at(SERVER, 40001).into()).unwrap();
+        socket.connect(&at(CLIENT, 80).into()).unwrap();
+        socket.into()
+    });
+    let mut session = scene.session(CLIENT, SERVER, 40500);
+    assert!(lives(&mut own));
+    let said = done(&knockd, &format!("close ssh {CLIENT} --cut"));
+    assert_eq!(said, "ssh closes for 192.0.2.2, 1 connection cut");
+    assert!(is_reset(&mut session) && lives(&mut own));
 }
 
 #[test]
@@ -237,7 +272,7 @@ fn all_that_doors_let_in_is_cut_at_once() {
     let said = done(&knockd, "close --all --cut");
     assert_eq!(said, "3 open doors close, 3 connections cut");
     assert!(sessions.iter_mut().all(is_reset));
-    assert!(!lives(&mut led));
+    assert!(is_silent(&mut led));
 }
 
 #[test]
@@ -255,19 +290,45 @@ fn what_is_led_to_another_host_is_cut_and_opens_again_at_once() {
         open(&knockd, "ssh", from);
         let mut session = scene.session(from, to, 2222);
         let sender = scene.sender(from, to, 60003);
-        assert!(eventually(PATIENCE, || is_answered(&sender)));
+        assert!(comes_back(&sender));
         done(&knockd, &format!("close ssh {from}"));
-        assert!(lives(&mut session) && is_answered(&sender), "without --cut");
+        assert!(lives(&mut session) && comes_back(&sender), "without --cut");
         let said = done(&knockd, &format!("close ssh {from} --cut"));
         assert_eq!(said, "2 connections cut");
-        assert!(!lives(&mut session) && !is_answered(&sender));
+        assert!(is_silent(&mut session) && !is_answered(&sender));
         open(&knockd, "ssh", from);
         drop(scene.session(from, to, 2222));
-        assert!(is_answered(&sender), "from the same port");
-        assert!(!lives(&mut session), "the old session");
+        assert!(comes_back(&sender), "from the same port");
+        assert!(is_silent(&mut session), "the old session");
         done(&knockd, &format!("close ssh {from} --cut"));
     }
     drop(scene.inner);
+}
+
+#[test]
+fn what_somebody_else_leads_to_a_container_is_cut_and_that_of_another_client_goes_on() {
+    needs!("cut published", "nft");
+    let scene = Scene::new();
+    let rules = "table ip published { chain pre { type nat hook prerouting priority -100;
+        tcp dport 8443 dnat to 198.51.100.7:2222
+        udp dport 8053 dnat to 198.51.100.7:5000
+        }
+        }";
+    scene.net.server.must("nft", &[rules]);
+    let knockd = scene.knockd(&SSH.replace("[22, ", "[8443, 8053/udp, "));
+    for client in [CLIENT, OTHER] {
+        open(&knockd, "ssh", client);
+    }
+    let mut session = scene.session(CLIENT, SERVER, 8443);
+    let mut other = scene.session(OTHER, SERVER, 8443);
+    let sender = scene.sender(CLIENT, SERVER, 8053);
+    assert!(comes_back(&sender));
+    let said = done(&knockd, &format!("close ssh {CLIENT} --cut"));
+    assert_eq!(said, "ssh closes for 192.0.2.2, 2 connections cut");
+    assert!(is_silent(&mut session) && !is_answered(&sender) && lives(&mut other));
+    open(&knockd, "ssh", CLIENT);
+    drop(scene.session(CLIENT, SERVER, 8443));
+    assert!(comes_back(&sender) && is_silent(&mut session));
 }
 
 #[test]
@@ -310,10 +371,10 @@ fn where_the_kernel_ends_no_sockets_the_session_is_dropped() {
         let mut session = scene.session(from, to, 22);
         let said = done(&knockd, &format!("close ssh {from} --cut"));
         assert_eq!(said, format!("ssh closes for {from}, 1 connection cut"));
-        assert!(!lives(&mut session));
+        assert!(is_silent(&mut session));
         open(&knockd, "ssh", from);
         drop(scene.session(from, to, 22));
-        assert!(!lives(&mut session), "though its address is let in again");
+        assert!(is_silent(&mut session), "though its address is let in again");
     }
 }
 
@@ -350,7 +411,7 @@ fn where_no_guard_opens_what_is_led_on_and_datagrams_are_cut_too() {
     done(&knockd, &format!("close ssh {CLIENT}"));
     assert!(lives(&mut session) && is_heard(), "without --cut");
     assert_eq!(done(&knockd, &format!("close ssh {CLIENT} --cut")), "2 connections cut");
-    assert!(!lives(&mut session));
+    assert!(is_silent(&mut session));
     for _ in 0..3 {
         let _ = server.send_to(b"!", at);
         assert!(!is_heard());
@@ -372,7 +433,7 @@ fn nothing_stands_in_the_way_of_a_packet_until_something_is_cut_nor_after_the_gu
     done(&knockd, &format!("close ssh {CLIENT} --cut"));
     assert_eq!(tables(), "table inet knockd\n");
     open(&knockd, "ssh", CLIENT);
-    assert!(is_answered(&scene.sender(CLIENT, SERVER, 60001)));
+    assert!(comes_back(&scene.sender(CLIENT, SERVER, 60001)));
     done(&knockd, &format!("close ssh {CLIENT} --cut"));
     assert_eq!(tables(), "table inet knockd\ntable inet knockd_cut\n");
     scene.net.server.must(

@@ -444,7 +444,7 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
     let grants = standing().unwrap();
     assert_eq!(grants.len(), 10_001);
     for GuardGrant { door, network, .. } in grants {
-        let removal = guard.close(now(), &door, network.address(), None).unwrap();
+        let removal = guard.close(now(), &door, network, None).unwrap();
         assert_eq!(removal, Removal::Removed);
     }
     assert_eq!(standing().unwrap(), []);

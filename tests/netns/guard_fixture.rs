@@ -83,7 +83,15 @@ impl Guard {
         let slots = self.guard.elements(grant);
         let (left, comment) = (grant.left, &grant.comment);
         let mut holding = Holding::Added;
-        if !self.guard.netlink.add(&slots, comment)? {
+        let added = match self.guard.netlink.add(&slots, comment) {
+            // The first for a network as wide as this one.
+            Err(NetlinkError::NoSet(_)) if grant.network.single().is_none() => {
+                self.grants.push((now + left, grant.clone()));
+                return self.restore(now).map(|()| Holding::Added);
+            }
+            added => added?,
+        };
+        if !added {
             holding = Holding::Kept;
             for (slot, left) in &slots {
                 match self.guard.netlink.hold(slot, *left, comment)? {
@@ -108,10 +116,9 @@ impl Guard {
         &mut self,
         now: Monotonic,
         door: &Name,
-        address: IpAddr,
+        network: Network,
         source_port: Option<NonZeroU16>,
     ) -> Result<Removal, NetlinkError> {
-        let network = address.into();
         self.forget(door, network, source_port);
         let mut removal = Removal::WasNotThere;
         let others = self.keep(now);
@@ -127,9 +134,10 @@ impl Guard {
                 Some(_) => others.next_back(),
                 None => others.max_by_key(|(_, left, _)| *left),
             };
-            match self.guard.netlink.release(&slot, other)? {
-                Removal::WasNotThere => {}
-                done => removal = done,
+            match self.guard.netlink.release(&slot, other) {
+                // Of networks, there was none as wide when the table was replaced.
+                Ok(Removal::WasNotThere) | Err(NetlinkError::NoSet(_)) => {}
+                done => removal = done?,
             }
         }
         Ok(removal)
@@ -202,9 +210,9 @@ pub(crate) fn let_in(guard: &mut Guard, grant: &GuardGrant) {
     assert_ne!(guard.open(now(), grant).unwrap(), Holding::NotOurs(None));
 }
 
-pub(crate) fn shut_out(guard: &mut Guard, door: &str, address: &str) {
-    let (door, address) = (door.parse().unwrap(), address.parse().unwrap());
-    assert_ne!(guard.close(now(), &door, address, None).unwrap(), Removal::NotOurs);
+pub(crate) fn shut_out(guard: &mut Guard, door: &str, network: &str) {
+    let (door, network) = (door.parse().unwrap(), network.parse().unwrap());
+    assert_ne!(guard.close(now(), &door, network, None).unwrap(), Removal::NotOurs);
 }
 
 pub(crate) fn now() -> Monotonic {

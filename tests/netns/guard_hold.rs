@@ -270,7 +270,7 @@ fn a_held_grant_outlives_reloads_and_flushes_with_the_time_that_packets_gave_it(
     guard.replace(now(), ssh(), &keep).unwrap();
     is(60, None);
     guard.replace(now(), with(60), &keep).unwrap();
-    is(2, Some(100));
+    is(60, Some(100));
     speak(&mut stream, 1);
     drop(guard);
     is(60, Some(100));

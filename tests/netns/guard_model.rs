@@ -13,6 +13,7 @@ use libknock::config::Forward;
 use libknock::firewall::guard::standing;
 use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use libknock::proto::knock::Knock;
+use libknock::proto::network::Network;
 use libknock::sys::files;
 use libknock::time::Monotonic;
 
@@ -26,6 +27,8 @@ const PORTS: [u16; 10] = [2201, 2202, 2203, 2204, 2205, 2207, 2208, 2209, 2210, 
 /// Of the inner hosts.
 const INSIDE: u16 = 6000;
 const CLIENTS: [&str; 3] = [CLIENT, "192.0.2.3", CLIENT_6];
+/// Those who may be let in: the networks have two clients and one.
+const GRANTED: [&str; 5] = [CLIENT, "192.0.2.3", CLIENT_6, "192.0.2.2/31", "2001:db8::/64"];
 /// Around a deadline the answer may be either.
 const UNSURE: Duration = Duration::from_millis(400);
 
@@ -57,14 +60,25 @@ fn leading(name: &str, on: u16, to: [&str; 2]) -> Door {
     (name, GuardedDoor { forwards: to.map(forward).to_vec(), ..door })
 }
 
+/// A door whose grants packets would renew, if any came but the first.
+fn held((name, door): Door) -> Door {
+    (name, GuardedDoor { idle: Some(Duration::from_secs(20)), ..door })
+}
+
+/// Each is one that packets renew, where the door says so.
+fn granted(door: &str, network: &str, left: Duration) -> GuardGrant {
+    let ceiling = Some(left.max(Duration::from_secs(100)));
+    GuardGrant { left, ceiling, ..grant(door, network, 0) }
+}
+
 fn rulesets() -> [Ruleset; 3] {
     let to_server = door_to(SERVER, "c", &["2203/udp"]);
     let (low, high) = (door("low", &["2205-2209/udp"]), door("high", &["2208-2212/udp"]));
     [
         doors(&[
-            door("a", &["2201/udp", "2202/udp"]),
+            held(door("a", &["2201/udp", "2202/udp"])),
             door("b", &["2202/udp"]),
-            to_server.clone(),
+            held(to_server.clone()),
             low.clone(),
             high.clone(),
         ]),
@@ -76,7 +90,7 @@ fn rulesets() -> [Ruleset; 3] {
             low.clone(),
         ]),
         doors(&[
-            door("b", &["2202/udp", "2204/udp"]),
+            held(door("b", &["2202/udp", "2204/udp"])),
             to_server,
             leading("f", 2204, INNER),
             leading("g", 2204, OTHER),
@@ -110,19 +124,23 @@ impl Model {
                 continue;
             }
             is_locked |= opens;
-            let grant = self.grants.get(&(name.to_string(), client.to_owned()));
-            let (until, opened) = grant.copied().unwrap_or((Monotonic::ZERO, 0));
-            if until.since(now).max(now.since(until)) <= UNSURE {
-                return None;
-            }
-            if until > now {
-                is_open |= opens;
-                // The one that was opened last decides.
-                led = led.max(forward.map(|forward| (opened, forward.to)));
+            for ((door, network), &(until, opened)) in &self.grants {
+                let network: Network = network.parse().unwrap();
+                if *door != name.as_str() || !network.contains(from) {
+                    continue;
+                }
+                if until.since(now).max(now.since(until)) <= UNSURE {
+                    return None;
+                }
+                if until > now {
+                    is_open |= opens;
+                    // The narrowest decides, of several the one that was opened last.
+                    led = led.max(forward.map(|forward| (network.prefix(), opened, forward.to)));
+                }
             }
         }
         Some(match led {
-            Some((_, host)) => Some(host.to_string()),
+            Some((.., host)) => Some(host.to_string()),
             None => (is_open || !is_locked).then(|| server.to_string()),
         })
     }
@@ -133,7 +151,7 @@ impl Model {
         grants.sort_by_key(|(_, (_, opened))| *opened);
         let left = grants.into_iter().map(|(key, (until, _))| (key, until.since(now)));
         let grants = left.filter(|(_, left)| !left.is_zero());
-        grants.map(|((door, client), left)| GuardGrant { left, ..grant(door, client, 0) }).collect()
+        grants.map(|((door, client), left)| granted(door, client, left)).collect()
     }
 }
 
@@ -179,14 +197,14 @@ fn live(seed: u64) {
     let mut guard = Guard::set_up(now(), model.ruleset.clone(), &[]).unwrap();
     for step in 0..STEPS {
         let names: Vec<String> = model.ruleset.doors.keys().map(ToString::to_string).collect();
-        let (name, client) = (dice.of(&names).clone(), *dice.of(&CLIENTS));
+        let (name, client) = (dice.of(&names).clone(), *dice.of(&GRANTED));
         let what = match dice.below(12) {
             0..=4 => {
                 // Of doors that lead one port to different hosts the keeper sees to the end.
                 let leads = ["f", "g"].contains(&name.as_str());
                 let seconds = if leads { *dice.of(&[60, 90]) } else { *dice.of(&[1, 60, 60]) };
                 let until = now() + Duration::from_secs(seconds);
-                let_in(&mut guard, &grant(&name, client, seconds));
+                let_in(&mut guard, &granted(&name, client, Duration::from_secs(seconds)));
                 let key = (name.clone(), client.to_owned());
                 // It is never made shorter.
                 let before = model.grants.get(&key).map_or(until, |(before, _)| *before);
@@ -230,22 +248,21 @@ fn live(seed: u64) {
                     .elements()
                     .into_iter()
                     .filter(|grant| grant.left > UNSURE)
-                    .map(|grant| (grant.door, grant.network.address()))
+                    .map(|grant| (grant.door, grant.network))
                     .collect();
                 let there = standing().unwrap();
-                for (door, address) in sure {
-                    let is_there = |grant: &GuardGrant| {
-                        grant.network.address() == address && grant.door == door
-                    };
+                for (door, network) in sure {
+                    let is_there =
+                        |grant: &GuardGrant| grant.network == network && grant.door == door;
                     let opens_here = model.ruleset.doors.iter().any(|(name, it)| {
-                        *name == door
-                            && it.target.is_none_or(|to| to.is_ipv4() == address.is_ipv4())
+                        let meets = |to: IpAddr| to.is_ipv4() == network.address().is_ipv4();
+                        *name == door && it.target.is_none_or(meets)
                     });
                     // Of several holders of one element, it names the last.
-                    let shared = there.iter().any(|grant| grant.network.address() == address);
+                    let shared = there.iter().any(|grant| grant.network == network);
                     assert!(
                         !opens_here || shared || there.iter().any(is_there),
-                        "{door} {address}"
+                        "{door} {network}"
                     );
                 }
                 guard = Guard::set_up(now(), model.ruleset.clone(), &model.elements()).unwrap();

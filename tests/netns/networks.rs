@@ -3,8 +3,8 @@
 //! Needs root and a firewall; says loudly what it skips where it cannot run.
 
 use std::fs;
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 
 use libknock::proto::network::Widths;
@@ -190,6 +190,31 @@ fn knock_asks_for_the_network_that_it_is_told() {
     scene.knockd().wait_for("192.0.2.0/27: ssh: OPEN SESAME");
 }
 
+#[test]
+fn the_guard_opens_for_a_network() {
+    needs!("network guard", "nft");
+    let door = "{spa: true, open: [22], open_for: 1h, open_for_max: 2h";
+    let wide = crate::spa::configuration("", "").replace(door, &format!("{door}{WIDE}"));
+    let mut scene = Scene::with(&wide);
+    assert!(!connects(&scene, CLIENT, SERVER, 22) && !connects(&scene, CLIENT_6, SERVER_6, 22));
+    scene.ask(&self::wide(24, 128));
+    scene.send(scene.seal(&self::wide(32, 64), LAPTOP), CLIENT_6, SERVER_6);
+    let addresses: Vec<_> = scene.grants(2).iter().map(|it| it["address"].clone()).collect();
+    assert_eq!(addresses, ["192.0.2.0/24", "2001:db8::/64"]);
+    let is_open = |scene: &Scene| {
+        scene.opens(SERVER, 22)
+            && scene.opens(SERVER_6, 22)
+            && connects(scene, ELSEWHERE, SERVER, 22)
+    };
+    assert!(is_open(&scene));
+    scene.restart(Signal::SIGKILL);
+    scene.grants(2);
+    assert!(is_open(&scene), "after a crash");
+    says(&scene, &["close", "ssh", ELSEWHERE]);
+    scene.grants(1);
+    assert!(!connects(&scene, CLIENT, SERVER, 22) && !connects(&scene, ELSEWHERE, SERVER, 22));
+}
+
 /// The phone asks for `moves`, from this address.
 fn moves(scene: &Scene, from: &str, to: &str) {
     scene.send(scene.seal(&at("moves", request()), PHONE), from, to);
@@ -207,7 +232,7 @@ fn where_a_client_has_one_address_the_new_one_takes_the_place_of_the_old() {
     scene.ask(&at("moves", request()));
     moves(&scene, CLIENT, SERVER);
     scene.grants(2);
-    let mut session = connection(&scene.net.client, CLIENT);
+    let mut session = connection(&scene.net.client, CLIENT, 23);
     moves(&scene, ELSEWHERE, SERVER);
     scene.knockd().wait_for("192.0.2.2: moves: moved to 192.0.2.3");
     let addresses: Vec<_> = scene.grants(2).iter().map(|it| it["address"].clone()).collect();
@@ -226,14 +251,47 @@ fn where_a_client_has_one_address_the_new_one_takes_the_place_of_the_old() {
     assert!(eventually(PATIENCE, || !connects(&scene, ELSEWHERE, SERVER, 23)));
 }
 
+#[test]
+fn a_door_that_follows_its_session_is_shut_behind_who_moves_while_that_goes_on() {
+    needs!("addresses: 1 and hold", "nft");
+    let door = "{spa: true, open: [22], open_for: 1h, open_for_max: 2h";
+    let held = door.replace("22", "2200") + ", hold: {at_most: 12h}, addresses: 1";
+    let scene = Scene::with(&crate::spa::configuration("", "").replace(door, &held));
+    let listener =
+        scene.net.server.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 2200)).unwrap());
+    scene.ask(&request());
+    assert!(scene.opens(SERVER, 2200));
+    let mut here = connection(&scene.net.client, CLIENT, 2200);
+    let port = here.local_addr().unwrap().port();
+    // Before it came those that looked whether the door is open.
+    let mut there = listener.incoming().map(Result::unwrap);
+    let mut there = there.find(|it| it.peer_addr().unwrap().port() == port).unwrap();
+    let mut goes_on = |word: &[u8; 6]| {
+        let mut heard = [0; 6];
+        here.write_all(word).unwrap();
+        there.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, word);
+    };
+    goes_on(b"before");
+    scene.send(scene.seal(&request(), LAPTOP), ELSEWHERE, SERVER);
+    scene.knockd().wait_for("192.0.2.2: ssh: moved to 192.0.2.3");
+    for _ in 0..3 {
+        // What goes on there does not bring it back.
+        goes_on(b"behind");
+        assert_eq!(scene.grants(1)[0]["address"], ELSEWHERE);
+        assert!(!connects(&scene, CLIENT, SERVER, 2200));
+        assert!(connects(&scene, ELSEWHERE, SERVER, 2200));
+    }
+}
+
 /// A connection that has been let in.
-fn connection(client: &Host, from: &str) -> TcpStream {
+fn connection(client: &Host, from: &str, port: u16) -> TcpStream {
     let from: IpAddr = from.parse().unwrap();
     client.enter(move || {
         let domain = socket2::Domain::IPV4;
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-        socket.connect(&SocketAddr::new(SERVER.parse().unwrap(), 23).into()).unwrap();
+        socket.connect(&SocketAddr::new(SERVER.parse().unwrap(), port).into()).unwrap();
         socket.into()
     })
 }

@@ -8,11 +8,13 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use libknock::proto::spa::PrivateKey;
 
-use crate::support::{Knockd, Net, PATIENCE, SERVER, eventually, must, needs};
+use crate::stay::Staying;
+use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, must, needs};
 
 /// sshd behind a guarded door, a client with keys for both, and the hosts file.
 struct Scene {
@@ -170,6 +172,32 @@ fn ssh_gets_in_through_knock_and_what_it_carries_is_whole() {
 }
 
 #[test]
+fn a_session_goes_on_when_the_door_has_closed_until_its_client_is_revoked_and_cut() {
+    needs!("ssh cut", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new("");
+    let revoke = |more: &[&str]| {
+        let mut knockctl = command(env!("CARGO_BIN_EXE_knockctl"));
+        let knockctl = knockctl.arg("-c").arg(&scene.knockd.config).args(["revoke", "laptop"]);
+        // The client is written by hand, and stays: what it has open ends.
+        let output = knockctl.args(more).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let is_in = scene.path("in");
+    let remote = format!("touch {} && sleep 60", is_in.display());
+    thread::scope(|scope| {
+        let session = scope.spawn(|| scene.ssh(&remote, b""));
+        assert!(eventually(PATIENCE, || is_in.exists()), "{}", scene.what_was_said());
+        scene.knockd.wait_for("ssh: command timeout");
+        let said = revoke(&[]);
+        assert!(!said.contains("cut") && !session.is_finished(), "{said}");
+        let said = revoke(&["--cut"]);
+        assert!(said.contains("1 connection cut"), "{said}");
+        let output = session.join().unwrap();
+        assert_eq!(output.status.code(), Some(255));
+    });
+}
+
+#[test]
 fn ssh_from_a_port_of_its_own_is_all_that_gets_in() {
     needs!("ssh source port", "nft", "sshd", "ssh", "ssh-keygen");
     let scene = Scene::new(", source_port: 40022");
@@ -179,6 +207,29 @@ fn ssh_from_a_port_of_its_own_is_all_that_gets_in() {
     let seen = String::from_utf8(output.stdout).unwrap();
     assert_eq!(seen.split_whitespace().nth(1), Some("40022"), "{seen}");
     assert!(!scene.net.client.can_connect(SERVER, 22), "another port gets in too");
+}
+
+#[test]
+fn ssh_gets_in_from_each_address_of_a_client_that_stays() {
+    needs!("ssh stay", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new(", every: 1s");
+    let mut knock = scene.net.client.command(env!("CARGO_BIN_EXE_knock"));
+    knock.arg("--hosts").arg(scene.path("hosts.yaml")).args(["-v", "--stay", "gateway"]);
+    let _staying = Staying::run(knock);
+    for address in [CLIENT, "192.0.2.3", "192.0.2.4"] {
+        scene.net.client.must("ip", &["addr", "flush", "dev", "eth0", "scope", "global"]);
+        let address = format!("{address}/24");
+        scene.net.client.must("ip", &["addr", "add", &address, "dev", "eth0"]);
+        let mut seen = String::new();
+        let gets_in = eventually(PATIENCE, || {
+            let output =
+                scene.ssh_with(&["ConnectTimeout=1"], "echo $SSH_CLIENT", b"").output().unwrap();
+            seen = String::from_utf8(output.stdout).unwrap();
+            output.status.success()
+        });
+        assert!(gets_in, "{address}: {}", scene.what_was_said());
+        assert_eq!(seen.split(' ').next(), address.strip_suffix("/24"));
+    }
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl World {
         };
         let offset = Duration::from_secs(ahead.unsigned_abs());
         let clock = if ahead < 0 { self.start - offset } else { self.start + offset };
-        let leaves = rotating.start(clock);
+        let leaves = rotating.start(clock, None);
         let waited = leaves.since(clock);
         rotating.schedule(leaves).knocks().map(|(due, knock)| (waited + due, knock)).collect()
     }

@@ -23,6 +23,11 @@ pub enum UsageError {
     UdpPort(&'static str, Knock),
     #[error("--retry belongs to --wait: without it nothing says that a knock has failed")]
     RetryWithoutWait,
+    #[error(
+        "--stay shows the ports again and again to whoever watches the way: \
+         give it twice, --stay --stay, if they may be seen"
+    )]
+    StayInTheOpen,
     #[error("--source-port belongs to --wait, --proxy and --spa: knocks have ports of their own")]
     SourcePortForNothing,
     #[error(

@@ -21,6 +21,8 @@ pub struct Invocation {
     pub code: Option<Code>,
     /// The port of the host that the program becomes a connection to.
     pub proxy: Option<NonZeroU16>,
+    /// How often `--stay` is given.
+    pub stay: u8,
     /// The connection is handed over on standard output.
     pub fdpass: bool,
     /// The protocol of all knocks of a sequence, where one is forced on them.
@@ -87,7 +89,8 @@ impl KnockArgs {
         let protocol = self.udp.then_some(Protocol::Udp);
         let settings = self.settings(mode, protocol)?;
         let flags = [("udp", self.udp), ("ipv4", self.ipv4), ("ipv6", self.ipv6)];
-        let others = [("code", self.code.is_some()), ("proxy", proxy.is_some())];
+        let others =
+            [("code", self.code.is_some()), ("proxy", proxy.is_some()), ("stay", self.stay > 0)];
         let others =
             flags.into_iter().chain(others).filter_map(|(key, is_given)| is_given.then_some(key));
         let invocation = Invocation {
@@ -95,6 +98,7 @@ impl KnockArgs {
             given: settings.keys().into_iter().chain(others).collect(),
             settings,
             proxy,
+            stay: self.stay,
             fdpass: self.fdpass,
             protocol,
             family: self.ipv4.then_some(Family::V4).or(self.ipv6.then_some(Family::V6)),
@@ -174,6 +178,7 @@ impl KnockArgs {
             delay: self.delay,
             wait,
             retry: self.retry,
+            every: self.every,
             source_port: self.source_port,
             route: take(&mut self.of_route),
             one_time: self.one_time.take(),

@@ -61,6 +61,7 @@ pub(super) fn host(
         delay: Some(reader.delay().unwrap_or(DELAY)),
         wait: reader.read("wait", tcp_port),
         retry: reader.read("retry", |node| node.integer(0, MAX_RETRIES)),
+        every: reader.read("every", |node| node.read("a duration such as 30s", values::every)),
         source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
         route: RouteOptions {
             interface: reader.read("interface", |node| node.parsed("an interface")),

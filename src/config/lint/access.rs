@@ -30,13 +30,9 @@ pub(crate) fn check(
 }
 
 /// A door that networks may be asked for, and that opens for single addresses alone.
-fn too_wide(
-    door: &Door,
-    width: Option<Widths>,
-    places: &HashMap<&str, Place>,
-) -> Option<Diagnostic> {
+fn too_wide(door: &Door, width: Option<Widths>, at: &HashMap<&str, Place>) -> Option<Diagnostic> {
     let is_wide = width.is_some_and(|width| width != Widths::SINGLE);
-    let at = places.get("width").filter(|_| is_wide && door.opening.is_for_one_address())?;
+    let at = at.get("width").filter(|_| is_wide && door.opening.is_for_one_address())?;
     let (name, via) = (door.name(), &door.opening.mechanism);
     let message = format!("door '{name}' opens for single addresses alone, via {via}");
     let help = "write %NET% where its commands have %IP%, or open it via guard, or remove 'width'";

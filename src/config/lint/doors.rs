@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::config::diagnostic::Place;
-use crate::config::{Door, DoorPlaces, Loaded};
+use crate::config::{Door, DoorPlaces, Loaded, Opening};
 use crate::proto::knock::Knock;
 use crate::proto::open_ports::OpenPorts;
 use crate::proto::ports::PortSet;
@@ -27,6 +27,12 @@ impl<'a> Linted<'a> {
         self.places.sequence.first().unwrap_or(&self.places.name)
     }
 
+    /// What it opens, or forwards.
+    fn opens(&self) -> impl Iterator<Item = OpenPorts> + use<'a> {
+        let Opening { ports, forwards, .. } = &self.door.opening;
+        ports.iter().copied().chain(forwards.iter().map(|forward| forward.on.into()))
+    }
+
     /// The knocks of its sequence, with their places.
     pub(super) fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
         self.sequence().iter().copied().zip(&self.places.sequence)
@@ -36,9 +42,6 @@ impl<'a> Linted<'a> {
 /// All doors, and what is asked of all of them at once.
 pub(super) struct LintedDoors<'a> {
     pub(super) all: Vec<Linted<'a>>,
-    /// Who opens a port, or forwards it; and who opens many.
-    openers: HashMap<Knock, usize>,
-    range_openers: Vec<(OpenPorts, usize)>,
     /// All that is opened or forwarded.
     pub(super) opened: PortSet,
     /// The doors whose sequence begins and ends with these knocks.
@@ -55,31 +58,21 @@ impl<'a> LintedDoors<'a> {
             .zip(watched)
             .map(|((door, places), watched)| Linted { door, places, watched })
             .collect();
-        let (mut openers, mut range_openers) = (HashMap::new(), Vec::new());
         let mut opened = PortSet::default();
         let mut ends: HashMap<_, Vec<usize>> = HashMap::new();
         for (index, one) in all.iter().enumerate() {
-            let opening = &one.door.opening;
-            let forwarded = opening.forwards.iter().map(|forward| forward.on.into());
-            for ports in opening.ports.iter().copied().chain(forwarded) {
-                opened.extend([ports]);
-                match ports.single() {
-                    Some(port) => drop(openers.entry(port).or_insert(index)),
-                    None => range_openers.push((ports, index)),
-                }
-            }
+            opened.extend(one.opens());
             if let (Some(first), Some(last)) = (one.sequence().first(), one.sequence().last()) {
                 ends.entry((*first, *last)).or_default().push(index);
             }
         }
-        Self { all, openers, range_openers, opened, ends }
+        Self { all, opened, ends }
     }
 
     /// Who opens a port, or forwards it.
     pub(super) fn opener(&self, knock: Knock) -> Option<&Linted<'a>> {
-        let of_range = || self.range_openers.iter().find(|(ports, _)| ports.contains(knock));
-        let opener = self.openers.get(&knock).or_else(|| of_range().map(|(_, index)| index));
-        self.all.get(*opener?)
+        let opens = |one: &&Linted<'a>| one.opens().any(|ports| ports.contains(knock));
+        self.all.iter().filter(|_| self.opened.contains(knock)).find(opens)
     }
 }
 

@@ -6,7 +6,7 @@ use super::datagrams;
 use super::doors::{Linted, LintedDoors, common_ports, some_of};
 use super::scan::valid;
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::{Config, Loaded, Lockout, Name};
+use crate::config::{Config, Door, Loaded, Name};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Scheme, TotpMode};
@@ -14,10 +14,9 @@ use crate::proto::totp::{Scheme, TotpMode};
 /// A door with rotating sequences.
 #[derive(Clone, Copy)]
 struct RotatingDoor<'a> {
-    name: &'a Name,
+    door: &'a Door,
     at: &'a Place,
     scheme: Scheme,
-    lockout: Option<Lockout>,
     /// How many clients have sequences here.
     clients: usize,
 }
@@ -40,19 +39,12 @@ pub(super) fn doubts(
     listening: &PortSet,
 ) -> Vec<Diagnostic> {
     let clients = rotating_clients(&loaded.config);
-    let all: Vec<RotatingDoor<'_>> = doors
-        .all
-        .iter()
-        .filter_map(|one| {
-            Some(RotatingDoor {
-                name: one.door.name(),
-                at: one.places.of("totp"),
-                scheme: one.door.recognition.totp?,
-                lockout: one.door.recognition.lockout,
-                clients: clients.get(one.door.name()).copied().unwrap_or_default(),
-            })
-        })
-        .collect();
+    let all = doors.all.iter().filter_map(|&Linted { door, places, .. }| {
+        let (at, scheme) = (places.of("totp"), door.recognition.totp?);
+        let clients = clients.get(door.name()).copied().unwrap_or_default();
+        Some(RotatingDoor { door, at, scheme, clients })
+    });
+    let all: Vec<_> = all.collect();
     let locked_out = loaded.config.settings.lockout.is_some();
     let arrivals = datagrams::arrivals(loaded);
     let mut warnings = shared_ranges(&all);
@@ -130,7 +122,7 @@ fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Option<Diagnos
     one.scheme.watched().contains(knock).then(|| {
         let message = format!(
             "{knock} is in the range of the rotating sequences of door '{}': it breaks those off",
-            one.name
+            one.door.name()
         );
         at.warning(message).help("knock on a port outside of that range")
     })
@@ -146,19 +138,19 @@ fn shared_ranges(all: &[RotatingDoor<'_>]) -> Vec<Diagnostic> {
             Some((low, high, *one))
         })
         .collect();
-    sorted.sort_by_key(|(low, _, one)| (*low, one.name));
+    sorted.sort_by_key(|(low, _, one)| (*low, one.door.name()));
     let mut found = Vec::new();
     // The range so far that reaches furthest, with and without a budget.
     let mut reach: [Option<(u16, RotatingDoor<'_>)>; 2] = [None, None];
     for (low, high, one) in sorted {
-        let budget = one.lockout.is_some();
+        let budget = one.door.recognition.lockout.is_some();
         let against = if budget { reach.as_slice() } else { &reach[1..] };
         let other = against.iter().flatten().find(|(reach, _)| *reach >= low);
         found.extend(other.map(|(_, other)| {
             let (loser, winner) = if budget { (one, *other) } else { (*other, one) };
             let message = format!(
                 "shares ports with door '{}': whoever knocks there fails here, and is locked out",
-                winner.name
+                winner.door.name()
             );
             loser.at.warning(message).help("give each door a range of its own")
         }));

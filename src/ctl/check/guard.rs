@@ -137,11 +137,8 @@ fn untracked(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
         "a rule seems to say notrack for {}: its connections can neither hold this door nor be cut",
         one.port
     );
-    Some(
-        one.at
-            .warning(message)
-            .help("without connection tracking nobody knows of them: take that rule away"),
-    )
+    let help = "without connection tracking nobody knows of them: take that rule away";
+    Some(one.at.warning(message).help(help))
 }
 
 fn unused(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {

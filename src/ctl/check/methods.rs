@@ -2,12 +2,13 @@
 
 use crate::config::lint::{rotating_odds, scan_odds};
 use crate::config::watch::watch_sets;
-use crate::config::{Client, Config, Door, OneTime};
+use crate::config::{Config, Door, OneTime, Settings};
 use crate::ctl::wording::count;
 use crate::proto::duration;
+use crate::proto::method::Method;
 use crate::proto::port_range;
 use crate::proto::ports::PortSet;
-use crate::proto::totp::{Protocols, TotpMode};
+use crate::proto::totp::TotpMode;
 
 /// The methods of each door, in their order: at least one each.
 pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
@@ -17,23 +18,21 @@ pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
         .iter()
         .zip(&watched)
         .map(|(door, watched)| {
-            let holders = |has: fn(&Client) -> bool| {
-                let opens = |client: &&Client| has(client) && client.doors.contains(door.name());
-                config.clients.iter().filter(opens).count()
+            let clients = config.clients.iter().filter(|it| it.doors.contains(door.name()));
+            let holders = |method| clients.clone().filter(|client| client.has(method)).count();
+            let sent = |method, what, ports| {
+                let (ports, holders) = (port_range::show(ports, '-'), holders(method));
+                let said = format!("{what} to {ports}/udp, by {}", count(holders, "client"));
+                door.takes(method).then_some(said)
             };
-            let datagram = door.recognition.spa.then(|| {
-                let ports = port_range::show(&config.settings.spa.ports, '-');
-                let holders = count(holders(|client| client.spa.is_some()), "client");
-                format!("a datagram to {ports}/udp, by {holders}")
-            });
-            let request = door.recognition.fwknop.then(|| {
-                let ports = port_range::show(&config.settings.fwknop.ports, '-');
-                let holders = count(holders(|client| client.fwknop.is_some()), "client");
-                format!("a request of fwknop's to {ports}/udp, by {holders}")
-            });
-            let rotates = rotates(door, holders(|client| client.totp.is_some()));
-            let knocked = [fixed(door, watched), rotates];
-            knocked.into_iter().chain([datagram, request]).flatten().collect()
+            let Settings { spa, fwknop, .. } = &config.settings;
+            let all = [
+                fixed(door, watched),
+                rotates(door, holders(Method::Totp)),
+                sent(Method::Spa, "a datagram", &spa.ports),
+                sent(Method::Fwknop, "a request of fwknop's", &fwknop.ports),
+            ];
+            all.into_iter().flatten().collect()
         })
         .collect()
 }
@@ -64,12 +63,8 @@ fn rotates(door: &Door, clients: usize) -> Option<String> {
     let scheme = door.recognition.totp?;
     let what = match scheme.mode() {
         TotpMode::Ports { low, high, length, protocol } => {
-            let protocol = match protocol {
-                Protocols::Mixed => "tcp and udp",
-                Protocols::Tcp => "tcp",
-                Protocols::Udp => "udp",
-            };
-            format!("{length} knocks on {low}-{high} {protocol}")
+            let protocols = protocol.as_str().replace("mixed", "tcp and udp");
+            format!("{length} knocks on {low}-{high} {protocols}")
         }
         TotpMode::Code { base, digits } => {
             let high = u32::from(base) + 99;

@@ -33,27 +33,6 @@ struct Chain {
     rules: Vec<Vec<Value>>,
 }
 
-#[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<Object>,
-}
-
-/// One of the two, or something that is of no concern.
-#[derive(Deserialize)]
-struct Object {
-    chain: Option<Chain>,
-    rule: Option<ListedRule>,
-}
-
-#[derive(Deserialize)]
-struct ListedRule {
-    family: String,
-    table: String,
-    chain: String,
-    #[serde(default)]
-    expr: Vec<Value>,
-}
-
 /// A new packet from elsewhere.
 #[derive(Clone, Copy, Debug)]
 struct NewPacket {
@@ -71,16 +50,16 @@ impl Chain {
 impl HostRuleset {
     /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
-        let listing: Listing = serde_json::from_slice(json).ok()?;
-        let mut chains = Vec::new();
-        let mut rules = Vec::new();
-        for object in listing.nftables {
-            chains.extend(object.chain);
-            rules.extend(object.rule);
-        }
-        for rule in rules {
-            let ListedRule { family, table, chain, expr } = rule;
-            if let Some(chain) = chains.iter_mut().find(|known| known.is(&family, &table, &chain)) {
+        let mut listing: Value = serde_json::from_slice(json).ok()?;
+        let objects = listing.get_mut("nftables")?.as_array_mut()?;
+        let chains = objects.iter().filter_map(|it| Chain::deserialize(it.get("chain")?).ok());
+        let mut chains: Vec<Chain> = chains.collect();
+        for rule in objects.iter_mut().filter_map(|it| it.get_mut("rule")) {
+            let Some(Value::Array(expr)) = rule.get_mut("expr").map(Value::take) else { continue };
+            let of = ["family", "table", "chain"].map(|key| rule[key].as_str());
+            if let [Some(family), Some(table), Some(chain)] = of
+                && let Some(chain) = chains.iter_mut().find(|it| it.is(family, table, chain))
+            {
                 chain.rules.push(expr);
             }
         }
@@ -123,8 +102,7 @@ impl HostRuleset {
             verdicts.iter().any(|(verdict, _)| match verdict {
                 verdict if wanted(verdict, path) => true,
                 RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
-                    let is_it = |it: &Chain| it.is(&chain.family, &chain.table, target);
-                    path.depth < MAX_DEPTH && self.chains.iter().any(|it| is_it(it) && leads(it))
+                    self.called(chain, target, path).is_some_and(leads)
                 }
                 _ => false,
             })
@@ -194,43 +172,36 @@ impl HostRuleset {
             let within = path.and(here);
             for (verdict, certain) in verdicts {
                 let certain = certain && here.certain;
-                match verdict {
+                let fate = match verdict {
                     RuleVerdict::Accept if certain && path.certain || within.named => {
-                        return Fate::Accepted;
+                        Fate::Accepted
                     }
-                    RuleVerdict::Drop if certain => {
-                        return if left { Fate::Undecided } else { Fate::Dropped };
-                    }
-                    RuleVerdict::Return if certain => return Fate::Undecided,
-                    RuleVerdict::Return => left = true,
+                    RuleVerdict::Drop => Fate::Dropped,
                     RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
-                        let goes = matches!(verdict, RuleVerdict::Goto(_));
-                        match self.called(chain, target, packet, within.through(certain)) {
-                            Fate::Accepted => return Fate::Accepted,
-                            Fate::Dropped if certain => {
-                                return if left { Fate::Undecided } else { Fate::Dropped };
-                            }
-                            Fate::Undecided if goes && certain => return Fate::Undecided,
-                            Fate::Undecided if goes => left = true,
-                            Fate::Dropped | Fate::Undecided => {}
-                        }
+                        let within = within.through(certain);
+                        let called = self.called(chain, target, within);
+                        called.map_or(Fate::Undecided, |it| self.fate(it, packet, within))
                     }
+                    _ => Fate::Undecided,
+                };
+                let leaves = matches!(verdict, RuleVerdict::Return | RuleVerdict::Goto(_));
+                match fate {
+                    Fate::Accepted => return fate,
+                    Fate::Dropped if certain && !left => return fate,
+                    Fate::Dropped if certain => return Fate::Undecided,
+                    Fate::Undecided if leaves && certain => return fate,
                     // From some addresses or interfaces alone, or not from all.
-                    RuleVerdict::Accept
-                    | RuleVerdict::Drop
-                    | RuleVerdict::Translate
-                    | RuleVerdict::Untrack => {}
+                    Fate::Dropped | Fate::Undecided => left |= leaves && fate == Fate::Undecided,
                 }
             }
         }
         Fate::Undecided
     }
 
-    fn called(&self, from: &Chain, target: &str, packet: NewPacket, path: Path) -> Fate {
-        match self.chains.iter().find(|chain| chain.is(&from.family, &from.table, target)) {
-            Some(chain) if path.depth < MAX_DEPTH => self.fate(chain, packet, path),
-            _ => Fate::Undecided,
-        }
+    /// The chain that a rule of another one names, unless it is too deep within others.
+    fn called(&self, from: &Chain, target: &str, path: Path) -> Option<&Chain> {
+        let mut chains = self.chains.iter().filter(|_| path.depth < MAX_DEPTH);
+        chains.find(|chain| chain.is(&from.family, &from.table, target))
     }
 }
 
@@ -629,8 +600,18 @@ mod tests {
 
     #[test]
     fn what_is_no_listing_is_refused() {
-        for json in ["", "[]", "{}", "nft: permission denied"] {
+        for json in ["", "[]", "{}", "5", "nft: permission denied"] {
             assert!(HostRuleset::parse(json.as_bytes()).is_none(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_a_listing_has_that_is_neither_chain_nor_rule_is_passed_over() {
+        for odd in
+            ["5", r#"{"chain": 5}"#, r#"{"rule": 5}"#, r#"{"rule": {"expr": [], "family": 5}}"#]
+        {
+            let json = format!(r#"{{"nftables": [{odd}]}}"#);
+            assert!(HostRuleset::parse(json.as_bytes()).is_some(), "{odd}");
         }
     }
 

@@ -172,17 +172,19 @@ pub(super) struct Bundle<'a> {
     pub secret: Option<&'a Secret>,
     /// Its new private key for SPA, where it was made here.
     pub key: Option<&'a str>,
+    /// Whether it is to have codes too, and those whether in colours.
+    pub qr: Option<bool>,
 }
 
 impl Bundle<'_> {
-    /// All of it, for the one who is enrolled; `qr`: with codes too, in colours or not.
+    /// All of it, for the one who is enrolled.
     ///
     /// # Errors
     /// When a name does not fit into a URI.
-    pub(super) fn text(&self, qr: Option<bool>) -> Result<Zeroizing<String>, Error> {
+    pub(super) fn text(&self) -> Result<Zeroizing<String>, Error> {
         let mut text = Zeroizing::new(String::new());
         if let Some(secret) = self.secret {
-            self.add_authenticator(&mut text, secret, qr)?;
+            self.add_authenticator(&mut text, secret)?;
         }
         let hosts = hosts(self.server, self.entries);
         let names = names(self.server, self.entries);
@@ -205,29 +207,21 @@ impl Bundle<'_> {
         if self.key.is_none() && self.entries.iter().any(is_spa) {
             text.push_str("Its key_file is the file that 'knock --keygen' has made.\n\n");
         }
-        if let Some((key, colours)) = self.key.zip(qr) {
+        if let Some((key, colours)) = self.key.zip(self.qr) {
             let all = Zeroizing::new(format!("{hosts}\n# {}:\n{key}\n", self.server.file("key")));
             text.push_str(&drawn(&all, colours));
         }
         Ok(text)
     }
 
-    fn add_authenticator(
-        &self,
-        text: &mut String,
-        secret: &Secret,
-        qr: Option<bool>,
-    ) -> Result<(), Error> {
-        let schemes: Vec<(&Name, &Scheme)> = self
-            .entries
-            .iter()
-            .filter_map(|entry| match &entry.mode {
-                HostsMode::Totp(scheme) => Some((&entry.door, scheme)),
-                HostsMode::Spa { .. } => None,
-            })
-            .collect();
-        let mut shown = Vec::new();
-        for (_, scheme) in &schemes {
+    fn add_authenticator(&self, text: &mut String, secret: &Secret) -> Result<(), Error> {
+        let (mut shown, mut doors) = (Vec::new(), String::new());
+        for HostsEntry { door, mode, .. } in self.entries {
+            let HostsMode::Totp(scheme) = mode else { continue };
+            let how = by_hand(self.server, scheme).unwrap_or_else(|| {
+                "its codes cannot be knocked: only knock knows the ports".to_owned()
+            });
+            doors.push_str(&format!("At the door {door}, {how}\n\n"));
             let digits = match scheme.mode() {
                 TotpMode::Code { digits, .. } => digits,
                 TotpMode::Ports { .. } => Digits::Six,
@@ -239,17 +233,12 @@ impl Bundle<'_> {
             let (issuer, account) = (self.server.issuer(), self.client.as_str());
             let uri = uri(secret, issuer, account, scheme.step(), digits).map_err(Error::unfit)?;
             text.push_str(&format!("For an authenticator app:\n\n{}\n\n", *uri));
-            if let Some(colours) = qr {
+            if let Some(colours) = self.qr {
                 text.push_str(&drawn(&uri, colours));
                 text.push('\n');
             }
         }
-        for (door, scheme) in schemes {
-            let how = by_hand(self.server, scheme).unwrap_or_else(|| {
-                "its codes cannot be knocked: only knock knows the ports".to_owned()
-            });
-            text.push_str(&format!("At the door {door}, {how}\n\n"));
-        }
+        text.push_str(&doors);
         Ok(())
     }
 }
@@ -365,8 +354,9 @@ mod tests {
                 .any(|entry| matches!(entry.mode, HostsMode::Totp(_)))
                 .then_some(&secret),
             key: has_spa.then_some("PRIVATE"),
+            qr: qr.then_some(false),
         };
-        bundle.text(qr.then_some(false)).unwrap().to_string()
+        bundle.text().unwrap().to_string()
     }
 
     #[test]

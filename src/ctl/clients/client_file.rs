@@ -144,7 +144,7 @@ impl ClientFile {
         page.line(0, HEADER);
         page.open(0, "clients");
         page.open(1, self.name.as_str());
-        page.list(2, "doors", &self.doors.iter().map(Name::as_str).collect::<Vec<_>>());
+        page.list(2, "doors", &self.doors);
         page.optional(2, "expires", self.expires.as_ref());
         for (method, keys) in KEPT {
             let Some(held) = self.credentials.get(&method) else { continue };

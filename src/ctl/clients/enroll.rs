@@ -15,8 +15,7 @@ use super::stanza;
 use crate::config::{Client, Config, Door, Name, Settings, SpaSettings};
 use crate::ctl::args::host;
 use crate::ctl::edit::Edit;
-use crate::ctl::error::{Error, say};
-use crate::ctl::target::Target;
+use crate::ctl::{Error, Target, say};
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
 use crate::proto::method::Method;
@@ -141,8 +140,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
 /// When there is nothing to be done, or a door could not be opened with what the client has then.
 fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Error> {
     let (name, doors) = (&args.client, &config.doors);
-    let unknown = |wanted: &&Name| config.doors.iter().all(|door| door.name() != *wanted);
-    if let Some(unknown) = args.doors.iter().find(unknown) {
+    if let Some(unknown) = args.doors.iter().find(|wanted| config.door(wanted).is_none()) {
         return Err(Error::no_door(config, unknown));
     }
     let gets = args.gives();
@@ -274,19 +272,20 @@ fn show(
         }
     }
     let key = new_key.map(PrivateKey::encode);
+    let output = io::stdout();
+    let qr = args.qr.then(|| output.is_terminal());
     let bundle = Bundle {
         client: &args.client,
         server: &server,
         entries: &entries,
         secret: totp.filter(|_| args.totp).map(|totp| &totp.secret),
         key: key.as_ref().map(|key| key.as_str()),
+        qr,
     };
-    let output = io::stdout();
-    let qr = args.qr.then(|| output.is_terminal());
     let asked = if shows(args.fwknop) { doors } else { &[] };
     let mut text = stanza::show(client, &server, asked, settings, args.fwknop, qr);
     if !entries.is_empty() {
-        text.push_str(&bundle.text(qr)?);
+        text.push_str(&bundle.text()?);
     }
     if args.totp || bundle.key.is_some() || args.fwknop {
         say("what follows holds a secret, and is shown this once: it is for the client alone");

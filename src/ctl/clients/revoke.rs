@@ -6,9 +6,7 @@ use super::site::Site;
 use crate::config::Name;
 use crate::control::Request;
 use crate::ctl::edit::Edit;
-use crate::ctl::error::{Error, say};
-use crate::ctl::socket::Timeout;
-use crate::ctl::target::Target;
+use crate::ctl::{Error, Target, Timeout, say};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::ctl) struct RevokeArgs {

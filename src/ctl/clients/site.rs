@@ -12,9 +12,7 @@ use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
 use crate::ctl::edit::{self, Edit, make_directory};
-use crate::ctl::error::{Error, say};
-use crate::ctl::socket::Timeout;
-use crate::ctl::target::Target;
+use crate::ctl::{Error, Target, Timeout, say};
 use crate::keeper::server_key::obtain;
 use crate::proto::spa::PublicKey;
 
@@ -114,10 +112,10 @@ impl<'a> Site<'a> {
     /// # Errors
     /// Everything is as it was before then: also when the whole configuration would not be valid.
     pub(in crate::ctl) fn commit(&self, edit: Edit) -> Result<Config, Error> {
-        let made = edit.make()?;
+        let undo = edit.make()?;
         match load::load(&self.target.config, &self.target.options()) {
             Ok(loaded) => Ok(loaded.config),
-            Err(report) => Err(match made.undo() {
+            Err(report) => Err(match undo.make_each() {
                 Ok(()) => Error::Undone(report),
                 Err(source) => Error::NotUndone { report, source },
             }),

@@ -16,7 +16,6 @@ use std::time::Duration;
 use client::ImportedClient;
 use cycle::Cycle;
 use jiff::tz::TimeZone;
-use keys::ImportedKey;
 use nat::ForcedNat;
 
 use super::Files;
@@ -27,7 +26,6 @@ use crate::config::names::TakenNames;
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::knock::Knock;
-use crate::proto::network::Network;
 
 /// Writes what the files say. Errors in `notes` are about what is not carried over as it stands.
 pub(super) fn import(
@@ -124,7 +122,7 @@ struct Importer<'a> {
     /// The ports that the guard locks.
     guarded: BTreeSet<String>,
     /// The clients so far, by their keys of either kind.
-    keys: HashMap<(&'static str, Vec<u8>), &'a ImportedClient>,
+    keys: HashMap<&'a (&'static str, Vec<u8>), &'a ImportedClient>,
 }
 
 impl<'a> Importer<'a> {
@@ -137,10 +135,7 @@ impl<'a> Importer<'a> {
         notes: &mut Problems,
     ) -> Option<Name> {
         let called = client.called.clone().unwrap_or_else(|| format!("client-{number}"));
-        let key = ("KEY", client.key.bytes.clone());
-        let hmac = client.hmac.as_ref().map(|hmac| ("HMAC_KEY", hmac.bytes.clone()));
-        let keys: Vec<_> = [Some(key), hmac].into_iter().flatten().collect();
-        let same = keys.iter().find_map(|key| Some((key.0, *self.keys.get(key)?)));
+        let same = client.keys.iter().find_map(|key| Some((key.0, *self.keys.get(key)?)));
         if same.is_some_and(|(_, first)| first.origin == client.origin) {
             let message = "this stanza is included more than once: once is enough";
             notes.push(client.at.warning(message));
@@ -165,7 +160,7 @@ impl<'a> Importer<'a> {
                 }
             },
         };
-        self.keys.extend(keys.into_iter().map(|key| (key, client)));
+        self.keys.extend(client.keys.iter().map(|key| (key, client)));
         write_client(&mut self.clients, client, &name, &doors);
         Some(name)
     }
@@ -180,7 +175,7 @@ impl<'a> Importer<'a> {
             let more = if masquerade { ", masquerade: true" } else { "" };
             door.line(2, &format!("forward: [{{on: {port}, to: {to}, port: {inner}{more}}}]"));
         } else {
-            door.list(2, "open", &[port.to_string()]);
+            door.list(2, "open", &[port]);
         }
         write_times(&mut door, client);
         if let Some(cycle) = &client.cycle {
@@ -251,45 +246,17 @@ fn write_limit(page: &mut YamlWriter, cycle: &Cycle) {
 /// How long a client's doors are open, where that matters.
 fn write_times(page: &mut YamlWriter, client: &ImportedClient) {
     if client.cycle.as_ref().is_none_or(Cycle::is_timed) {
-        for (key, seconds) in [("open_for", client.open_for), ("open_for_max", client.open_for_max)]
-        {
+        for (key, seconds) in client.times {
             page.entry(2, key, &duration::format(Duration::from_secs(seconds)));
         }
     }
-}
-
-/// A network, or the address where it is only one.
-fn network(network: &Network) -> String {
-    let text = network.to_string();
-    text.strip_suffix("/32").map(str::to_owned).unwrap_or(text)
 }
 
 fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doors: &[String]) {
     page.open(1, name.as_str());
     page.comment(2, &format!("Made of {}.", client.origin));
     page.list(2, "doors", doors);
-    page.optional(2, "expires", client.expires);
-    page.open(2, "fwknop");
-    let key = |page: &mut YamlWriter, name: &str, key: &ImportedKey| {
-        let (ending, value) = key.written();
-        page.entry(3, &format!("{name}{ending}"), &value);
-    };
-    key(page, "key", &client.key);
-    match &client.hmac {
-        Some(hmac) => key(page, "hmac_key", hmac),
-        None => page.entry(3, "without_hmac", "true"),
-    }
-    page.optional(3, "hmac_type", client.hmac_type);
-    page.optional(3, "mode", client.mode);
-    for (name, networks) in [("from", &client.from), ("destination", &client.destination)] {
-        if !networks.is_empty() {
-            let networks: Vec<_> = networks.iter().map(network).collect();
-            page.list(3, name, &networks);
-        }
-    }
-    page.optional(3, "username", client.username.as_ref());
-    page.optional(3, "address", client.explicit_address.then_some("explicit"));
-    page.optional(3, "force_nat", client.nat.map(|_| "true"));
+    page.append(&client.page);
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, parse_target};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
-use crate::proto::flags::{FlagTest, TcpFlags};
+use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, MAX_KNOCKS, Protocol};
 
 /// Writes what the file says. Errors in `notes` are about what is not carried over as it stands.
@@ -81,7 +81,7 @@ fn options(section: &Section<'_>, page: &mut YamlWriter, notes: &mut Problems) {
     let (file, pid) = (path("LogFile"), path("PidFile"));
     let [mut knockd, mut log] = [YamlWriter::default(), YamlWriter::default()];
     if let Some(interface) = section.interface(notes) {
-        knockd.list(1, "interfaces", &[interface.to_string()]);
+        knockd.list(1, "interfaces", &[interface]);
     }
     log.optional(2, "syslog", section.directives.get("UseSyslog").map(|_| "daemon"));
     log.optional(2, "file", file);
@@ -200,16 +200,9 @@ impl<'a> DoorWriter<'a> {
         }
         match value.text.parse::<FlagTest>() {
             Ok(test) => {
-                let none = TcpFlags(0);
-                let set = FlagTest { clear: none, ..test };
-                let clear = FlagTest { set: none, ..test };
-                let words = [set, clear].map(|test| test.to_string());
-                let words: Vec<_> = words
-                    .iter()
-                    .filter(|words| *words != "any")
-                    .flat_map(|it| it.split(','))
-                    .collect();
-                self.page.list(2, "tcpflags", &words);
+                let words = test.to_string();
+                let words = words.split(',').filter(|_| test != FlagTest::ANY);
+                self.page.list(2, "tcpflags", &words.collect::<Vec<_>>());
             }
             Err(error) => {
                 self.fail(value.error(error.to_string()));
@@ -233,8 +226,8 @@ impl<'a> DoorWriter<'a> {
         let [open, close, open_6, close_6] =
             ["Start_Command", "Stop_Command", "Start_Command_6", "Stop_Command_6"]
                 .map(|directive| self.command(directive));
-        let opens_6 = open_6.or(open) != Some("") && open_6.or(open).is_some();
         let opens = |command: Option<&str>| command.is_some_and(|command| !command.is_empty());
+        let opens_6 = opens(open_6.or(open));
         if !opens(open) && !opens_6 {
             let message = format!("door '{}' runs nothing", self.section.name.text);
             self.fail(self.section.name.error(message).help("write a Start_Command"));
@@ -246,13 +239,9 @@ impl<'a> DoorWriter<'a> {
         self.entry("start_command", open);
         self.entry("start_command_6", open_6);
         self.timeout("Cmd_Timeout", "cmd_timeout");
-        if let Some(value) = self.section.value("Cmd_Timeout")
-            && !opens(close)
-            && !opens(close_6)
-        {
-            let message = "Cmd_Timeout has no effect without Stop_Command";
-            self.notes.push(value.place().warning(message));
-        }
+        let idle = self.section.value("Cmd_Timeout").filter(|_| !opens(close) && !opens(close_6));
+        let message = "Cmd_Timeout has no effect without Stop_Command";
+        self.notes.extend(idle.map(|value| value.place().warning(message)));
         self.entry("stop_command", close);
         self.entry("stop_command_6", close_6);
         self.page.optional(2, "command_limit", self.unlimited.then_some("none"));

@@ -76,7 +76,7 @@ pub(super) fn write(
                 rows.push(vec![mark.to_owned(), about.to_owned(), cell(&before), cell(&now)]);
             }
         }
-        table(out, &rows)?;
+        table(out, &[], rows.into_iter())?;
         writeln!(out)?;
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! The table that is there already: of this process, of an earlier one, or of the former form.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -107,8 +106,7 @@ impl StandingTable {
             Some(table) if table.comment.starts_with(VERSION) => {
                 let sets = netlink.sets(NftFamily::Inet, TABLE)?;
                 // Those that are renewed come before their ceilings.
-                let sets: BTreeSet<_> = sets.iter().filter_map(|it| GuardSet::named(it)).collect();
-                for set in sets {
+                for set in GuardSet::named(&sets) {
                     let mut elements = dump(netlink, &set.reference())?;
                     // Somebody may have made a set of another type in its place.
                     elements.retain(|element| element.key.as_bytes().len() == set.key_length());
@@ -138,11 +136,10 @@ impl StandingTable {
             }
             (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
             (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
-            (kind, Some(family)) if kind.is_of_grants() => {
-                let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
+            (kind, _) if kind.is_of_grants() => {
                 let (ours, others): (Vec<_>, _) =
                     elements.into_iter().partition(SetElement::is_ours);
-                let grants = ours.iter().filter_map(|it| Some((it, grant(it, family, is_bound)?)));
+                let grants = ours.iter().filter_map(|it| Some((it, grant(it, set)?)));
                 let Lifetime::Ceiling(idle) = set.lifetime else {
                     self.grants.extend(grants.map(|(_, grant)| grant));
                     self.added.insert(set, others);
@@ -161,13 +158,11 @@ impl StandingTable {
 
     /// The grants to keep, each that packets renew for as long as they have.
     pub(super) fn renewing(&self, keep: &[GuardGrant]) -> Vec<GuardGrant> {
-        let held = longest(self.grants.iter().filter(|grant| grant.ceiling.is_some()));
+        let known = longest(&self.grants);
         let renewed = |grant: &GuardGrant| {
-            let renewed = held.get(&grant.key()).filter(|_| grant.ceiling.is_some());
-            GuardGrant {
-                left: grant.left.max(renewed.map_or(Duration::ZERO, |it| it.left)),
-                ..grant.clone()
-            }
+            let known = grant.ceiling.and_then(|_| known.get(&grant.key()));
+            let left = known.map_or(grant.left, |known| known.left.max(grant.left));
+            GuardGrant { left, ..grant.clone() }
         };
         keep.iter().map(renewed).collect()
     }
@@ -180,14 +175,13 @@ impl StandingTable {
         ruleset: &Ruleset,
     ) -> Result<(), NetlinkError> {
         for name in netlink.sets(NftFamily::Inet, TABLE)? {
-            let Some((door, is_bound, family)) = former_set(&name) else { continue };
+            let Some((door, kind)) = former_set(&name) else { continue };
             let set = SetRef { set: NftName::own(name), ..GuardSet::GUARDED.reference() };
             for element in dump(netlink, &set)? {
                 if element.is_ours() {
-                    self.grants.extend(grant(&element, family, is_bound));
-                } else if let Some((from, port)) = source(&element, family, is_bound) {
-                    for (GuardElement { set, key }, _) in
-                        ruleset.elements(&door, from.into(), port, false)
+                    self.grants.extend(grant(&element, kind));
+                } else if let Some((from, port)) = source(&element, kind) {
+                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from, port, false)
                     {
                         let here = self.added.entry(set).or_default();
                         here.push(SetElement { key, ..element.clone() });
@@ -209,9 +203,7 @@ impl GuardGrant {
 }
 
 /// Grants, each once: for as long as the longest of its elements.
-fn longest<'a>(
-    grants: impl IntoIterator<Item = &'a GuardGrant>,
-) -> HashMap<GrantPlace<'a>, GuardGrant> {
+fn longest(grants: &[GuardGrant]) -> HashMap<GrantPlace<'_>, GuardGrant> {
     let mut all: HashMap<_, GuardGrant> = HashMap::new();
     for grant in grants {
         let known = all.entry(grant.key()).or_insert_with(|| grant.clone());
@@ -225,33 +217,29 @@ fn longest<'a>(
 }
 
 /// Reads the name of one of the four sets of a door in the former form: `g_DOOR_4`, `g_DOOR_6`, and
-/// `p_DOOR_4` and `p_DOOR_6`, whose keys have a source port. Whose it is, whether it has one, and
-/// of which family.
-fn former_set(set: &str) -> Option<(Name, bool, Family)> {
+/// `p_DOOR_4` and `p_DOOR_6`, whose keys have a source port. Whose it is, and which set has such
+/// keys now.
+fn former_set(set: &str) -> Option<(Name, GuardSet)> {
     let (set, family) = set.rsplit_once('_')?;
     let (kind, door) = set.split_once('_')?;
-    let is_bound = ["g", "p"].iter().position(|known| *known == kind)? == 1;
+    let kind = if kind == "g" { SetKind::Open } else { (kind == "p").then_some(SetKind::Bound)? };
     let family = if family == "4" { Family::V4 } else { (family == "6").then_some(Family::V6)? };
-    Some((door.parse().ok()?, is_bound, family))
+    Some((door.parse().ok()?, kind.of(family)))
 }
 
-/// The address, and the source port, that an element lets in.
-fn source(
-    element: &SetElement,
-    family: Family,
-    is_bound: bool,
-) -> Option<(IpAddr, Option<NonZeroU16>)> {
-    let port = if is_bound { Some(element.key.second_port(family)?) } else { None };
-    Some((element.key.first_address(family)?, port))
+/// The network, and the source port, that an element lets in.
+fn source(element: &SetElement, set: GuardSet) -> Option<(Network, Option<NonZeroU16>)> {
+    let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
+    let port = if is_bound { Some(element.key.second_port(set.family?)?) } else { None };
+    Some((set.network(&element.key)?, port))
 }
 
 /// The grant that one of knockd's own elements belongs to.
-fn grant(element: &SetElement, family: Family, is_bound: bool) -> Option<GuardGrant> {
-    let (address, source_port) = source(element, family, is_bound)?;
+fn grant(element: &SetElement, set: GuardSet) -> Option<GuardGrant> {
+    let (network, source_port) = source(element, set)?;
     let door = element.comment.as_str().split(' ').nth(1)?.parse().ok()?;
     let (left, comment) = (element.left?, element.comment.clone());
-    let (network, ceiling) = (address.into(), None);
-    Some(GuardGrant { door, network, source_port, left, ceiling, comment })
+    Some(GuardGrant { door, network, source_port, left, ceiling: None, comment })
 }
 
 /// Nothing where there is no such set: another program may have changed the table.
@@ -275,9 +263,10 @@ mod tests {
         ) {
             let kind = if is_bound { 'p' } else { 'g' };
             let set = format!("{kind}_{name}_{}", if is_v4 { 4 } else { 6 });
-            let (door, bound, family) = former_set(&set).unwrap();
-            let expected = if is_v4 { Family::V4 } else { Family::V6 };
-            prop_assert_eq!((door.as_str(), bound, family), (&*name, is_bound, expected));
+            let (door, set) = former_set(&set).unwrap();
+            let family = if is_v4 { Family::V4 } else { Family::V6 };
+            let kind = if is_bound { SetKind::Bound } else { SetKind::Open };
+            prop_assert_eq!((door.as_str(), set), (&*name, kind.of(family)));
         }
 
         #[test]

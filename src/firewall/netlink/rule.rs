@@ -79,21 +79,27 @@ impl Load {
     }
 }
 
-/// A part of a set's key: what is looked up, nft's number for its type, the bytes that it fills.
+/// A part of a set's key: what is looked up, nft's number for its type, the bytes that it fills,
+/// and how many of its bits count, if not all.
 #[derive(Clone, Copy, Debug)]
-pub struct KeyPart(Load, u32, u32);
+pub struct KeyPart(Load, u32, u32, Option<u8>);
 
 impl KeyPart {
-    pub const PROTOCOL: Self = Self(Load::PROTOCOL, 12, 4);
-    pub const SOURCE_PORT: Self = Self(Load("payload", &[(2, 2), (3, 0), (4, 2)]), 13, 4);
-    pub const PORT: Self = Self(Load("payload", &[(2, 2), (3, 2), (4, 2)]), 13, 4);
-    const SOURCE_4: Self = Self(Load("payload", &[(2, 1), (3, 12), (4, 4)]), 7, 4);
-    const SOURCE_6: Self = Self(Load("payload", &[(2, 1), (3, 8), (4, 16)]), 8, 16);
-    const DESTINATION_4: Self = Self(Load("payload", &[(2, 1), (3, 16), (4, 4)]), 7, 4);
-    const DESTINATION_6: Self = Self(Load("payload", &[(2, 1), (3, 24), (4, 16)]), 8, 16);
+    pub const PROTOCOL: Self = Self(Load::PROTOCOL, 12, 4, None);
+    pub const SOURCE_PORT: Self = Self(Load("payload", &[(2, 2), (3, 0), (4, 2)]), 13, 4, None);
+    pub const PORT: Self = Self(Load("payload", &[(2, 2), (3, 2), (4, 2)]), 13, 4, None);
+    const SOURCE_4: Self = Self(Load("payload", &[(2, 1), (3, 12), (4, 4)]), 7, 4, None);
+    const SOURCE_6: Self = Self(Load("payload", &[(2, 1), (3, 8), (4, 16)]), 8, 16, None);
+    const DESTINATION_4: Self = Self(Load("payload", &[(2, 1), (3, 16), (4, 4)]), 7, 4, None);
+    const DESTINATION_6: Self = Self(Load("payload", &[(2, 1), (3, 24), (4, 16)]), 8, 16, None);
 
     pub(in crate::firewall) const fn bytes(self) -> usize {
         self.2 as usize
+    }
+
+    /// The same with no more than its first bits, where some are given.
+    pub(in crate::firewall) const fn of_network(self, prefix: Option<u8>) -> Self {
+        Self(self.0, self.1, self.2, prefix)
     }
 
     /// How many of the bytes that it fills it has.
@@ -149,10 +155,15 @@ impl NftRule {
 
     /// Goes on where these bits of a value are, or are not, as they are in `value`.
     pub fn masked(self, load: Load, mask: &[u8], equal: bool, is: &[u8]) -> Self {
+        self.with(load.to(REGISTER)).mask(REGISTER, mask).compare(equal, is)
+    }
+
+    /// Leaves only these bits of what a register holds.
+    fn mask(self, register: u32, mask: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
-        let data = Attributes::default().u32(1, REGISTER).u32(2, REGISTER).u32(3, length);
+        let data = Attributes::default().u32(1, register).u32(2, register).u32(3, length);
         let data = data.nest(4, &value(mask)).nest(5, &value(&vec![0; mask.len()]));
-        self.with(load.to(REGISTER)).with(("bitwise", data)).compare(equal, is)
+        self.with(("bitwise", data))
     }
 
     fn compare(self, equal: bool, with: &[u8]) -> Self {
@@ -178,8 +189,12 @@ impl NftRule {
 
     fn loading(mut self, key: &[KeyPart]) -> Self {
         let mut register = REGISTER;
-        for &KeyPart(load, _, length) in key {
+        for &KeyPart(load, _, length, prefix) in key {
             self = self.with(load.to(register));
+            if let Some(prefix) = prefix {
+                let mask = !u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                self = self.mask(register, &mask.to_be_bytes()[..length as usize]);
+            }
             register += length / 4;
         }
         self
@@ -296,15 +311,11 @@ impl NftChange {
         self
     }
 
-    /// Bounds the set that this makes: so many elements.
-    pub fn bounded(mut self, size: u32) -> Self {
-        self.body = self.body.nest(SET_DESCRIPTION, &Attributes::default().u32(1, size));
-        self
-    }
-
-    /// Says when the elements go that are made or renewed by a packet.
-    pub fn lasting(mut self, timeout: Duration) -> Self {
+    /// Bounds the set that this makes: so many elements, which go after this time.
+    pub fn bounded(mut self, size: Option<u32>, timeout: Duration) -> Self {
+        let size = size.map(|size| Attributes::default().u32(1, size));
         self.body = self.body.u64(SET_TIMEOUT, millis(timeout));
+        self.body = self.body.optional(size, |body, size| body.nest(SET_DESCRIPTION, &size));
         self
     }
 

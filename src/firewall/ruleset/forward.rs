@@ -4,11 +4,10 @@
 //! led on, which labels its connection; the other, in a map, where to. Whoever has neither meets
 //! the port as if there were no door. A connection goes on by its label when the grant is over.
 
-use std::net::IpAddr;
-
-use super::{FAMILIES, GuardElement, GuardSet, GuardedDoor, LABEL, Ruleset, SetKind};
+use super::{FAMILIES, GuardElement, GuardSet, GuardedDoor, LABEL, Ruleset, SetKind, TableNeeds};
 use crate::config::{Family, Forward};
 use crate::firewall::netlink::{ElementKey, KeyPart, Load, NftRule};
+use crate::proto::network::Network;
 
 /// The bit of a connection's label that says: it is led to another host. Bit 93 on machines that
 /// are little-endian.
@@ -38,18 +37,20 @@ impl GuardedDoor {
     /// The elements that lead an address on, each with what it leads to if it is one of a map.
     pub(super) fn forwarding(
         &self,
-        address: IpAddr,
+        network: Network,
     ) -> impl Iterator<Item = (GuardElement, Option<ElementKey>)> + '_ {
         let kinds = match self.target {
             None => [SetKind::Forwarded, SetKind::Forward],
             Some(_) => [SetKind::ForwardedTo, SetKind::ForwardTo],
         };
-        let family = Family::of(address.to_canonical());
+        let address = network.address();
+        let family = Family::of(address);
         let from = ElementKey::from(address);
         let from = self.target.iter().fold(from, |key, target| key.address(*target));
         self.forwards.iter().filter(move |it| it.is_for(address)).flat_map(move |forward| {
             let leads_to = ElementKey::from(forward.to).port(forward.port.get());
-            let of = |kind: SetKind| kind.of(family).at_ports(from.clone(), forward.on.into());
+            let set = |kind: SetKind| kind.of(family).around(network);
+            let of = |kind| set(kind).at_ports(from.clone(), forward.on.into());
             let [led, map] = kinds.map(of);
             [(led, None), (map, Some(leads_to))]
         })
@@ -71,7 +72,7 @@ impl Ruleset {
 }
 
 /// The rules that come before those that lock.
-pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
+pub(super) fn rules(needs: &TableNeeds) -> Vec<(&'static str, NftRule)> {
     let any = NftRule::default;
     let state = |bits: u32| any().has(Load::STATE, &bits.to_ne_bytes());
     let labelled = |rule: NftRule| rule.has(Load::LABEL, &FORWARDED);
@@ -92,18 +93,20 @@ pub(super) fn rules() -> Vec<(&'static str, NftRule)> {
         ("forwarded", any().label(&LABEL).label(&FORWARDED).accept()),
     ];
     for family in FAMILIES {
-        let leads = |kind: SetKind| {
-            let set = kind.of(family);
-            labelled(set.concerns(any())).forward(&set.reference(), &set.key(), family)
-        };
-        let masqueraded = SetKind::Masqueraded.of(family);
-        rules.extend([
-            ("forwards", local(SetKind::Forwarded.of(family).holds(any())).goto("forwarded")),
-            ("forwards", SetKind::ForwardedTo.of(family).holds(any()).goto("forwarded")),
-            ("nat_prerouting", leads(SetKind::ForwardTo)),
-            ("nat_prerouting", leads(SetKind::Forward)),
-            ("nat_postrouting", masqueraded.holds(labelled(any())).masquerade()),
-        ]);
+        let each = |kind: SetKind| kind.of(family).beside(needs);
+        for set in each(SetKind::Forwarded) {
+            rules.push(("forwards", local(set.holds(any())).goto("forwarded")));
+        }
+        for set in each(SetKind::ForwardedTo) {
+            rules.push(("forwards", set.holds(any()).goto("forwarded")));
+        }
+        for set in each(SetKind::ForwardTo).chain(each(SetKind::Forward)) {
+            let labelled = labelled(set.concerns(any()));
+            let leads = labelled.forward(&set.reference(), &set.key(), family);
+            rules.push(("nat_prerouting", leads));
+        }
+        let masqueraded = SetKind::Masqueraded.of(family).holds(labelled(any()));
+        rules.push(("nat_postrouting", masqueraded.masquerade()));
     }
     rules
 }

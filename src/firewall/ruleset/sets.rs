@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::iter::once;
 use std::time::Duration;
 
-use super::{FAMILIES, GuardElement, TABLE};
+use super::{FAMILIES, GuardElement, TABLE, TableNeeds, wide};
 use crate::config::{Family, NftFamily, NftName};
 use crate::firewall::netlink::{ElementKey, KeyPart, Load, NftChange, NftRule, SetRef};
 use crate::proto::duration;
+use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
 
@@ -92,6 +93,8 @@ pub(in crate::firewall) struct GuardSet {
     /// Those are apart: each range in a set costs a packet something, a single port does not.
     pub(in crate::firewall) is_of_ranges: bool,
     pub(in crate::firewall) lifetime: Lifetime,
+    /// How many bits of a source count, if not all: that of a key is a network's first address.
+    pub(in crate::firewall) prefix: Option<u8>,
 }
 
 impl GuardSet {
@@ -100,11 +103,12 @@ impl GuardSet {
         family: None,
         is_of_ranges: false,
         lifetime: Lifetime::Given,
+        prefix: None,
     };
 
     pub(super) const OBSERVED: Self = Self { kind: SetKind::Observed, ..Self::GUARDED };
 
-    /// All but those of grants that packets renew.
+    /// All but those of grants that packets renew, and of networks.
     pub(in crate::firewall) fn all() -> impl Iterator<Item = Self> {
         SetKind::ALL.into_iter().flat_map(|kind| {
             let sets = match kind {
@@ -117,28 +121,39 @@ impl GuardSet {
         })
     }
 
-    /// The set of this name.
-    pub(in crate::firewall) fn named(name: &str) -> Option<Self> {
-        Self::all().find_map(|mut set| {
-            let (before, after) = set.name();
-            let mut words = name.strip_prefix(&before)?.strip_suffix(after)?.split('_').skip(1);
-            while let Some(word) = words.next().filter(|_| set.kind.lets_in()) {
-                let mut idle = || duration::parse(words.next()?).ok();
-                set.lifetime = match word {
-                    "held" => Lifetime::Renewed(idle()?),
-                    "ceiling" => Lifetime::Ceiling(idle()?),
-                    _ => return None,
-                };
-            }
-            (set.reference().set.as_str() == name).then_some(set)
+    /// The sets of these names.
+    pub(in crate::firewall) fn named(names: &[String]) -> BTreeSet<Self> {
+        let words = || names.iter().flat_map(|name| name.split('_'));
+        let bits = words().filter_map(|word| word.parse().ok());
+        let idles = words().filter_map(|word| duration::parse(word).ok());
+        let needs = TableNeeds {
+            idles: idles.flat_map(|idle| [false, true].map(|is_to| (is_to, idle))).collect(),
+            wide: bits.flat_map(|bits| FAMILIES.map(|family| (family, bits))).collect(),
+            ..TableNeeds::default()
+        };
+        let is_there = |set: &Self| names.contains(&set.reference().set.to_string());
+        Self::all().flat_map(|set| set.beside(&needs)).filter(is_there).collect()
+    }
+
+    /// This set, and those beside it that are needed: of networks, the narrowest first, and of
+    /// grants that packets renew.
+    pub(super) fn beside(self, needs: &TableNeeds) -> impl Iterator<Item = Self> {
+        let is_renewed = self.kind.lets_in() && !self.is_of_ranges;
+        let is_to = matches!(self.kind, SetKind::OpenTo | SetKind::BoundTo);
+        let idles = needs.idles.iter().filter(move |it| is_renewed && it.0 == is_to);
+        let pairs = idles.flat_map(|&(_, it)| [Lifetime::Renewed(it), Lifetime::Ceiling(it)]);
+        let lifetimes = once(Lifetime::Given).chain(pairs);
+        let of_family =
+            move |it: &&(Family, u8)| self.kind.is_of_grants() && Some(it.0) == self.family;
+        let prefixes = needs.wide.iter().rev().filter(of_family).map(|wide| Some(wide.1));
+        once(None).chain(prefixes).flat_map(move |prefix| {
+            lifetimes.clone().map(move |lifetime| Self { lifetime, prefix, ..self })
         })
     }
 
-    /// This set, and those beside it for grants that packets renew for so long.
-    pub(super) fn beside(self, idles: &BTreeSet<Duration>) -> impl Iterator<Item = Self> {
-        let idles = idles.iter().filter(move |_| self.kind.lets_in() && !self.is_of_ranges);
-        let pairs = idles.flat_map(|&idle| [Lifetime::Renewed(idle), Lifetime::Ceiling(idle)]);
-        once(Lifetime::Given).chain(pairs).map(move |it| self.lasting(it))
+    /// The network that a key begins with.
+    pub(in crate::firewall) fn network(self, key: &ElementKey) -> Option<Network> {
+        Some(Network::around(key.first_address(self.family?)?, self.prefix.unwrap_or(u8::MAX)))
     }
 
     /// The set of such elements beside this one.
@@ -152,6 +167,11 @@ impl GuardSet {
             Lifetime::Renewed(idle) => Some(idle),
             Lifetime::Given | Lifetime::Ceiling(_) => None,
         }
+    }
+
+    /// The set of networks as wide as this one.
+    pub(super) fn around(self, network: Network) -> Self {
+        Self { prefix: wide(network).map(|wide| wide.1), ..self }
     }
 
     /// The set for such ports beside this one.
@@ -169,25 +189,21 @@ impl GuardSet {
     }
 
     pub(in crate::firewall) fn reference(self) -> SetRef {
-        let (before, after) = self.name();
+        let ranges = if self.is_of_ranges { "_ranges" } else { "" };
         let lifetime = match self.lifetime {
             Lifetime::Given => String::new(),
             Lifetime::Renewed(idle) => format!("_held_{}", duration::format(idle)),
             Lifetime::Ceiling(idle) => format!("_ceiling_{}", duration::format(idle)),
         };
-        let (family, table) = (NftFamily::Inet, NftName::own(TABLE.to_owned()));
-        SetRef { family, table, set: NftName::own(format!("{before}{lifetime}{after}")) }
-    }
-
-    /// The beginning of its name, and the end.
-    fn name(self) -> (String, &'static str) {
-        let ranges = if self.is_of_ranges { "_ranges" } else { "" };
+        let network = self.prefix.map_or_else(String::new, |prefix| format!("_{prefix}"));
         let family = match self.family {
             None => "",
             Some(Family::V4) => "_4",
             Some(Family::V6) => "_6",
         };
-        (format!("{}{ranges}", self.kind.as_str()), family)
+        let name = format!("{}{ranges}{lifetime}{network}{family}", self.kind.as_str());
+        let (family, table) = (NftFamily::Inet, NftName::own(TABLE.to_owned()));
+        SetRef { family, table, set: NftName::own(name) }
     }
 
     /// How long its keys are, in bytes.
@@ -197,6 +213,7 @@ impl GuardSet {
 
     pub(super) fn key(self) -> Vec<KeyPart> {
         let [source, destination] = KeyPart::addresses(self.family.unwrap_or(Family::V4));
+        let source = source.of_network(self.prefix);
         let (from, port) = (KeyPart::SOURCE_PORT, [KeyPart::PROTOCOL, KeyPart::PORT]);
         let before: &[KeyPart] = match self.kind {
             SetKind::Trusted => return vec![source],
@@ -214,23 +231,23 @@ impl GuardSet {
     pub(super) fn declaration(self, id: u32) -> NftChange {
         // `NFT_SET_INTERVAL`, `NFT_SET_TIMEOUT`, and `NFT_SET_EVAL` for what rules fill.
         // And `NFT_SET_MAP`, and `NFT_SET_CONCAT` for ranges in a part of a key.
+        let bounds = self.kind.bounds().map(|(size, timeout)| (Some(size), timeout));
+        // The kernel gives it room for 65,535; it would take memory for a size that is said.
+        let bounds = bounds.or(self.renewed().map(|idle| (None, idle)));
         let flags = match self.kind {
-            _ if self.renewed().is_some() => 0x30,
             SetKind::Trusted => 0x4,
             SetKind::Older | SetKind::Observed | SetKind::ObservedTo | SetKind::Masqueraded => 0,
             kind if kind.is_map() => 0x18,
-            _ if self.kind.bounds().is_some() => 0x30,
+            _ if bounds.is_some() => 0x30,
             _ => 0x10,
         };
         let flags = if self.is_of_ranges { flags | 0x84 } else { flags };
         let set = NftChange::set(&self.reference(), id, flags, &self.key());
-        match (self.kind.bounds(), self.value(), self.renewed()) {
-            (Some((size, timeout)), ..) => set.bounded(size).lasting(timeout),
-            (None, Some(value), _) => set.to(&value),
-            // The kernel gives it room for 65,535; it would take memory for a size that is said.
-            (None, None, Some(idle)) => set.lasting(idle),
-            (None, None, None) if self.is_of_ranges => set.of_ranges(&self.key()),
-            (None, None, None) => set,
+        match (bounds, self.value()) {
+            (Some((size, timeout)), _) => set.bounded(size, timeout),
+            (None, Some(value)) => set.to(&value),
+            (None, None) if self.is_of_ranges => set.of_ranges(&self.key()),
+            (None, None) => set,
         }
     }
 
@@ -260,28 +277,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_is_known_by_its_name_and_no_other_name_is_one() {
-        let idles = [90_000, 1500].map(Duration::from_millis).into();
-        let all: Vec<GuardSet> = GuardSet::all().flat_map(|set| set.beside(&idles)).collect();
+    fn sets_are_known_by_their_names() {
+        let needs = TableNeeds {
+            observing: true,
+            ranges: true,
+            forwards: true,
+            idles: [(false, 90_000), (true, 1500)]
+                .map(|(is_to, millis)| (is_to, Duration::from_millis(millis)))
+                .into(),
+            wide: [(Family::V4, 24), (Family::V4, 1), (Family::V6, 64)].into(),
+        };
+        let all: Vec<GuardSet> = GuardSet::all().flat_map(|set| set.beside(&needs)).collect();
         let names: BTreeSet<String> = all.iter().map(|it| it.reference().set.to_string()).collect();
         assert_eq!(names.len(), all.len());
-        assert!(
-            names.contains("open_held_1m30s_4") && names.contains("bound_to_ceiling_1s500ms_6")
-        );
-        for set in all {
-            assert_eq!(GuardSet::named(set.reference().set.as_str()), Some(set));
-        }
-        for other in [
-            "",
-            "_4",
-            "open",
-            "open_5",
-            "guarded_4",
-            "open_held_90s_4",
-            "open_held_4",
-            "trusted_held_1m_4",
+        for name in [
+            "open_held_1m30s_4",
+            "bound_to_ceiling_1s500ms_6",
+            "open_24_4",
+            "open_ranges_1_4",
+            "forward_to_64_6",
+            "open_held_1m30s_64_6",
         ] {
-            assert_eq!(GuardSet::named(other), None, "{other}");
+            assert!(names.contains(name), "{name}");
         }
+        let strange = ["", "_4", "open", "open_5", "guarded_4", "open_held_4", "trusted_24_4"];
+        let named: Vec<String> = names.into_iter().chain(strange.map(str::to_owned)).collect();
+        assert_eq!(GuardSet::named(&named), all.into_iter().collect());
     }
 }

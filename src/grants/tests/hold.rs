@@ -277,11 +277,9 @@ proptest! {
                     heard = now;
                     renew(&mut kernel, now, renews);
                 }
-                Happening::End(id) => {
-                    if kernel.connections.remove(&id).is_some() {
-                        kernel.news.push((id, ConnectionPhase::Ended));
-                        heard = now;
-                    }
+                Happening::End(id) if kernel.connections.remove(&id).is_some() => {
+                    kernel.news.push((id, ConnectionPhase::Ended));
+                    heard = now;
                 }
                 Happening::Dies => keeper = None,
                 Happening::Starts if keeper.is_none() => {

@@ -63,7 +63,10 @@ impl Doors {
     pub(super) fn cut_with(&mut self, ids: &[GrantId], client: Option<&Name>) {
         self.cuts.with.extend(ids);
         let query = Query { door: None, address: None, since: None, limit: MOST_HISTORY };
-        let entries = self.journal.ledger.history(&query).unwrap_or_default().into_iter();
+        let entries = self.journal.ledger.history(&query).unwrap_or_else(|why| {
+            error!("whose connections are to be cut is not known, but of open doors: {why}");
+            Vec::new()
+        });
         let let_in = |it: &HistoryEntry| {
             matches!(it.event, HistoryEvent::Open | HistoryEvent::Extend)
                 && client.is_none_or(|client| it.client.as_ref() == Some(client))
@@ -71,7 +74,8 @@ impl Doors {
         let key = |HistoryEntry { door, network, .. }: HistoryEntry| {
             Some(GrantKey { door: door?, network: network?, source_port: None })
         };
-        let former: HashSet<GrantKey> = entries.filter(let_in).filter_map(key).collect();
+        let former: HashSet<GrantKey> =
+            entries.into_iter().filter(let_in).filter_map(key).collect();
         former.into_iter().for_each(|key| self.cuts.cut(key));
     }
 

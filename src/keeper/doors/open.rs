@@ -5,7 +5,7 @@ use tracing::info;
 use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
-use crate::firewall::guard::Disturbance;
+use crate::firewall::guard::{self, Disturbance};
 use crate::grants::{
     Action, Decision, Grant, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
     Manner, OpenResult, Origin, PreparedGrant,
@@ -191,11 +191,13 @@ impl Doors {
         is_new: bool,
     ) -> Result<bool, KernelSetsError> {
         match self.sets.open(kept, is_new) {
-            // Somebody has taken the table away: it comes back with this grant.
+            // Somebody has taken the table away, or it has no set for networks as wide as this one:
+            // it comes back with this grant.
             Err(why) if kept.element.is_guards() && why.is_gap() => {
                 let (grants, at) = (&self.grants, now.monotonic);
-                let gone = Some(Disturbance::Gone);
-                self.sets.mend(at, gone, || holding(grants.list(), at))?;
+                let what =
+                    if guard::is_standing() { Disturbance::Outgrown } else { Disturbance::Gone };
+                self.sets.mend(at, Some(what), || holding(grants.list(), at))?;
                 Ok(true)
             }
             result => result,

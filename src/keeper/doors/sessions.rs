@@ -34,7 +34,7 @@ impl Sessions {
         if self.events.is_some() || !ConnectionEvents::are_told() {
             return false;
         }
-        self.events = self.said(|ports| ConnectionEvents::open(ports));
+        self.events = self.said(ConnectionEvents::open);
         self.events.is_some()
     }
 

@@ -15,7 +15,6 @@ const VERSIONS: [u8; 2] = [1, 2];
 const OBSERVED: u8 = 1;
 const CLOSE: u8 = 2;
 const DOOR_LEN: usize = 32;
-const WHOLE: Widths = Widths::SINGLE;
 
 /// The reason why what a client has encrypted is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,10 +40,10 @@ impl SpaRequest {
     pub fn encode(&self) -> [u8; PAYLOAD_LEN] {
         let (observed, v4, v6) = match self.open {
             Addresses::Observed => (OBSERVED, None, None),
-            Addresses::Named(given) => (0, given.v4(), given.v6()),
+            Addresses::Named(given) => (0, given.v4, given.v6),
         };
         let flags = observed | if self.close { CLOSE } else { 0 };
-        let widths = [self.widths.ipv4 % WHOLE.ipv4, self.widths.ipv6 % WHOLE.ipv6];
+        let widths = [self.widths.ipv4 % 32, self.widths.ipv6 % 128];
         let version = VERSIONS[usize::from(widths != [0; 2])];
         let mut payload = [0; PAYLOAD_LEN];
         let mut rest = payload.as_mut_slice();
@@ -91,8 +90,8 @@ impl SpaRequest {
         }
         let [ipv4, ipv6] = widths;
         let or_all = |given: u8, all: u8| if given == 0 { all } else { given };
-        let widths = Widths { ipv4: or_all(ipv4, WHOLE.ipv4), ipv6: or_all(ipv6, WHOLE.ipv6) };
-        if widths.ipv4 > WHOLE.ipv4 || widths.ipv6 > WHOLE.ipv6 {
+        let widths = Widths { ipv4: or_all(ipv4, 32), ipv6: or_all(ipv6, 128) };
+        if widths.ipv4 > 32 || widths.ipv6 > 128 {
             return Err(MalformedPayload::Width);
         }
         let v4 = Some(v4).filter(|address| !address.is_unspecified());

@@ -1,8 +1,8 @@
 //! The client of a stanza, read as fwknopd reads it.
 
 use std::fmt::Display;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
-use std::str::FromStr;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -10,15 +10,16 @@ use jiff::tz::TimeZone;
 
 use super::super::atoi;
 use super::cycle::{Cycle, read_cycle};
-use super::keys::{ImportedKey, read_keys};
+use super::keys::read_keys;
 use super::nat::{ForcedNat, Translation, read_nat};
 use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::diagnostic::{Diagnostic, Place, Problems};
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
 use crate::proto::network::Network;
 
-/// In seconds, where a stanza says nothing.
+/// In seconds, where a stanza says nothing, or 0.
 const FW_ACCESS_TIMEOUT: u64 = 30;
 const MAX_FW_TIMEOUT: u64 = 300;
 /// The longest time that fwknopd takes, in seconds.
@@ -29,23 +30,17 @@ pub(super) struct ImportedClient {
     pub(super) origin: String,
     /// What it is probably called.
     pub(super) called: Option<String>,
-    pub(super) key: ImportedKey,
-    pub(super) hmac: Option<ImportedKey>,
-    pub(super) hmac_type: Option<Hash>,
-    pub(super) mode: Option<CipherMode>,
-    pub(super) from: Vec<Network>,
-    pub(super) destination: Vec<Network>,
-    pub(super) username: Option<String>,
-    pub(super) explicit_address: bool,
-    pub(super) expires: Option<Timestamp>,
+    /// What it proves itself by, of either kind.
+    pub(super) keys: Vec<(&'static str, Vec<u8>)>,
+    /// What is written of it below its doors.
+    pub(super) page: YamlWriter,
     /// `None`: any that it asks for.
     pub(super) ports: Option<Vec<Knock>>,
     pub(super) restricted: Vec<Knock>,
     pub(super) cycle: Option<Cycle>,
     pub(super) nat: Option<ForcedNat>,
-    /// In seconds.
-    pub(super) open_for: u64,
-    pub(super) open_for_max: u64,
+    /// How long its doors are open, and how long at the most, in seconds.
+    pub(super) times: [(&'static str, u64); 2],
 }
 
 /// Reads a stanza.
@@ -63,8 +58,8 @@ pub(super) fn read(
         let message = "this client has no HMAC key: nothing says that its requests are not altered";
         notes.push(stanza.at.warning(message));
     }
-    let hmac_type = named(stanza, "HMAC_DIGEST_TYPE")?.filter(|_| hmac.is_some());
-    let mode = named(stanza, "ENCRYPTION_MODE")?;
+    let hmac_type = stanza.word::<Hash>("HMAC_DIGEST_TYPE")?.filter(|_| hmac.is_some());
+    let mode = stanza.word::<CipherMode>("ENCRYPTION_MODE")?;
     let username = stanza.get("REQUIRE_USERNAME").map(username).transpose()?;
     let cycle = read_cycle(stanza, notes)?;
     let nat = read_nat(stanza, translation, notes)?.filter(|_| cycle.is_none());
@@ -74,10 +69,14 @@ pub(super) fn read(
         return Err(stanza.at.error("the stanza is left out: it opens no port"));
     }
     let restricted = stanza.get("RESTRICT_PORTS").map(|given| read_ports(given, notes));
-    let most = seconds_or(stanza, "MAX_FW_TIMEOUT", MAX_FW_TIMEOUT, notes)?;
+    let mut time = |name, default| match stanza.get(name).map(|given| seconds(given, notes)) {
+        None | Some(Ok(0)) => Ok(default),
+        Some(seconds) => seconds,
+    };
+    let most = time("MAX_FW_TIMEOUT", MAX_FW_TIMEOUT)?;
     let open_for = match &cycle {
         Some(cycle) => cycle.timer,
-        None => seconds_or(stanza, "FW_ACCESS_TIMEOUT", FW_ACCESS_TIMEOUT, notes)?,
+        None => time("FW_ACCESS_TIMEOUT", FW_ACCESS_TIMEOUT)?,
     };
     if open_for > most {
         let message = format!(
@@ -86,62 +85,57 @@ pub(super) fn read(
         );
         notes.push(stanza.at.warning(message));
     }
+    let networks =
+        [("from", networks(stanza, "SOURCE")?), ("destination", networks(stanza, "DESTINATION")?)];
+    let mut page = YamlWriter::default();
+    page.optional(2, "expires", expires(stanza, zone, notes)?);
+    page.open(2, "fwknop");
+    key.write(&mut page, "key");
+    match &hmac {
+        Some(hmac) => hmac.write(&mut page, "hmac_key"),
+        None => page.entry(3, "without_hmac", "true"),
+    }
+    page.optional(3, "hmac_type", hmac_type);
+    page.optional(3, "mode", mode);
+    for (name, networks) in networks.iter().filter(|(_, networks)| !networks.is_empty()) {
+        page.list(3, name, networks);
+    }
+    page.optional(3, "username", username.as_ref());
+    let is_explicit = stanza.get("REQUIRE_SOURCE_ADDRESS").is_some_and(StanzaVariable::is_yes);
+    page.optional(3, "address", is_explicit.then_some("explicit"));
+    page.optional(3, "force_nat", nat.map(|_| "true"));
+    let hmac = hmac.map(|hmac| ("HMAC_KEY", hmac.bytes));
     Ok(ImportedClient {
         at: stanza.at.clone(),
         origin: stanza.origin.clone(),
-        called: username.clone().or_else(|| stanza.file.clone()),
-        key,
-        hmac,
-        hmac_type,
-        mode,
-        from: networks(stanza, "SOURCE")?,
-        destination: networks(stanza, "DESTINATION")?,
-        username,
-        explicit_address: stanza.get("REQUIRE_SOURCE_ADDRESS").is_some_and(StanzaVariable::is_yes),
-        expires: expires(stanza, zone, notes)?,
+        called: username.or_else(|| stanza.file.clone()),
+        keys: iter::once(("KEY", key.bytes)).chain(hmac).collect(),
+        page,
         ports,
         restricted: restricted.unwrap_or_default(),
         cycle,
         nat,
-        open_for,
-        open_for_max: most.max(open_for),
+        times: [("open_for", open_for), ("open_for_max", most.max(open_for))],
     })
 }
 
 /// Warnings about variables without effect.
 fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> Vec<Diagnostic> {
     let say = |name, message: &str| Some(stanza.get(name)?.at.warning(format!("{name} {message}")));
-    let mut found = Vec::new();
-    if !hmac {
-        found.push(say("HMAC_DIGEST_TYPE", "has no effect without HMAC_KEY: left out"));
-    }
-    match cycle {
-        Some(cycle) => {
-            let message = "has no effect beside CMD_CYCLE_OPEN: left out";
-            found.extend([say("FW_ACCESS_TIMEOUT", message), say("FORCE_NAT", message)]);
-            if cycle.depends_on_port() {
-                let message = "has no effect in fwknopd, which runs CMD_CYCLE_OPEN in any case; \
-                               here only these ports are opened";
-                found.push(say("OPEN_PORTS", message));
-            } else {
-                found.extend([say("OPEN_PORTS", message), say("RESTRICT_PORTS", message)]);
-            }
-        }
-        None => {
-            let message = "needs no counterpart: a client opens only what its doors name";
-            found.push(say("RESTRICT_PORTS", message));
-        }
-    }
-    found.into_iter().flatten().collect()
-}
-
-/// The value of a variable that is a word of fwknop's.
-fn named<T: FromStr<Err: Display>>(
-    stanza: &AccessStanza,
-    name: &str,
-) -> Result<Option<T>, Diagnostic> {
-    let Some(given) = stanza.get(name) else { return Ok(None) };
-    given.text().parse().map(Some).map_err(|error| given.left_out(error))
+    let beside = "has no effect beside CMD_CYCLE_OPEN: left out";
+    let of_port = "has no effect in fwknopd, which runs CMD_CYCLE_OPEN in any case; here only \
+                   these ports are opened";
+    let unneeded = "needs no counterpart: a client opens only what its doors name";
+    let (by_port, by_any) = (cycle.is_some_and(|it| it.depends_on_port()), cycle.is_some());
+    let found = [
+        (!hmac, "HMAC_DIGEST_TYPE", "has no effect without HMAC_KEY: left out"),
+        (by_any, "FW_ACCESS_TIMEOUT", beside),
+        (by_any, "FORCE_NAT", beside),
+        (by_any, "OPEN_PORTS", if by_port { of_port } else { beside }),
+        (by_any && !by_port, "RESTRICT_PORTS", beside),
+        (!by_any, "RESTRICT_PORTS", unneeded),
+    ];
+    found.into_iter().filter(|(holds, ..)| *holds).filter_map(|(_, it, why)| say(it, why)).collect()
 }
 
 fn username(given: &StanzaVariable) -> Result<String, Diagnostic> {
@@ -156,20 +150,12 @@ fn username(given: &StanzaVariable) -> Result<String, Diagnostic> {
 fn networks(stanza: &AccessStanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
     let Some(given) = stanza.get(name) else { return Ok(Vec::new()) };
     let text = given.text();
-    let mut networks = Vec::new();
-    let mut is_any = false;
-    for item in text.split(',').map(str::trim_start) {
-        if item.eq_ignore_ascii_case("any") {
-            is_any = true;
-        } else {
-            let why = || format!("'{item}' in {name} is not an IPv4 address or network");
-            networks.push(network(item).ok_or_else(|| given.left_out(why()))?);
-        }
-    }
-    if is_any {
-        networks.clear();
-    }
-    Ok(networks)
+    let items = text.split(',').map(str::trim_start);
+    let (any, items): (Vec<_>, Vec<_>) = items.partition(|it| it.eq_ignore_ascii_case("any"));
+    let why = |item| format!("'{item}' in {name} is not an IPv4 address or network");
+    let networks = items.iter().map(|it| network(it).ok_or_else(|| given.left_out(why(it))));
+    let networks = networks.collect::<Result<Vec<_>, _>>()?;
+    Ok(if any.is_empty() { networks } else { Vec::new() })
 }
 
 /// An IPv4 network, with its prefix or with its mask. fwknopd takes no `/0`, but a mask of zeros.
@@ -247,17 +233,6 @@ pub(super) fn seconds(given: &StanzaVariable, notes: &mut Problems) -> Result<u6
         notes.push(if is_meant { note.into_warning() } else { note });
     }
     Ok(seconds)
-}
-
-/// The same; what is not given, and 0, is the default.
-fn seconds_or(
-    stanza: &AccessStanza,
-    name: &str,
-    default: u64,
-    notes: &mut Problems,
-) -> Result<u64, Diagnostic> {
-    let given = stanza.get(name).map(|given| seconds(given, notes)).transpose()?;
-    Ok(given.filter(|seconds| *seconds > 0).unwrap_or(default))
 }
 
 fn read_as(given: &StanzaVariable, number: &dyn Display) -> Diagnostic {

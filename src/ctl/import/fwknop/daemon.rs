@@ -123,7 +123,7 @@ impl FwknopdVariables<'_> {
             if let Some(name) =
                 self.notes.ok_or_report(read.map_err(|why| at.error(why.to_string())))
             {
-                knockd.list(1, "interfaces", &[name.to_string()]);
+                knockd.list(1, "interfaces", &[name]);
             }
         }
         log.optional(2, "syslog", self.facility());

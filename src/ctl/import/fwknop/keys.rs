@@ -4,6 +4,7 @@ use data_encoding::BASE64;
 
 use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::diagnostic::Diagnostic;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, LENIENT, PLACEHOLDER};
 
 /// A key that fwknop takes, and how it is written. It has no `Debug`.
@@ -14,11 +15,10 @@ pub(super) struct ImportedKey {
 }
 
 impl ImportedKey {
-    /// The ending of the key of the configuration, and its value.
-    pub(super) fn written(&self) -> (&'static str, String) {
+    pub(super) fn write(&self, page: &mut YamlWriter, name: &str) {
         match &self.text {
-            Some(text) => ("", text.clone()),
-            None => ("_base64", BASE64.encode(&self.bytes)),
+            Some(text) => page.entry(3, name, text),
+            None => page.entry(3, &format!("{name}_base64"), &BASE64.encode(&self.bytes)),
         }
     }
 }
@@ -101,11 +101,13 @@ mod tests {
 
     #[test]
     fn what_yaml_could_not_hold_is_written_as_base64() {
-        let key = |bytes: &[u8]| ImportedKey {
-            bytes: bytes.to_vec(),
-            text: String::from_utf8(bytes.to_vec()).ok(),
+        let written = |bytes: &[u8]| {
+            let text = String::from_utf8(bytes.to_vec()).ok();
+            let mut page = YamlWriter::default();
+            ImportedKey { bytes: bytes.to_vec(), text }.write(&mut page, "key");
+            page.into_text()
         };
-        assert_eq!(key(b"a b").written(), ("", "a b".to_owned()));
-        assert_eq!(key(b"\xff").written(), ("_base64", "/w==".to_owned()));
+        assert_eq!(written(b"a b"), "      key: a b\n");
+        assert_eq!(written(b"\xff"), "      key_base64: /w==\n");
     }
 }

@@ -13,37 +13,27 @@ pub(super) struct ConfLine<'a> {
 
 /// The lines of a file that say something, each with its place.
 ///
+/// As fwknopd: what does not fit into its buffer is the next line, and a line ends at a zero byte.
+///
 /// # Errors
 /// A line that has no variable or no value.
 pub(super) fn read_lines<'a>(
     source: &SourceText,
     bytes: &'a [u8],
 ) -> impl Iterator<Item = Result<(Place, ConfLine<'a>), Diagnostic>> {
-    lines(bytes).map(|line| {
-        let number = line.map_or_else(|number| number, |line| line.number);
-        let at = source.place(number, 1, 1);
-        match line {
-            Ok(line) => Ok((at, line)),
-            Err(_) => Err(at.error("left out: this line has no variable with a value")),
-        }
-    })
-}
-
-/// The lines that say something; for one that has no variable or no value, its number.
-///
-/// As fwknopd: what does not fit into its buffer is the next line, and a line ends at a zero byte.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<ConfLine<'_>, u32>> {
     let lines = (1u32..).zip(bytes.split(|byte| *byte == b'\n'));
     let pieces = lines.flat_map(|(number, line)| line.chunks(LONGEST).map(move |it| (number, it)));
     pieces.filter_map(|(number, line)| {
         let line = line.split(|byte| *byte == 0).next().unwrap_or_default();
-        match line.first() {
-            None | Some(b'#' | b';' | b'\r') => None,
+        if matches!(line.first(), None | Some(b'#' | b';' | b'\r')) {
+            return None;
+        }
+        let at = source.place(number, 1, 1);
+        match read(number, line) {
             // A comment, which fwknopd takes for a variable that it does not know.
-            _ => match read(number, line) {
-                Some(line) if line.name.starts_with(['#', ';']) => None,
-                line => Some(line.ok_or(number)),
-            },
+            Some(line) if line.name.starts_with(['#', ';']) => None,
+            Some(line) => Some(Ok((at, line))),
+            None => Some(Err(at.error("left out: this line has no variable with a value"))),
         }
     })
 }
@@ -73,13 +63,16 @@ mod tests {
     use super::*;
 
     fn shown(text: &str) -> Vec<(u32, String, String)> {
-        lines(text.as_bytes())
+        read_lines(&SourceText::new("f", ""), text.as_bytes())
             .map(|line| match line {
-                Ok(line) => {
+                Ok((_, line)) => {
                     let value = String::from_utf8_lossy(line.value).into_owned();
                     (line.number, line.name.to_owned(), value)
                 }
-                Err(number) => (number, String::new(), String::new()),
+                Err(error) => {
+                    let number = error.to_string().split(':').nth(1).unwrap().parse().unwrap();
+                    (number, String::new(), String::new())
+                }
             })
             .collect()
     }
@@ -111,7 +104,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _ = lines(&bytes).count();
+            let _ = read_lines(&SourceText::new("f", ""), &bytes).count();
         }
     }
 }

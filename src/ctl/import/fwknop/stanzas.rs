@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::super::side_by_side::Saying;
 use super::super::{Files, unreadable};
@@ -60,6 +61,15 @@ pub(super) struct AccessStanza {
 impl AccessStanza {
     pub(super) fn get(&self, name: &str) -> Option<&StanzaVariable> {
         self.variables.get(name)
+    }
+
+    /// The value of a variable that is a word of fwknop's.
+    pub(super) fn word<T: FromStr<Err: Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, Diagnostic> {
+        let Some(given) = self.get(name) else { return Ok(None) };
+        given.text().parse().map(Some).map_err(|error| given.left_out(error))
     }
 
     /// What it says, and what goes without saying; `asked`: where it may be asked to be led to.
@@ -183,10 +193,8 @@ impl StanzaReader<'_> {
     }
 
     fn folder(&mut self, directory: &Path, at: &Place, depth: usize) {
-        let listed = self
-            .files
-            .list(directory)
-            .map_err(|error| at.error(format!("{} cannot be read: {error}", directory.display())));
+        let failed = |error| at.error(format!("{} cannot be read: {error}", directory.display()));
+        let listed = self.files.list(directory).map_err(failed);
         let Some(paths) = self.notes.ok_or_report(listed) else { return };
         for path in paths.iter().filter(|path| path.as_os_str().as_bytes().ends_with(b".conf")) {
             self.file(path, Some(at), depth);
@@ -214,9 +222,8 @@ impl StanzaReader<'_> {
     /// Behind a file of keys fwknopd drops a stanza that is not complete yet; so does this.
     fn drops(&mut self, stanza: usize) -> bool {
         let Some(read) = self.stanzas.get(stanza) else { return false };
-        let problem = read_keys(read).err();
-        let problem = problem.or_else(|| read_cycle(read, &mut Problems::default()).err());
-        let Some(problem) = problem else { return false };
+        let cycle = || read_cycle(read, &mut Problems::default()).map(drop);
+        let Err(problem) = read_keys(read).map(drop).and_then(|()| cycle()) else { return false };
         let help = "fwknopd looks at a stanza when it has read its file of keys, and drops it if it \
                     is not complete by then";
         self.notes.push(problem.help(help));
@@ -269,10 +276,8 @@ impl StanzaReader<'_> {
 
 /// A word is named only where it is surely meant for a variable: it might be part of a key.
 fn unknown(word: &str, at: &Place) -> Diagnostic {
-    let is_variable = word.contains('_')
-        && word
-            .bytes()
-            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    let fits = |byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    let is_variable = word.contains('_') && word.bytes().all(fits);
     let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
     let message = format!("left out: {this} is not a variable of fwknopd's");
     let error = match closest_match(word, variables("access").map(|(name, _)| name)) {
