@@ -26,7 +26,7 @@ impl Signals {
     pub(crate) fn catch() -> io::Result<Self> {
         let (wake, sender) = UnixStream::pair()?;
         let signals = [SIGTERM, SIGINT, SIGHUP, SIGCHLD];
-        SignalDelivery::with_pipe(wake, sender, SignalOnly::default(), signals).map(Self)
+        SignalDelivery::with_pipe(wake, sender, SignalOnly, signals).map(Self)
     }
 
     /// Readable when one has come.
