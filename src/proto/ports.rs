@@ -77,6 +77,14 @@ impl<P: Into<OpenPorts>> Extend<P> for PortSet {
     }
 }
 
+impl FromIterator<Knock> for PortSet {
+    fn from_iter<I: IntoIterator<Item = Knock>>(knocks: I) -> Self {
+        let mut set = Self::default();
+        set.extend(knocks);
+        set
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -84,14 +92,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    impl FromIterator<Knock> for PortSet {
-        fn from_iter<I: IntoIterator<Item = Knock>>(knocks: I) -> Self {
-            let mut set = Self::default();
-            set.extend(knocks);
-            set
-        }
-    }
 
     fn port(number: u16) -> NonZeroU16 {
         NonZeroU16::new(number).unwrap()
