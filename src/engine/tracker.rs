@@ -75,8 +75,8 @@ pub(super) struct Source {
 /// Holds at most as many sources as were asked for, and a bounded number of attempts.
 #[derive(Debug)]
 pub(super) struct Tracker {
-    newcomers: SourceTable<Source>,
-    further: SourceTable<Source>,
+    /// By their [`TableKind`].
+    tables: [SourceTable<Source>; TableKind::ALL.len()],
     key: RandomState,
     pub(super) totals: Totals,
 }
@@ -99,6 +99,10 @@ pub(super) struct Totals {
 enum TableKind {
     Newcomers,
     Further,
+}
+
+impl TableKind {
+    const ALL: [Self; 2] = [Self::Newcomers, Self::Further];
 }
 
 impl Source {
@@ -158,8 +162,7 @@ impl Tracker {
         let most_attempts_of_one = sharing.max(ATTEMPTS_OF_ONE);
         let room = newcomers.get().saturating_add(further.get());
         Self {
-            newcomers: SourceTable::new(newcomers),
-            further: SourceTable::new(further),
+            tables: [newcomers, further].map(SourceTable::new),
             key: RandomState::new(),
             totals: Totals {
                 deadlines: BTreeSet::new(),
@@ -172,7 +175,7 @@ impl Tracker {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.newcomers.len() + self.further.len()
+        self.tables.iter().map(SourceTable::len).sum()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
@@ -192,19 +195,16 @@ impl Tracker {
         visit: Visit,
         change: impl FnOnce(&mut Source) -> R,
     ) -> R {
-        let Self { newcomers, further, totals, key } = self;
+        let Self { tables, totals, key } = self;
         let hashed = HashedSource::new(address, key);
         let mut new = Source::default();
-        let (from, source) = if let Some(source) = newcomers.get(hashed, visit) {
-            (Some(TableKind::Newcomers), source)
-        } else if let Some(source) = further.get(hashed, visit) {
-            (Some(TableKind::Further), source)
-        } else {
-            (None, &mut new)
-        };
+        let mut all = TableKind::ALL.into_iter().zip(tables);
+        let found = all.find_map(|(at, table)| Some((Some(at), table.get(hashed, visit)?)));
+        let (from, source) = found.unwrap_or((None, &mut new));
         let (result, to) = totals.change(doors, address, source, change);
         if to != from
-            && let Some(source) = from.map_or(Some(new), |from| self.table(from).remove(hashed))
+            && let Some(source) =
+                from.map_or(Some(new), |from| self.tables[from as usize].remove(hashed))
         {
             self.settle(hashed, source, to);
         }
@@ -212,17 +212,10 @@ impl Tracker {
         result
     }
 
-    const fn table(&mut self, place: TableKind) -> &mut SourceTable<Source> {
-        match place {
-            TableKind::Newcomers => &mut self.newcomers,
-            TableKind::Further => &mut self.further,
-        }
-    }
-
     /// Puts a source that is in neither table into the one where it belongs, if there is one.
     fn settle(&mut self, hashed: HashedSource, source: Source, place: Option<TableKind>) {
         let gone = match place {
-            Some(place) => self.table(place).insert(hashed, source),
+            Some(place) => self.tables[place as usize].insert(hashed, source),
             None => Some((hashed.address, source)),
         };
         if let Some((address, source)) = gone {
@@ -233,9 +226,9 @@ impl Tracker {
     /// Forgets whoever was silent for longest while there are too many attempts, newcomers first,
     /// but not the source that has just knocked.
     fn bound(&mut self, latest: HashedSource) {
-        for place in [TableKind::Newcomers, TableKind::Further] {
+        for place in TableKind::ALL {
             while self.totals.attempts > self.totals.most_attempts {
-                match self.table(place).pop() {
+                match self.tables[place as usize].pop() {
                     Some((address, source)) if address == latest.address => {
                         self.settle(latest, source, Some(place));
                         break;
@@ -341,8 +334,7 @@ mod tests {
 
     /// Takes the tracker apart and holds its totals against what is in it.
     fn check(mut tracker: Tracker) {
-        let newcomers = tracker.newcomers.all();
-        let further = tracker.further.all();
+        let [newcomers, further] = tracker.tables.each_mut().map(SourceTable::all);
         let stage = |source: &Source| source.attempts.iter().map(Attempt::stage).max();
         assert!(newcomers.iter().all(|(_, source)| stage(source) < Some(2)));
         assert!(
@@ -404,7 +396,9 @@ mod tests {
         assert_eq!(engine.crowded(), 100 - ATTEMPTS_OF_ONE as u64);
         let source: IpAddr = "2001:db8::1".parse().unwrap();
         let source = HashedSource::new(source, &engine.tracker.key);
-        let source = engine.tracker.further.get(source, Visit::Deadline).unwrap();
+        let source = engine.tracker.tables[TableKind::Further as usize]
+            .get(source, Visit::Deadline)
+            .unwrap();
         assert_eq!(source.attempts[0].stage(), 2);
         assert_eq!(source.attempts[1].track, TrackId(37));
     }
@@ -427,7 +421,7 @@ mod tests {
         }
         assert_eq!(engine.tracker.totals.most_attempts, 128);
         assert!(engine.tracker.totals.attempts <= 128);
-        assert_eq!(engine.tracker.further.len(), 3);
+        assert_eq!(engine.tracker.tables[TableKind::Further as usize].len(), 3);
         check(engine.tracker);
     }
 }

@@ -1,7 +1,6 @@
 //! The keeper's loop, from the first watcher to the end of the daemon.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,7 +237,7 @@ impl Keeper {
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![readable(self.signals.as_fd())];
+        let mut fds = vec![readable(self.signals.fd())];
         let others = self.names.iter().filter_map(ReverseDns::fd);
         fds.extend(others.chain(self.watchers.fds()).chain(self.doors.fds()).map(readable));
         fds.extend(self.control.fds());
