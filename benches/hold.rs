@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Host, Knockd, Net, SERVER, can_make_namespaces, has_programs};
+use support::{CLIENT, Host, Knockd, Net, SERVER, can_make_namespaces, has_programs};
 
 const PORT: u16 = 5000;
 const SAYS_EVERY: Duration = Duration::from_secs(5);
@@ -31,8 +31,11 @@ fn main() {
         return;
     }
     let grants = std::env::args().skip(1).find_map(|it| it.parse().ok()).unwrap_or(10_000);
+    // With none only the last is measured.
     for via in ["guard", "{nft_set: {table: inet own, set4: held}}"] {
-        costs(via, grants);
+        if grants > 0 {
+            costs(via, grants);
+        }
     }
     shuts();
 }
@@ -57,16 +60,9 @@ fn open(knockd: &Knockd, source: Ipv4Addr) {
 
 fn costs(via: &str, grants: u32) {
     let net = Net::new();
-    net.server.must("ip", &["route", "add", "100.64.0.0/10", "dev", "eth0"]);
-    net.server.must("sysctl", &["-qw", "net.ipv4.conf.all.rp_filter=0"]);
-    // Each address of the client's has to be known where it is answered.
+    net.server.must("ip", &["route", "add", "100.64.0.0/10", "via", CLIENT]);
+    // All of these addresses are the client's.
     net.client.must("ip", &["route", "add", "local", "100.64.0.0/10", "dev", "lo"]);
-    net.client.must("sysctl", &["-qw", "net.ipv4.conf.all.proxy_arp=1"]);
-    let sizes =
-        ["neigh.default.gc_thresh1", "neigh.default.gc_thresh2", "neigh.default.gc_thresh3"];
-    sizes.iter().for_each(|it| {
-        let _may_be_fixed = net.server.run("sysctl", &["-qw", &format!("net.ipv4.{it}=65536")]);
-    });
     net.server.must(
         "nft",
         &["add table inet own; add set inet own held { type ipv4_addr; flags timeout; }; \
@@ -161,7 +157,7 @@ fn shuts() {
     let door = "open: [22], open_for: 1h, hold: {idle: 60s, grace: 1s}";
     let knockd = Knockd::start(&net.server, &configuration(door));
     let mut late = Vec::new();
-    let client: Ipv4Addr = support::CLIENT.parse().unwrap();
+    let client: Ipv4Addr = CLIENT.parse().unwrap();
     for round in 1..=usize::from(SESSIONS) {
         open(&knockd, client);
         let mut session = connect(&net.client);

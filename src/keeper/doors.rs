@@ -142,8 +142,14 @@ impl Doors {
         for finished in self.commands.poll(now.monotonic) {
             self.finished(now, &finished);
         }
-        let grants = &self.grants;
-        if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
+        let (grants, sessions, at) = (&mut self.grants, &mut self.sessions, now.monotonic);
+        let keep = || {
+            // How long packets had renewed what somebody has taken away nobody knows any more.
+            let all = Some(()).filter(|()| grants.is_holding()).and_then(|()| sessions.all());
+            let _restored = all.map(|all| grants.saw_all(at, &all));
+            holding(grants.list(), at)
+        };
+        if let Err(why) = self.sets.poll(at, keep) {
             error!("{why}");
         }
         self.follow_sessions(now);

@@ -357,6 +357,22 @@ fn who_closes_by_hand_closes_what_is_held_and_the_session_goes_on() {
 }
 
 #[test]
+fn who_takes_the_table_away_again_and_again_ends_no_session() {
+    needs!("hold flushed", "nft");
+    let scene = Scene::new("open: [22], hold: {idle: 3s}");
+    let mut session = scene.connect(22);
+    scene.is_held_by(1);
+    for _ in 0..6 {
+        talks(&mut session, Duration::from_millis(1500));
+        scene.net.server.must("nft", &["flush", "ruleset"]);
+    }
+    scene.knockd.wait_for_count("it is restored", 6);
+    talks(&mut session, SOON * 30);
+    assert!(scene.is_open(), "{}", scene.knockd.log().join("\n"));
+    assert!(scene.net.client.can_connect(SERVER, 22));
+}
+
+#[test]
 fn a_reload_changes_how_long_what_is_held_lasts_and_a_flush_loses_nothing() {
     needs!("hold reload", "nft");
     let scene = Scene::new("open: [22], hold: {idle: 20s}");

@@ -37,7 +37,8 @@ impl Sessions {
         self.events.is_some()
     }
 
-    fn all(&mut self) -> Option<Vec<TrackedConnection>> {
+    /// All connections to the ports whose connections hold grants.
+    pub(super) fn all(&mut self) -> Option<Vec<TrackedConnection>> {
         self.said(|ports| Netlink::open()?.connections(ports))
     }
 
