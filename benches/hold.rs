@@ -11,8 +11,8 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -150,7 +150,14 @@ impl Usage {
 /// From the end of a session to the close of its door.
 fn shuts() {
     let net = Net::new();
-    net.server.listen(22);
+    let listener =
+        net.server.enter(|| TcpListener::bind(SocketAddr::from(([0u16; 8], 22))).unwrap());
+    // Closes when the client has.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ended = stream.read_to_end(&mut Vec::new());
+        }
+    });
     let door = "open: [22], open_for: 1h, hold: {idle: 60s, grace: 1s}";
     let knockd = Knockd::start(&net.server, &configuration(door));
     let mut late = Vec::new();

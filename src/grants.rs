@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use self::action::{Action, CommandPair};
 use self::hold::Session;
-pub use self::hold::{ConnectionPhase, HeldDoor, HoldEnd, TrackedConnection};
+pub use self::hold::{ConnectionPhase, DoorSessions, HoldEnd, TrackedConnection};
 use self::prepared::Transition;
 pub use self::prepared::{Extension, GrantChange, PreparedGrant};
 pub use self::record::{
@@ -187,9 +187,9 @@ pub struct Grants {
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
-    /// The doors whose grants follow their sessions.
-    held_doors: HashMap<Name, HeldDoor>,
-    /// How many may follow one.
+    /// What is known of the doors.
+    doors: HashMap<Name, DoorSessions>,
+    /// How many may follow a session.
     held: usize,
     /// Of each door with a cooldown the last knock that it did something for, and whether none has
     /// been refused since.

@@ -16,3 +16,13 @@ pub mod secret;
 pub mod spa;
 pub mod totp;
 pub(crate) mod words;
+
+pub use flags::{FlagTest, TcpFlags};
+pub use interface::InterfaceName;
+pub use knock::{Knock, KnockError, Protocol};
+pub use method::Method;
+pub use network::{Network, NetworkError, Widths};
+pub use open_ports::OpenPorts;
+pub use port_range::PortRange;
+pub(crate) use ports::PortSet;
+pub use secret::Secret;

@@ -20,10 +20,8 @@ use super::diagnostic::{Diagnostic, Place};
 use super::loaded::Loaded;
 use super::template::Family;
 use super::watch::watch_sets;
-use crate::proto::knock::Knock;
 use crate::proto::name::Name;
-use crate::proto::network::Widths;
-use crate::proto::ports::PortSet;
+use crate::proto::{Knock, PortSet, Widths};
 use crate::time::Wall;
 
 /// Facts about the host that a configuration is for, as far as they are known.

@@ -22,11 +22,11 @@ use super::output::object;
 use super::wording::count;
 use super::{Error, Target};
 use crate::client::complain;
-use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{HostFacts, lint, some_of};
-use crate::config::load::{Loaded, Options, Report, load};
+use crate::config::load::{Report, load};
 use crate::config::{
-    Command, Commands, Door, Family, Forward, Mechanism, Name, NftSet, Pair, Settings,
+    Command, Commands, Diagnostic, Door, Family, Forward, Loaded, Mechanism, Name, NftSet, Options,
+    Pair, Problems, Settings,
 };
 use crate::firewall;
 use crate::keeper::rights;

@@ -9,8 +9,7 @@ use super::{Error, Target, Timeout};
 use crate::config::Name;
 use crate::control::{GrantStatus, Reply, Request};
 use crate::log::escape;
-use crate::proto::duration;
-use crate::proto::network::Network;
+use crate::proto::{Network, duration};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {

@@ -9,9 +9,8 @@ use super::clients::client_file::NotOurs;
 use super::edit::FileError;
 use crate::capture::CaptureError;
 use crate::client::complain;
-use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Report;
-use crate::config::{Config, Door, Name};
+use crate::config::{Config, Diagnostic, Door, Name};
 use crate::log::escape;
 
 /// The reason why a command of knockctl failed.

@@ -18,8 +18,7 @@ use crate::config::{Door, Name, Recognition};
 use crate::control::{EventLine, HistoryQuery, Reply, Request, What};
 use crate::engine::Reason;
 use crate::grants::OpenedBy;
-use crate::proto::method::Method;
-use crate::proto::network::Network;
+use crate::proto::{Method, Network};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HistoryArgs {

@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use super::events::{self, EventPrinter, known};
 use super::{Error, Target};
 use crate::capture::Recording;
-use crate::config::load::Options;
-use crate::config::{Config, Door, read_server_key};
+use crate::config::{Config, Door, Options, read_server_key};
 use crate::control::{EventLine, RefusalFacts, What, client_of, door_of};
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{Credential, DatagramRequest, Engine, Event, Reason, Setup, Verdict};
 use crate::grants::OpenedBy;
-use crate::proto::method::Method;
+use crate::proto::Method;
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::{self, Packet};
 use text::Tally;
@@ -263,26 +262,21 @@ impl Explainer<'_> {
 
     /// The last lines. `crowded` is how many sequences the engine gave up for want of room.
     fn finish(&mut self, crowded: u64) -> io::Result<()> {
-        let out = &mut self.lines.out;
-        match &self.lines.timeline {
-            Some(timeline) => {
-                if !timeline.is_empty() {
-                    writeln!(out)?;
-                }
-                self.tally.finish(out, &self.config.doors, self.only)?;
-                if crowded > 0 {
-                    writeln!(
-                        out,
-                        "{crowded} begun sequences were given up: too many sources at once for \
-                         knockd.track.sources"
-                    )?;
-                }
+        let EventPrinter { out, timeline, .. } = &mut self.lines;
+        if let Some(timeline) = timeline {
+            if !timeline.is_empty() {
+                writeln!(out)?;
             }
-            None => {
-                if let Some(only) = self.only.filter(|_| self.tally.is_empty()) {
-                    writeln!(io::stderr(), "no packet from {only} in this file")?;
-                }
+            self.tally.finish(out, &self.config.doors, self.only)?;
+            if crowded > 0 {
+                writeln!(
+                    out,
+                    "{crowded} begun sequences were given up: too many sources at once for \
+                     knockd.track.sources"
+                )?;
             }
+        } else if let Some(only) = self.only.filter(|_| self.tally.is_empty()) {
+            writeln!(io::stderr(), "no packet from {only} in this file")?;
         }
         out.flush()
     }

@@ -10,9 +10,7 @@ use nix::ifaddrs::getifaddrs;
 use crate::config::lint::{HostFacts, HostNetwork};
 use crate::config::{Family, PATH};
 use crate::firewall::connections::socket;
-use crate::proto::interface::InterfaceName;
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::ports::PortSet;
+use crate::proto::{InterfaceName, Knock, PortSet, Protocol};
 use crate::sys::clock::now;
 use crate::sys::{files, host};
 

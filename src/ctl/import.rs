@@ -15,10 +15,9 @@ use side_by_side::ImportedPart;
 use super::error::Error;
 use super::yaml_writer::YamlWriter;
 use crate::client::complain;
-use crate::config::cannot_be_read;
 use crate::config::classic::is_classic;
-use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
-use crate::proto::knock::{Knock, KnockError};
+use crate::config::{Diagnostic, Problems, SourceText, cannot_be_read};
+use crate::proto::{Knock, KnockError};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ImportArgs {

@@ -19,9 +19,7 @@ use crate::config::{Name, PATH, load};
 use crate::control::{CONFIG, TrialTime};
 use crate::keeper::trial_file::TrialFile;
 use crate::log::escape;
-use crate::proto::duration;
-use crate::proto::knock::{Knock, KnockError};
-use crate::proto::network::{Network, NetworkError};
+use crate::proto::{Knock, KnockError, Network, NetworkError, duration};
 use crate::sys::{clock, privileges};
 use first_door::{FirstDoor, Means};
 

@@ -15,8 +15,7 @@ use crate::firewall::guard;
 use crate::firewall::netlink::Counter;
 use crate::firewall::ruleset::SetKind;
 use crate::firewall::ruleset::observe::ObservedSource;
-use crate::proto::knock::Protocol;
-use crate::proto::network::Network;
+use crate::proto::{Network, Protocol};
 use crate::sys::clock;
 use crate::time::Wall;
 

@@ -8,9 +8,9 @@ use zeroize::Zeroizing;
 use super::edit::write_new;
 use super::{Error, say};
 use crate::config::one_time::{Recipe, generate};
-use crate::proto::knock::Protocol;
-use crate::proto::port_range::{PortRange, parse_wide};
+use crate::proto::port_range::parse_wide;
 use crate::proto::totp::Protocols;
+use crate::proto::{PortRange, Protocol};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OneTimeArgs {

@@ -8,9 +8,8 @@ use serde::Serialize;
 use super::output::{self, local, table};
 use super::{Error, Target, say};
 use crate::config::{Client, Config, Door, Name};
-use crate::proto::knock::Knock;
-use crate::proto::method::Method;
 use crate::proto::totp::{TotpKey, TotpMode, code};
+use crate::proto::{Knock, Method};
 use crate::sys::clock;
 use crate::time::Wall;
 

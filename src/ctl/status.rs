@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::output::{self, local, table, wall};
+use super::wording::count;
 use super::{Error, Target, Timeout};
 use crate::config::{Forward, Name};
 use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
@@ -129,11 +130,10 @@ fn grants(out: &mut dyn Write, grants: &[GrantStatus], now: Wall) -> io::Result<
         let client = grant.client.as_ref().map_or("-", |client| client.as_str());
         let left = time_left(grant.seconds_left, now, &TimeZone::system());
         let closes = match grant.state {
-            GrantCondition::Open => match grant.held_by {
-                0 => left,
-                1 => format!("{left}, held by 1 connection"),
-                count => format!("{left}, held by {count} connections"),
-            },
+            GrantCondition::Open if grant.held_by == 0 => left,
+            GrantCondition::Open => {
+                format!("{left}, held by {}", count(grant.held_by, "connection"))
+            }
             state @ (GrantCondition::OpenedWithErrors | GrantCondition::Gone) => {
                 format!("{left}, {state}")
             }

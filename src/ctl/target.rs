@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::socket::{self, Replies};
 use super::{Error, Timeout};
-use crate::config::load::{self, Loaded, Options};
+use crate::config::load;
+use crate::config::{Loaded, Options};
 use crate::control::{CONFIG, Request, command};
 use crate::log::escape;
 

@@ -7,9 +7,7 @@ use crate::config::Recognition;
 use crate::control::{EventLine, RefusalFacts, What};
 use crate::engine::Reason;
 use crate::grants::OpenedBy;
-use crate::proto::duration;
-use crate::proto::knock::Knock;
-use crate::proto::method::Method;
+use crate::proto::{Knock, Method, duration};
 
 /// An event, at a door of which this is known. What is not known is left out of the words.
 pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {

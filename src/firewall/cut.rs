@@ -10,8 +10,7 @@
 //! again is not kept out: a connection that they begin is not begun by the other end.
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::netlink::{
@@ -21,8 +20,7 @@ use super::netlink::{
 use super::ruleset::{FAMILIES, PRIORITY};
 use crate::config::{Family, NftFamily, NftName};
 use crate::grants::{ConnectionPhase, TrackedConnection};
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
+use crate::proto::knock::Protocol;
 use crate::proto::open_ports::OpenPorts;
 
 /// The table, in the family `inet`.
@@ -33,37 +31,17 @@ const TIME_TO_GIVE_UP: Duration = Duration::from_secs(16 * 60);
 /// How many there can be at once.
 const MOST: u32 = 65_536;
 
-/// The connections that are to end: of those in a network, to the ports of a door.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Cut {
-    pub network: Network,
-    /// From this port only; `None`: from all.
-    pub source_port: Option<NonZeroU16>,
-    pub ports: Vec<OpenPorts>,
-    /// Whose ports they are; `None`: everybody's.
-    pub target: Option<IpAddr>,
-}
-
-impl Cut {
-    fn has(&self, protocol: Protocol, client: SocketAddr, to: SocketAddr) -> bool {
-        let Some(port) = NonZeroU16::new(to.port()) else { return false };
-        self.network.contains(client.ip())
-            && self.source_port.is_none_or(|only| only.get() == client.port())
-            && self.target.is_none_or(|target| target.to_canonical() == to.ip())
-            && self.ports.iter().any(|ports| ports.contains(Knock::new(protocol, port)))
-    }
-}
-
-/// Ends all these connections; how many that were that were alive.
+/// Ends the connections to these ports that are to be cut: of a protocol, from a client and to where
+/// it sends. How many that were that were alive.
 ///
 /// # Errors
 /// Where the kernel does not tell of connections, or drops nothing. What could be cut is.
-pub fn cut(all: &HashSet<Cut>) -> Result<usize, NetlinkError> {
-    let is_cut = |protocol, client, to| all.iter().any(|cut: &Cut| cut.has(protocol, client, to));
-    let ports: BTreeSet<OpenPorts> = all.iter().flat_map(|cut| cut.ports.clone()).collect();
+pub fn cut(
+    ports: &[OpenPorts],
+    is_cut: impl Fn(Protocol, SocketAddr, SocketAddr) -> bool,
+) -> Result<usize, NetlinkError> {
     let mut netlink = Netlink::of_connections()?;
-    let ports = Vec::from_iter(ports);
-    let tracked = netlink.connections(&ports);
+    let tracked = netlink.connections(ports);
     let mut left = tracked.as_ref().cloned().unwrap_or_default();
     left.retain(|it| it.phase < ConnectionPhase::Ended && is_cut(it.protocol, it.client, it.to));
     // A socket does not know that packets to another port were led to it.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::{Grant, GrantId, GrantPhase, Grants, ids_of};
+use super::{Grant, GrantId, GrantKey, GrantPhase, Grants, ids_of};
 use crate::config::{Door, Hold, Mechanism, Name, Opening};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
@@ -63,40 +63,48 @@ pub enum HoldEnd {
 }
 }
 
-/// A door whose grants follow their sessions: how, and which connections are theirs.
+/// The sessions of a door: which connections are theirs, and how its grants and they follow each
+/// other.
 #[derive(Clone, Debug)]
-pub struct HeldDoor {
-    pub(super) hold: Hold,
+pub struct DoorSessions {
+    /// `None`: its grants follow nothing.
+    pub(super) hold: Option<Hold>,
     /// Whether packets renew the grants without knockd.
     pub(super) by_kernel: bool,
-    pub(super) ports: Vec<OpenPorts>,
+    /// Whether connections end when the time of their grant is over.
+    pub cuts: bool,
+    pub ports: Vec<OpenPorts>,
+    /// Whose ports they are; `None`: everybody's.
     pub(super) target: Option<IpAddr>,
 }
 
-impl HeldDoor {
-    /// What a door says of it; `None`: its grants follow nothing.
-    pub fn of(door: &Door) -> Option<Self> {
-        let Opening { mechanism, ports, forwards, hold, .. } = &door.opening;
+impl DoorSessions {
+    /// What a door says of them.
+    pub fn of(door: &Door) -> Self {
+        let Opening { mechanism, ports, forwards, hold, cuts, .. } = &door.opening;
         let on = forwards.iter().map(|forward| forward.on.into());
         let is_single = forwards.is_empty() && ports.iter().all(|ports| ports.single().is_some());
-        Some(Self {
-            hold: (*hold)?,
+        Self {
+            hold: *hold,
             by_kernel: *mechanism == Mechanism::Guard && is_single,
+            cuts: *cuts,
             ports: ports.iter().copied().chain(on).collect(),
             target: door.recognition.target,
-        })
+        }
     }
 
-    /// The ports whose connections hold its grants.
-    pub fn ports(&self) -> impl Iterator<Item = OpenPorts> {
-        self.ports.iter().copied()
+    /// Whether a grant of the door lets in such a connection.
+    pub fn have(&self, key: &GrantKey, of: Protocol, client: SocketAddr, to: SocketAddr) -> bool {
+        let port = NonZeroU16::new(to.port()).map(|port| Knock::new(of, port));
+        port.is_some_and(|port| self.ports.iter().any(|ports| ports.contains(port)))
+            && self.target.is_none_or(|target| target.to_canonical() == to.ip())
+            && key.source_port.is_none_or(|port| port.get() == client.port())
+            && key.network.contains(client.ip())
     }
 
-    fn lets_in(&self, grant: &Grant, it: &TrackedConnection) -> bool {
-        let bound = grant.key.source_port;
-        it.port().is_some_and(|port| self.ports.iter().any(|ports| ports.contains(port)))
-            && self.target.is_none_or(|target| target.to_canonical() == it.to.ip())
-            && bound.is_none_or(|port| port.get() == it.client.port())
+    /// How much longer than a held grant what lets it in is there.
+    const fn margin(&self) -> Option<Duration> {
+        Some(if self.by_kernel { Duration::ZERO } else { COARSE })
     }
 }
 
@@ -105,11 +113,11 @@ impl HeldDoor {
 pub(super) struct Session {
     /// Each with its last packet.
     connections: HashMap<u32, Monotonic>,
-    was_held: bool,
     /// When it was asked for last, if that is known.
     pub(super) knocked: Monotonic,
-    /// How much longer than the grant what lets it in is there: until it has been looked at.
-    margin: Duration,
+    /// How much longer than the grant what lets it in is there, until it has been looked at; `None`:
+    /// nothing has held it yet.
+    margin: Option<Duration>,
     /// Why it is over, once that is known.
     pub(super) end: Option<HoldEnd>,
 }
@@ -122,52 +130,55 @@ const LOOKS: usize = 256;
 
 impl Session {
     pub(super) fn new(knocked: Monotonic) -> Self {
-        let (connections, margin) = (HashMap::new(), Duration::ZERO);
-        Self { connections, was_held: false, knocked, margin, end: None }
+        Self { connections: HashMap::new(), knocked, margin: None, end: None }
     }
 
     /// Takes note of a connection; when the grant ends, if that changes.
-    fn note(&mut self, now: Monotonic, it: &TrackedConnection, door: &HeldDoor) -> Option<Change> {
+    fn note(
+        &mut self,
+        now: Monotonic,
+        it: &TrackedConnection,
+        door: &DoorSessions,
+        deadline: Monotonic,
+    ) -> Option<Monotonic> {
+        let hold = door.hold?;
         match it.phase {
             ConnectionPhase::Begun => None,
             ConnectionPhase::Alive => {
                 let last = now - it.silent;
-                let until = last + door.hold.idle;
+                let until = last + hold.idle;
                 // One that fell silent before does not end what a knock has just opened.
                 let is_new = last + COARSE >= self.knocked && until > now;
                 let is_first = self.connections.is_empty() && is_new;
                 self.connections.insert(it.id, last);
-                self.end = None;
-                self.is_held(door);
-                Some(if is_first { Change::To(until) } else { Change::NotBefore(until) })
+                (self.margin, self.end) = (door.margin(), None);
+                Some(if is_first { until } else { until.max(deadline) })
             }
             ConnectionPhase::Ended | ConnectionPhase::Gone => {
                 self.connections.remove(&it.id)?;
                 let is_over = self.connections.is_empty() && it.phase == ConnectionPhase::Ended;
                 is_over.then(|| {
                     self.end = Some(HoldEnd::Session);
-                    Change::To(now + door.hold.grace)
+                    now + hold.grace
                 })
             }
         }
     }
-
-    fn is_held(&mut self, door: &HeldDoor) {
-        self.was_held = true;
-        self.margin = if door.by_kernel { Duration::ZERO } else { COARSE };
-    }
-}
-
-enum Change {
-    To(Monotonic),
-    NotBefore(Monotonic),
 }
 
 impl Grants {
-    /// Which doors' grants follow their sessions from now on. A grant that did not when it opened
-    /// never does.
-    pub fn hold(&mut self, doors: HashMap<Name, HeldDoor>) {
-        self.held_doors = doors;
+    /// Learns of doors; one that it knew and that is not among them stays as it was. A grant that
+    /// followed no session when it opened never does. The ports whose connections hold grants.
+    #[must_use]
+    pub fn learn(&mut self, doors: impl Iterator<Item = (Name, DoorSessions)>) -> Vec<OpenPorts> {
+        self.doors.extend(doors);
+        let held = self.doors.values().filter(|door| door.hold.is_some());
+        held.flat_map(|door| door.ports.iter().copied()).collect()
+    }
+
+    /// The sessions of a door.
+    pub fn sessions_of(&self, door: &Name) -> Option<&DoorSessions> {
+        self.doors.get(door)
     }
 
     /// Whether there is a grant that may follow a session.
@@ -187,14 +198,10 @@ impl Grants {
             let Some(grant) = self.grants.get_mut(&id).filter(|grant| grant.is_open()) else {
                 continue;
             };
-            let door = self.held_doors.get(&grant.key.door).filter(|_| grant.ceiling.is_some());
-            let Some(door) = door.filter(|door| door.lets_in(grant, it)) else { continue };
-            let until = match grant.session.note(now, it, door) {
-                None => continue,
-                Some(Change::To(until)) => until,
-                Some(Change::NotBefore(until)) => grant.deadline.max(until),
-            };
-            if self.end_at(id, until) {
+            let door = self.doors.get(&grant.key.door).filter(|_| grant.ceiling.is_some());
+            let door = door.filter(|door| door.have(&grant.key, it.protocol, it.client, it.to));
+            let until = door.and_then(|door| grant.session.note(now, it, door, grant.deadline));
+            if until.is_some_and(|until| self.end_at(id, until)) {
                 later.push(id);
             }
         }
@@ -236,8 +243,8 @@ impl Grants {
 
     /// Whether the kernel renews it by itself, and has to be asked how long it is open.
     pub fn is_renewed_by_kernel(&self, id: GrantId) -> bool {
-        let grant = self.grants.get(&id).and_then(|it| self.held_doors.get(&it.key.door));
-        grant.is_some_and(|door| door.by_kernel)
+        let door = self.grants.get(&id).and_then(|it| self.doors.get(&it.key.door));
+        door.is_some_and(|door| door.by_kernel)
     }
 
     /// Takes note of how much longer the kernel, where it renews it by itself, lets a grant be open;
@@ -245,17 +252,17 @@ impl Grants {
     /// than before.
     pub fn looked_at(&mut self, now: Monotonic, id: GrantId, left: Option<Duration>) -> bool {
         let Some(grant) = self.grants.get_mut(&id) else { return false };
-        let Some(door) = self.held_doors.get(&grant.key.door) else { return false };
+        let Some(door) = self.doors.get(&grant.key.door) else { return false };
         let session = &mut grant.session;
-        let last = session.connections.values().max();
-        let heard = last.map(|last| *last + door.hold.idle);
+        let heard = session.connections.values().max().zip(door.hold);
+        let heard = heard.map(|(last, hold)| *last + hold.idle);
         let until = left.map_or(heard, |left| Some(now + left)).unwrap_or(Monotonic::ZERO);
         if until > grant.deadline.max(now) {
-            session.is_held(door);
+            session.margin = door.margin();
             return self.end_at(id, until);
         }
         if grant.deadline <= now {
-            session.end = Some(if session.was_held { HoldEnd::Idle } else { HoldEnd::Unused });
+            session.end = Some(session.margin.map_or(HoldEnd::Unused, |_| HoldEnd::Idle));
         }
         false
     }
@@ -266,7 +273,7 @@ impl Grants {
             matches!(grant.state, GrantPhase::Open { .. })
                 && grant.session.end.is_none()
                 && grant.ceiling.is_some_and(|ceiling| grant.deadline < ceiling)
-                && self.held_doors.contains_key(&grant.key.door)
+                && self.doors.get(&grant.key.door).is_some_and(|door| door.hold.is_some())
         })
     }
 }
@@ -285,7 +292,7 @@ impl Grant {
 
     /// How long what lets it in has to be there.
     pub(super) fn left_in_kernel(&self, now: Monotonic) -> Duration {
-        let until = self.deadline + self.session.margin;
+        let until = self.deadline + self.session.margin.unwrap_or_default();
         self.ceiling.map_or(until, |ceiling| until.min(ceiling)).since(now)
     }
 }

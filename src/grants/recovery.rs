@@ -29,7 +29,7 @@ pub enum Recovered {
     /// Nothing was opened: remove its record.
     Forget(GrantId),
     /// It has ended by itself: remove its record, and say in the history that it closed.
-    Ended(GrantId),
+    Ended(GrantId, GrantKey),
     /// It is open until its deadline. `restore`: the kernel has lost its element, which has to be
     /// set again.
     Keep { id: GrantId, restore: bool },
@@ -98,7 +98,7 @@ impl Grants {
             }
             (None, _) if record.backend.element().is_none() => self.close_again(record),
             (None, GrantState::Starting) => Recovered::Forget(record.id),
-            (None, _) => Recovered::Ended(record.id),
+            (None, _) => Recovered::Ended(record.id, record.key),
         }
     }
 
@@ -399,7 +399,7 @@ mod tests {
         let over = GrantRecord { deadline: at(100), ..kernel(GrantState::Open) };
         for record in [over, kernel(GrantState::Closing)] {
             let (grants, effect) = recover(record, &[]);
-            assert_eq!(effect, Recovered::Ended(GrantId(7)));
+            assert!(matches!(effect, Recovered::Ended(GrantId(7), _)));
             assert!(grants.is_empty());
         }
         for state in [GrantState::Recorded, GrantState::Starting] {

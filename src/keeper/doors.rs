@@ -94,7 +94,7 @@ impl Doors {
         let ids = self.grants.matching(|it| is_meant(&it.key));
         if cut {
             self.cuts.with.extend(&ids);
-            self.cuts.cut(GrantKey::new(door.clone(), network));
+            self.cuts.due.insert(GrantKey::new(door.clone(), network));
         }
         self.end_all(now, &ids, "closed by hand");
         let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
@@ -148,7 +148,7 @@ impl Doors {
         }
         self.follow_sessions(now);
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
-            self.cut_expired(expired.id);
+            self.cut_when_over(expired.id);
             let why = match expired.end {
                 _ if expired.again => "closed, though not at once",
                 Some(end) => end.as_str(),
@@ -204,7 +204,9 @@ impl Doors {
     /// A grant is over, closed or not: others may need what it held.
     fn has_ended(&mut self, now: Now, id: GrantId, key: &GrantKey) {
         self.gone.remove(&id);
-        self.cuts.is_over(id, key);
+        if self.cuts.with.remove(&id) {
+            self.cuts.due.insert(key.clone());
+        }
         // Somebody has opened meanwhile what was closed here.
         for other in self.grants.also_held(id) {
             if self.grants.work_again(other, Manner::IfGone) {

@@ -2,10 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::{Client, ClientPlaces, Door, DoorPlaces, Name};
-use crate::proto::method::Method;
-use crate::proto::network::Widths;
+use crate::config::{Client, ClientPlaces, Diagnostic, Door, DoorPlaces, Name, Place};
+use crate::proto::{Method, Widths};
 
 /// Credentials that two clients share, and doors that networks may be asked for and cannot be open
 /// for them, as errors; credentials that open nothing, as warnings.

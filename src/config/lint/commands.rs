@@ -1,8 +1,7 @@
 //! Lints of the firewall commands of doors.
 
 use super::doors::Linted;
-use crate::config::diagnostic::Diagnostic;
-use crate::config::{Command, Commands};
+use crate::config::{Command, Commands, Diagnostic};
 
 /// Characters that text processors and web pages put where a command wants `-`, `'`, `"` or a
 /// blank.

@@ -1,10 +1,8 @@
 //! Lints of clients, and of the ports at which datagrams arrive.
 
 use super::doors::common_ports;
-use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::{Loaded, Recognition};
-use crate::proto::knock::Protocol;
-use crate::proto::ports::PortSet;
+use crate::config::{Diagnostic, Loaded, Place, Recognition};
+use crate::proto::{PortSet, Protocol};
 use crate::time::Wall;
 
 /// Clients that open nothing any more.

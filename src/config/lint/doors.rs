@@ -3,11 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::config::diagnostic::Place;
-use crate::config::{Door, DoorPlaces, Loaded, Opening};
-use crate::proto::knock::Knock;
-use crate::proto::open_ports::OpenPorts;
-use crate::proto::ports::PortSet;
+use crate::config::{Door, DoorPlaces, Loaded, Opening, Place};
+use crate::proto::{Knock, OpenPorts, PortSet};
 
 /// A door, where it is written and what it watches.
 #[derive(Clone, Copy)]

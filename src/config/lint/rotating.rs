@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use super::datagrams;
 use super::doors::{Linted, LintedDoors, common_ports, some_of};
 use super::scan::valid;
-use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::{Config, Door, Loaded, Name};
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::ports::PortSet;
+use crate::config::{Config, Diagnostic, Door, Loaded, Name, Place};
 use crate::proto::totp::{Scheme, TotpMode};
+use crate::proto::{Knock, PortSet, Protocol};
 
 /// A door with rotating sequences.
 #[derive(Clone, Copy)]

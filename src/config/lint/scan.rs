@@ -3,9 +3,8 @@
 use crate::config::{Lockout, Recognition};
 use std::fmt;
 
-use crate::proto::knock::Knock;
-use crate::proto::ports::PortSet;
 use crate::proto::totp::Scheme;
+use crate::proto::{Knock, PortSet};
 
 /// The order in which a port scan has these ports, if there is one.
 pub(super) fn scan_order(knocks: &[Knock]) -> Option<&'static str> {

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use super::doors::{Linted, LintedDoors};
 use super::scan::{scan_odds, scan_order};
-use crate::config::diagnostic::Diagnostic;
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::ports::PortSet;
+use crate::config::Diagnostic;
+use crate::proto::{Knock, PortSet, Protocol};
 
 /// A sequence that a port scan soon hits.
 pub(super) fn too_short(one: Linted<'_>) -> Option<Diagnostic> {

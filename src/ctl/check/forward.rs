@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::guard::HostContext;
-use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::load::Loaded;
-use crate::config::{Client, Door, Family, Forward};
+use crate::config::{Client, Diagnostic, Door, Family, Forward, Loaded, Place};
 
 /// A forward of a door, and where it is written.
 #[derive(Clone, Copy)]

@@ -4,12 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::ruleset::HostRuleset;
-use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::load::Loaded;
-use crate::config::{Door, Family, Mechanism};
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::open_ports::OpenPorts;
-use crate::proto::ports::PortSet;
+use crate::config::{Diagnostic, Door, Family, Loaded, Mechanism, Place};
+use crate::proto::{Knock, OpenPorts, PortSet, Protocol};
 
 /// Facts about the host, beyond its interfaces.
 #[derive(Clone, Debug, Default)]

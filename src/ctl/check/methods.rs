@@ -4,11 +4,8 @@ use crate::config::lint::{rotating_odds, scan_odds};
 use crate::config::watch::watch_sets;
 use crate::config::{Config, Door, OneTime, Settings};
 use crate::ctl::wording::count;
-use crate::proto::duration;
-use crate::proto::method::Method;
-use crate::proto::port_range;
-use crate::proto::ports::PortSet;
 use crate::proto::totp::TotpMode;
+use crate::proto::{Method, PortSet, duration, port_range};
 
 /// The methods of each door, in their order: at least one each.
 pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {

@@ -11,8 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::firewall::ruleset;
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
+use crate::proto::{Knock, Network, Protocol};
 
 /// All chains of a host and their rules.
 #[derive(Clone, Debug, Default)]
@@ -81,10 +80,14 @@ impl HostRuleset {
 
     /// Whether a packet to a port may come to such a verdict before it is known where it goes.
     fn meets(&self, port: Knock, wanted: &impl Fn(&RuleVerdict<'_>, Path) -> bool) -> bool {
-        let is_others = |it: &&Chain| it.table != ruleset::TABLE;
-        let is_first = |it: &&Chain| it.hook.as_deref() == Some("prerouting");
-        let mut chains = self.chains.iter().filter(is_first).filter(is_others);
-        chains.any(|chain| self.leads(chain, NewPacket { port, to: None }, Path::EVERY, wanted))
+        let packet = NewPacket { port, to: None };
+        self.hooked("prerouting").any(|chain| self.leads(chain, packet, Path::EVERY, wanted))
+    }
+
+    /// The chains, other than the guard's, to which packets come first.
+    fn hooked(&self, hook: &str) -> impl Iterator<Item = &Chain> {
+        let is_guards = |it: &Chain| it.family == "inet" && it.table == ruleset::TABLE;
+        self.chains.iter().filter(move |it| it.hook.as_deref() == Some(hook) && !is_guards(it))
     }
 
     /// Whether a packet that has come to a chain may come to such a verdict.
@@ -126,14 +129,11 @@ impl HostRuleset {
     }
 
     fn chains_that_drop(&self, hook: &str, packet: NewPacket) -> impl Iterator<Item = &Chain> {
-        let is_guards = |it: &Chain| it.family == "inet" && it.table == ruleset::TABLE;
-        let is_here = move |it: &&Chain| it.hook.as_deref() == Some(hook) && !is_guards(it);
-        let drops = move |chain: &&Chain| match self.fate(chain, packet, Path::EVERY) {
+        self.hooked(hook).filter(move |chain| match self.fate(chain, packet, Path::EVERY) {
             Fate::Dropped => true,
             Fate::Accepted => false,
             Fate::Undecided => chain.policy.as_deref() == Some("drop"),
-        };
-        self.chains.iter().filter(is_here).filter(drops)
+        })
     }
 
     /// What a person types for a rule in a chain, in the words of the firewall that it is of. Where

@@ -9,10 +9,8 @@ use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::diagnostic::Diagnostic;
-use crate::config::load::{Loaded, Options};
 use crate::config::trusted_path::check_paths;
-use crate::config::{Mechanism, MetricsSocket};
+use crate::config::{Diagnostic, Loaded, Mechanism, MetricsSocket, Options};
 use crate::control;
 use crate::firewall::guard;
 use crate::firewall::nft_set::OwnSets;

@@ -10,10 +10,9 @@ use crate::config::Name;
 use crate::ctl::error::Error;
 use crate::ctl::qr;
 use crate::ctl::yaml_writer::YamlWriter;
-use crate::proto::duration;
-use crate::proto::secret::Secret;
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, Protocols, Scheme, TotpMode, encode_secret, uri};
+use crate::proto::{Secret, duration};
 
 /// The step of every authenticator app.
 const USUAL_STEP: u32 = 30;

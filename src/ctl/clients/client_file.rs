@@ -7,12 +7,10 @@ use std::time::Duration;
 use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use zeroize::Zeroizing;
 
-use crate::config::Name;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::config::tree::{Mapping, MappingEntry, Node, Value};
-use crate::config::yaml;
+use crate::config::{Diagnostic, Name, Place, Problems, SourceText, yaml};
 use crate::ctl::yaml_writer::YamlWriter;
-use crate::proto::method::Method;
+use crate::proto::Method;
 use crate::proto::spa::PublicKey;
 
 /// The first line of every file that may be written anew.

@@ -16,13 +16,9 @@ use crate::config::{Client, Config, Door, Name, Settings, SpaSettings};
 use crate::ctl::args::host;
 use crate::ctl::edit::Edit;
 use crate::ctl::{Error, Target, say};
-use crate::proto::duration;
-use crate::proto::knock::Protocol;
-use crate::proto::method::Method;
-use crate::proto::port_range;
-use crate::proto::secret::Secret;
 use crate::proto::spa::{KEY_LEN, PORTS, PrivateKey, PublicKey};
 use crate::proto::totp::{SECRET_BYTES, encode_secret};
+use crate::proto::{Method, Protocol, Secret, duration, port_range};
 use crate::sys::clock;
 
 #[derive(Clone, Debug, clap::Args)]

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::Flock;
 
 use super::client_file::{self, ClientFile, NotOurs};
-use crate::config::diagnostic::SourceText;
-use crate::config::load::{self, Loaded};
-use crate::config::{Config, Name};
+use crate::config::load;
+use crate::config::{Config, Loaded, Name, SourceText};
 use crate::control::Request;
 use crate::ctl::edit::{self, Edit, make_directory};
 use crate::ctl::{Error, Target, Timeout, say};

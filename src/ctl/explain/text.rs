@@ -68,6 +68,8 @@ impl Tally {
         only: Option<IpAddr>,
     ) -> io::Result<()> {
         let Self { packets, wanted, knocks, requests, ignored, unread, stages } = self;
+        let all = packets + unread.values().sum::<usize>();
+        let knocks = knocks_in_words(*knocks, *requests);
         if let Some(only) = only {
             for door in doors {
                 let (name, sequence) = (door.name(), &door.recognition.sequence);
@@ -87,16 +89,12 @@ impl Tally {
                      host dropped them,\nor it came from another address (behind NAT, or IPv6)."
                 )?;
             } else {
-                let (packets, knocks) =
-                    (count(*wanted, "packet"), knocks_in_words(*knocks, *requests));
-                writeln!(out, "{packets} from {only}, {knocks}")?;
+                writeln!(out, "{} from {only}, {knocks}", count(*wanted, "packet"))?;
             }
+        } else if all == 0 {
+            writeln!(out, "no packets in this file")?;
         } else {
-            let all = packets + unread.values().sum::<usize>();
-            if all == 0 {
-                return writeln!(out, "no packets in this file");
-            }
-            writeln!(out, "{}, {}", count(all, "packet"), knocks_in_words(*knocks, *requests))?;
+            writeln!(out, "{}, {knocks}", count(all, "packet"))?;
         }
         for (reason, count) in ignored {
             writeln!(out, "{count:>8}  {reason}")?;

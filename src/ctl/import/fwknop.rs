@@ -20,12 +20,10 @@ use nat::ForcedNat;
 
 use super::Files;
 use super::side_by_side::ImportedPart;
-use crate::config::Name;
-use crate::config::diagnostic::{Diagnostic, Place, Problems};
 use crate::config::names::TakenNames;
+use crate::config::{Diagnostic, Name, Place, Problems};
 use crate::ctl::yaml_writer::YamlWriter;
-use crate::proto::duration;
-use crate::proto::knock::Knock;
+use crate::proto::{Knock, duration};
 
 /// Writes what the files say. Errors in `notes` are about what is not carried over as it stands.
 pub(super) fn import(

@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::atoi;
 use super::side_by_side::ImportedPart;
 use crate::config::classic_lines::{DIRECTIVES, Section, read_sections};
-use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::config::names::TakenNames;
 use crate::config::sleeps::run_time;
-use crate::config::{COMMAND_LIMIT, Command, CommandText, parse_target};
+use crate::config::{
+    COMMAND_LIMIT, Command, CommandText, Diagnostic, Problems, SourceText, parse_target,
+};
 use crate::ctl::yaml_writer::YamlWriter;
-use crate::proto::duration;
-use crate::proto::flags::FlagTest;
-use crate::proto::knock::{Knock, MAX_KNOCKS, Protocol};
+use crate::proto::knock::MAX_KNOCKS;
+use crate::proto::{FlagTest, Knock, Protocol, duration};
 
 /// Writes what the file says. Errors in `notes` are about what is not carried over as it stands.
 pub(super) fn import(source: &SourceText, notes: &mut Problems) -> (YamlWriter, Vec<ImportedPart>) {

@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 
 use super::fwknop::variables::keys_of;
-use crate::config::Name;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Severity, SourceText};
+use crate::config::diagnostic::Severity;
 use crate::config::tree::{Mapping, Node, Value};
-use crate::config::yaml;
+use crate::config::{Diagnostic, Name, Place, Problems, SourceText, yaml};
 use crate::ctl::output::table;
 
 /// A stanza or a section of an imported file.

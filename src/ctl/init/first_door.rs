@@ -4,9 +4,7 @@ use clap::ValueEnum;
 
 use crate::config::Name;
 use crate::ctl::error::Error;
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
-use crate::proto::ports::PortSet;
+use crate::proto::{Knock, Network, PortSet, Protocol};
 
 /// As many ports as two digits of a code tell apart.
 const CODE_PORTS: u16 = 100;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::config::Hold;
-use crate::grants::{ConnectionPhase, HeldDoor, HoldEnd, TrackedConnection};
+use crate::grants::{ConnectionPhase, DoorSessions, HoldEnd, TrackedConnection};
 use crate::proto::knock::Protocol;
 
 const OPEN_FOR: u64 = 30;
@@ -21,15 +21,18 @@ fn held_action() -> Action {
     Action { backend, open_for, hold: Some(HOLD), ..action(1, OPEN_FOR) }
 }
 
-fn held_doors(by_kernel: bool) -> HashMap<Name, HeldDoor> {
+fn grants_of_held_door(by_kernel: bool) -> Grants {
+    let mut grants = Grants::default();
     let ports = vec!["22/tcp".parse().unwrap(), "60000-61000/udp".parse().unwrap()];
-    [("ssh".parse().unwrap(), HeldDoor { hold: HOLD, by_kernel, ports, target: None })].into()
+    let (hold, cuts, target) = (Some(HOLD), false, None);
+    let sessions = DoorSessions { hold, by_kernel, cuts, ports: ports.clone(), target };
+    assert_eq!(grants.learn([("ssh".parse().unwrap(), sessions)].into_iter()), ports);
+    grants
 }
 
 /// A grant of a held door that opened at 0.
 fn held() -> (Grants, GrantId) {
-    let mut grants = Grants::default();
-    grants.hold(held_doors(false));
+    let mut grants = grants_of_held_door(false);
     let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, held_action()) else { panic!() };
     assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
     (grants, id)
@@ -104,8 +107,7 @@ fn where_the_kernel_does_not_renew_it_its_connections_are_looked_at() {
 
 #[test]
 fn a_connection_that_fell_silent_before_does_not_end_what_was_just_opened() {
-    let mut grants = Grants::default();
-    grants.hold(held_doors(false));
+    let mut grants = grants_of_held_door(false);
     let Decision::Open(id, _) = ask(&mut grants, 100, ADDRESS, held_action()) else { panic!() };
     assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
     for silent in [50, 70] {
@@ -175,15 +177,15 @@ fn connections_of_other_ports_addresses_and_doors_hold_nothing() {
         assert_eq!(grants.saw(at(1), &other), []);
     }
     assert_eq!(ends(&grants), OPEN_FOR);
-    grants.hold(HashMap::new());
+    let Some(door) = grants.doors.values_mut().next() else { panic!() };
+    door.hold = None;
     assert_eq!(grants.saw(at(1), &ours), []);
     assert_eq!(grants.expire(at(OPEN_FOR)).len(), 1);
 }
 
 #[test]
 fn a_connection_from_anywhere_in_its_network_holds_it() {
-    let mut grants = Grants::default();
-    grants.hold(held_doors(false));
+    let mut grants = grants_of_held_door(false);
     let key = GrantKey::new("ssh".parse().unwrap(), "192.0.2.0/24".parse::<Network>().unwrap());
     let asked = grants.prepare(at(0), key, Method::Spa.into(), held_action(), true).unwrap();
     let Decision::Open(id, _) = grants.apply(asked) else { panic!() };
@@ -227,11 +229,7 @@ proptest! {
         renews in any::<bool>(),
     ) {
         let idle = HOLD.idle.as_secs();
-        let new = || {
-            let mut grants = Grants::default();
-            grants.hold(held_doors(renews));
-            grants
-        };
+        let new = || grants_of_held_door(renews);
         let mut keeper = Some(new());
         let (mut kernel, mut now, mut opened) = (Kernel::default(), 0u64, 0u64);
         // The last knock, and the last packet on an established connection.

@@ -133,7 +133,7 @@ impl<'a> Keeper<'a> {
                     keeper.advance(id, GrantState::Closing)?;
                     keeper.run(id, false)?;
                 }
-                Recovered::Ended(_) | Recovered::Adopt(_) => unreachable!("no kernel here"),
+                Recovered::Ended(..) | Recovered::Adopt(_) => unreachable!("no kernel here"),
             }
         }
         Ok(keeper)

@@ -1,14 +1,13 @@
 //! The end of the connections of grants that are over.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashSet};
 
 use tracing::{error, info};
 
 use super::Doors;
-use crate::config::{Config, Door, Name};
-use crate::firewall::cut::{self, Cut};
-use crate::grants::{Grant, GrantId, GrantKey};
+use crate::config::Name;
+use crate::firewall::cut;
+use crate::grants::{GrantId, GrantKey};
 use crate::ledger::{HistoryEntry, HistoryEvent, Query};
 use crate::proto::open_ports::OpenPorts;
 
@@ -18,43 +17,10 @@ const MOST_HISTORY: u32 = 10_000;
 /// The connections that end with their grants.
 #[derive(Default)]
 pub(super) struct Cuts {
-    /// The ports of each door, whose they are, and whether connections end when its time is over.
-    doors: HashMap<Name, (Vec<OpenPorts>, Option<IpAddr>, bool)>,
     /// Whose connections end with them.
     pub(super) with: HashSet<GrantId>,
-    /// Of grants that are over.
-    due: HashSet<Cut>,
-}
-
-impl Cuts {
-    /// From now on cuts as this configuration says. A door that is no more is as it was.
-    pub(super) fn reconfigure(&mut self, config: &Config) {
-        self.doors.extend(config.doors.iter().map(|door: &Door| {
-            let on = door.opening.forwards.iter().map(|forward| forward.on.into());
-            let ports = door.opening.ports.iter().copied().chain(on).collect();
-            (door.name().clone(), (ports, door.recognition.target, door.opening.cuts))
-        }));
-    }
-
-    /// Whether connections end when the time of such a grant is over.
-    pub(super) fn ends_with(&self, key: &GrantKey) -> bool {
-        self.doors.get(&key.door).is_some_and(|(.., cuts)| *cuts)
-    }
-
-    /// What such a grant has let in is to end, whether it is there or not.
-    pub(super) fn cut(&mut self, key: GrantKey) {
-        if let Some((ports, target, _)) = self.doors.get(&key.door) {
-            let (GrantKey { network, source_port, .. }, ports) = (key, ports.clone());
-            self.due.insert(Cut { network, source_port, ports, target: *target });
-        }
-    }
-
-    /// A grant is over.
-    pub(super) fn is_over(&mut self, id: GrantId, key: &GrantKey) {
-        if self.with.remove(&id) {
-            self.cut(key.clone());
-        }
-    }
+    /// What is to end, whether there are such grants or not.
+    pub(super) due: HashSet<GrantKey>,
 }
 
 impl Doors {
@@ -74,24 +40,30 @@ impl Doors {
         let key = |HistoryEntry { door, network, .. }: HistoryEntry| {
             Some(GrantKey { door: door?, network: network?, source_port: None })
         };
-        let former: HashSet<GrantKey> =
-            entries.into_iter().filter(let_in).filter_map(key).collect();
-        former.into_iter().for_each(|key| self.cuts.cut(key));
+        self.cuts.due.extend(entries.into_iter().filter(let_in).filter_map(key));
     }
 
-    /// Has the connections of a grant whose time is over end with it, where its door says so, unless
-    /// another that is open lets them in too.
-    pub(super) fn cut_expired(&mut self, id: GrantId) {
-        let (doors, grants) = (&self.cuts.doors, &self.grants);
-        let Some(Grant { key, .. }) = grants.get(id) else { return };
-        let Some((ports, _, true)) = doors.get(&key.door) else { return };
-        let shares = |it: &Grant| {
-            let theirs = doors.get(&it.key.door).map(|(theirs, ..)| theirs);
-            theirs.is_some_and(|theirs| theirs.iter().any(|it| ports.contains(it)))
-        };
-        if !grants.open_for(key.network).any(shares) {
+    /// Has the connections of a grant whose time is over end with it, where its door says so.
+    pub(super) fn cut_when_over(&mut self, id: GrantId) {
+        if self.grants.get(id).is_some_and(|grant| self.is_cut_when_over(&grant.key)) {
             self.cuts.with.insert(id);
         }
+    }
+
+    /// Whether connections end when the time of such a grant is over: its door says so, and none that
+    /// is open lets them in too.
+    pub(super) fn is_cut_when_over(&self, key: &GrantKey) -> bool {
+        let Some(own) = self.grants.sessions_of(&key.door).filter(|door| door.cuts) else {
+            return false;
+        };
+        let mut others = self.grants.open_for(key.network);
+        let meets = |theirs: &OpenPorts| {
+            own.ports.iter().any(|it| it.contains(theirs.first()) || theirs.contains(it.first()))
+        };
+        !others.any(|it| {
+            let theirs = self.grants.sessions_of(&it.key.door);
+            theirs.is_some_and(|theirs| theirs.ports.iter().any(meets))
+        })
     }
 
     /// Ends the connections of grants that are over; how many those were, in words: empty where nothing
@@ -101,10 +73,14 @@ impl Doors {
     /// Where some may go on, and why.
     pub(in crate::keeper) fn cut_due(&mut self) -> Result<String, String> {
         let due = std::mem::take(&mut self.cuts.due);
+        let due = due.iter().filter_map(|key| Some((key, self.grants.sessions_of(&key.door)?)));
+        let due: Vec<_> = due.collect();
         if due.is_empty() {
             return Ok(String::new());
         }
-        let cut = match cut::cut(&due) {
+        let ports: BTreeSet<_> = due.iter().flat_map(|(_, door)| &door.ports).copied().collect();
+        let is_cut = |of, client, to| due.iter().any(|(key, door)| door.have(key, of, client, to));
+        let cut = match cut::cut(&Vec::from_iter(ports), is_cut) {
             Ok(1) => "1 connection cut".to_owned(),
             Ok(count) => format!("{count} connections cut"),
             Err(why) => {
@@ -113,7 +89,7 @@ impl Doors {
                 return Err(why);
             }
         };
-        let of: Vec<_> = due.iter().map(|it| it.network.to_string()).take(2).collect();
+        let of: Vec<_> = due.iter().map(|(key, _)| key.network.to_string()).take(2).collect();
         match of.as_slice() {
             [source] => info!(%source, "{cut}"),
             _ => info!("{cut}"),

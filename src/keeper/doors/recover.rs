@@ -42,9 +42,6 @@ impl Doors {
             Ok(held) => (held, None),
             Err(why) => (Vec::new(), Some(why)),
         };
-        let mut cuts = Cuts::default();
-        cuts.reconfigure(config);
-        let known: HashMap<_, _> = records.iter().map(|it| (it.id, it.key.clone())).collect();
         let effects = grants.recover(now, journal.boot, records, held);
         let keep = holding(grants.list(), now.monotonic);
         let set_up = |_: ()| KernelSets::set_up(config, &keep, now.monotonic, locked_until);
@@ -66,7 +63,7 @@ impl Doors {
             not_closed: BTreeMap::new(),
             logged: Vec::new(),
             lines: HashMap::new(),
-            cuts,
+            cuts: Cuts::default(),
             metrics: Counts::default(),
         };
         if let Some(why) = failed {
@@ -75,16 +72,8 @@ impl Doors {
             effects.into_iter().filter(by_commands).for_each(|it| doors.recovered(now, it));
             return Err(Box::new((why, doors)));
         }
-        doors.hold(config);
-        for effect in effects {
-            if let Recovered::Ended(id) = effect
-                && let Some(key) = known.get(&id)
-                && doors.cuts.ends_with(key)
-            {
-                doors.cuts.cut(key.clone());
-            }
-            doors.recovered(now, effect);
-        }
+        doors.learn(config);
+        effects.into_iter().for_each(|effect| doors.recovered(now, effect));
         doors.close_gone(now, config);
         Ok(doors)
     }
@@ -92,7 +81,10 @@ impl Doors {
     fn recovered(&mut self, now: Now, effect: Recovered) {
         match effect {
             Recovered::Forget(id) => self.journal.forget(id),
-            Recovered::Ended(id) => {
+            Recovered::Ended(id, key) => {
+                if self.is_cut_when_over(&key) {
+                    self.cuts.due.insert(key);
+                }
                 debug!(grant = id.0, "a grant of an earlier knockd has ended by itself");
                 self.journal.forget(id);
             }
@@ -119,7 +111,7 @@ impl Doors {
                 }
             }
             Recovered::Close(expired) => {
-                self.cut_expired(expired.id);
+                self.cut_when_over(expired.id);
                 self.end(now, expired, FROM_BEFORE);
             }
         }
@@ -139,8 +131,7 @@ impl Doors {
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
         let settings = &config.settings;
         self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
-        self.cuts.reconfigure(config);
-        self.hold(config);
+        self.learn(config);
         self.close_gone(now, config);
         let open: HashSet<&Name> = self.grants.list().map(|grant| &grant.key.door).collect();
         self.alerts.reconfigure(config, |door| open.contains(door));

@@ -1,6 +1,5 @@
 //! The sessions that grants follow: heard of, or asked for, and what that changes done.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tracing::{error, warn};
 use super::Doors;
 use crate::config::Config;
 use crate::firewall::netlink::{ConnectionEvents, Netlink, NetlinkError};
-use crate::grants::{GrantChange, GrantId, HeldDoor, TrackedConnection};
+use crate::grants::{DoorSessions, GrantChange, GrantId, TrackedConnection};
 use crate::ledger::Durability;
 use crate::proto::open_ports::OpenPorts;
 use crate::time::{Monotonic, Now};
@@ -64,14 +63,11 @@ impl Sessions {
 }
 
 impl Doors {
-    /// Has the grants of these doors follow their sessions from now on.
-    pub(super) fn hold(&mut self, config: &Config) {
+    /// Has grants and sessions follow each other as this configuration says.
+    pub(super) fn learn(&mut self, config: &Config) {
         let doors = config.doors.iter();
-        let held = doors.filter_map(|door| Some((door.name().clone(), HeldDoor::of(door)?)));
-        let held: HashMap<_, _> = held.collect();
-        let ports = held.values().flat_map(HeldDoor::ports);
-        self.sessions = Sessions { ports: ports.collect(), ..Sessions::default() };
-        self.grants.hold(held);
+        let doors = doors.map(|door| (door.name().clone(), DoorSessions::of(door)));
+        self.sessions = Sessions { ports: self.grants.learn(doors), ..Sessions::default() };
     }
 
     /// Takes note of what has become of the sessions, and lets grants be open for as long as that.

@@ -13,11 +13,10 @@ use super::cycle::{Cycle, read_cycle};
 use super::keys::read_keys;
 use super::nat::{ForcedNat, Translation, read_nat};
 use super::stanzas::{AccessStanza, StanzaVariable};
-use crate::config::diagnostic::{Diagnostic, Place, Problems};
+use crate::config::{Diagnostic, Place, Problems};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{CipherMode, Hash, User};
-use crate::proto::knock::Knock;
-use crate::proto::network::Network;
+use crate::proto::{Knock, Network};
 
 /// In seconds, where a stanza says nothing, or 0.
 const FW_ACCESS_TIMEOUT: u64 = 30;

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::client::seconds;
 use super::stanzas::{AccessStanza, StanzaVariable};
-use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::sleeps::run_time;
-use crate::config::{COMMAND_LIMIT, Command, CommandText};
+use crate::config::{COMMAND_LIMIT, Command, CommandText, Diagnostic, Problems};
 use crate::proto::duration;
 
 /// The time of a command without a timer, in seconds.

@@ -9,12 +9,10 @@ use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
 use super::nat::Translation;
 use super::variables::{Switch, VariableFate, find};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
+use crate::config::{Diagnostic, Place, Problems, SourceText};
 use crate::ctl::yaml_writer::YamlWriter;
-use crate::proto::duration;
-use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
-use crate::proto::port_range;
+use crate::proto::{InterfaceName, duration, port_range};
 
 /// `fwknopd.conf`, as far as it matters here.
 #[derive(Default)]

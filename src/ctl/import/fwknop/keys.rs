@@ -3,7 +3,7 @@
 use data_encoding::BASE64;
 
 use super::stanzas::{AccessStanza, StanzaVariable};
-use crate::config::diagnostic::Diagnostic;
+use crate::config::Diagnostic;
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, LENIENT, PLACEHOLDER};
 

@@ -1,6 +1,6 @@
 //! The lines of `access.conf` and `fwknopd.conf`.
 
-use crate::config::diagnostic::{Diagnostic, Place, SourceText};
+use crate::config::{Diagnostic, Place, SourceText};
 
 /// A variable and its value. The value may be a key, in any bytes.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use super::super::atoi;
 use super::stanzas::AccessStanza;
-use crate::config::diagnostic::{Diagnostic, Place, Problems};
+use crate::config::{Diagnostic, Place, Problems};
 use crate::proto::network::is_a_hosts;
 
 /// What `fwknopd.conf` says of translation.

@@ -12,7 +12,8 @@ use super::cycle::read_cycle;
 use super::keys::{is_key, read_keys};
 use super::lines::read_lines;
 use super::variables::{Switch, VariableFate, find, variables};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
+use crate::config::diagnostic::closest_match;
+use crate::config::{Diagnostic, Place, Problems, SourceText};
 
 /// How many files may include one another, the first one counted.
 const MAX_DEPTH: usize = 3;
