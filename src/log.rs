@@ -16,6 +16,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ::syslog::Facility;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use nix::unistd::geteuid;
@@ -32,15 +33,12 @@ pub(crate) use crate::proto::escape::escape;
 use sink::{Sink, StandardError, is_journal, stderr_level};
 use syslog::Syslog;
 
-/// The reason why logging cannot be set up.
+/// A log file that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LogError {
-    #[error("cannot open the log file {path}: {source}", path = path.display())]
-    File { path: PathBuf, source: io::Error },
-    #[error(
-        "'{0}' is not a syslog facility: write daemon, auth, authpriv, user, local0 ... local7"
-    )]
-    Facility(String),
+#[error("cannot open the log file {path}: {source}", path = path.display())]
+pub(crate) struct LogError {
+    path: PathBuf,
+    source: io::Error,
 }
 
 /// Where the journal's sockets are.
@@ -71,13 +69,14 @@ pub(crate) fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
         sinks.push(Box::new(StandardError::new(io::stderr())));
     }
     if let Some(path) = &log.file {
-        let failed = |source| LogError::File { path: path.clone(), source };
+        let failed = |source| LogError { path: path.clone(), source };
         check_owner(path).map_err(failed)?;
         let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
         sinks.push(Box::new(file.map_err(failed)?));
     }
     if let Some(facility) = &log.syslog {
-        let facility = facility.parse().map_err(|()| LogError::Facility(facility.clone()))?;
+        // A configuration has no other than those that syslog has.
+        let facility = facility.parse().unwrap_or(Facility::LOG_DAEMON);
         sinks.push(Box::new(Syslog::new(facility)));
     }
     let sinks = sinks.into_iter().map(|sink| (sink, 0)).collect();

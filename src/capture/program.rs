@@ -1,15 +1,7 @@
-//! The kernel's own check of a filter's program, made before the kernel does.
+//! The kernel's own check of a filter's program, made before the capture is.
 
 use pcap::{BpfInstruction, BpfProgram};
-
-/// How many instructions the kernel takes.
-const MOST: usize = 4_096;
-/// Loads from and stores to a cell of scratch memory; a jump that is always taken.
-const LOADS: [u32; 2] = [0x60, 0x61];
-const STORES: [u32; 2] = [0x02, 0x03];
-const ALWAYS: u32 = 0x05;
-const JUMP: u32 = 0x05;
-const CLASS: u32 = 0x07;
+use socket2::{Domain, SockFilter, Socket, Type};
 
 /// Whether the kernel takes a program that libpcap has compiled.
 ///
@@ -17,8 +9,7 @@ const CLASS: u32 = 0x07;
 /// way there has written. The kernel refuses that, and libpcap then has the filter run by the
 /// process, to which every packet is copied.
 pub(super) fn is_loadable(program: &BpfProgram) -> bool {
-    let instructions = program.get_instructions();
-    instructions.len() <= MOST && is_written_before_it_is_read(instructions.iter().map(read))
+    is_taken(program.get_instructions().iter().map(read))
 }
 
 /// Code, jumps if true and if false, and operand.
@@ -31,30 +22,15 @@ fn read(instruction: &BpfInstruction) -> Instruction {
     std::array::from_fn(|_| numbers.next().unwrap_or(0))
 }
 
-/// The kernel's own rule. All jumps lead forward.
-fn is_written_before_it_is_read(instructions: impl ExactSizeIterator<Item = Instruction>) -> bool {
-    // Which cells every way to an instruction has written.
-    let mut written = vec![u32::MAX; instructions.len()];
-    let mut so_far = 0;
-    for (at, [code, if_true, if_false, operand]) in instructions.enumerate() {
-        so_far &= written[at];
-        let cell = 1u32.checked_shl(operand).unwrap_or(0);
-        if STORES.contains(&code) {
-            so_far |= cell;
-        } else if LOADS.contains(&code) && so_far & cell == 0 {
-            return false;
-        } else if code & CLASS == JUMP {
-            let steps = if code == ALWAYS { [operand, operand] } else { [if_true, if_false] };
-            for step in steps {
-                let to = usize::try_from(step).ok().and_then(|step| (at + 1).checked_add(step));
-                if let Some(cells) = to.and_then(|to| written.get_mut(to)) {
-                    *cells &= so_far;
-                }
-            }
-            so_far = u32::MAX;
-        }
-    }
-    true
+/// Tries it at a socket of its own, to which nothing comes.
+fn is_taken(instructions: impl Iterator<Item = Instruction>) -> bool {
+    let one = |[code, if_true, if_false, operand]: Instruction| {
+        SockFilter::new(code as u16, if_true as u8, if_false as u8, operand)
+    };
+    let filter: Vec<SockFilter> = instructions.map(one).collect();
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None);
+    u16::try_from(filter.len()).is_ok()
+        && socket.and_then(|socket| socket.attach_filter(&filter)).is_ok()
 }
 
 #[cfg(test)]
@@ -67,7 +43,7 @@ mod tests {
     const RETURN: Instruction = [0x06, 0, 0, 0];
 
     fn is_loadable(program: &[Instruction]) -> bool {
-        is_written_before_it_is_read(program.iter().copied())
+        is_taken(program.iter().copied())
     }
 
     #[test]

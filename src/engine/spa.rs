@@ -142,11 +142,10 @@ impl SpaJudge {
     /// # Errors
     /// [`Denial`].
     pub fn judge(&mut self, now: Now, packet: &Packet, datagram: &[u8; LEN]) -> Judgement {
-        let holds = |until: &Option<Wall>| until.is_none_or(|until| now.wall < until);
         let tagged = self
             .receivers
             .iter()
-            .position(|(receiver, until)| receiver.has_tag(datagram) && holds(until));
+            .position(|(receiver, until)| receiver.has_tag(datagram) && !is_over(*until, now.wall));
         let receiver = tagged.ok_or(Denial::Ignored(Reason::BadTag))?;
         let arrival = Arrival::new(now, packet);
         let tag = datagram.first_chunk().copied().unwrap_or_default();
