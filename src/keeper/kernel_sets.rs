@@ -308,7 +308,6 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    #[allow(dead_code, reason = "asked when a grant seems to be over")]
     pub(super) fn left(&mut self, kept: &KernelGrant) -> Result<Option<Duration>, KernelSetsError> {
         let (slots, netlink) = self.find(kept)?;
         let mut longest = None;

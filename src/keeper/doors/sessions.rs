@@ -38,7 +38,7 @@ impl Sessions {
     }
 
     fn all(&mut self) -> Option<Vec<TrackedConnection>> {
-        self.said(|ports| Netlink::open()?.connections(ports))
+        self.said(|ports| Netlink::of_connections()?.connections(ports))
     }
 
     /// Without connection tracking nothing is held, which is said once.
