@@ -29,7 +29,9 @@ use libknock::config::{GuardMode, Name};
 use libknock::firewall::guard::Guard;
 use libknock::firewall::netlink::Comment;
 use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
+use libknock::grants::GrantKey;
 use libknock::proto::fwknop::{FwknopKey, HmacKey, NatAccess};
+use libknock::proto::network::Network;
 use libknock::sys::clock;
 use probes::{Attempted, until_open};
 use support::requests::of_fwknop_to;
@@ -205,9 +207,10 @@ fn guard(is_held: bool, is_wide: bool) {
         idle: is_held.then_some(Duration::from_secs(60)),
     };
     let grant = GuardGrant {
-        door: name.clone(),
-        network: format!("{CLIENT}/{}", if is_wide { 24 } else { 32 }).parse().unwrap(),
-        source_port: None,
+        key: GrantKey::new(
+            name.clone(),
+            format!("{CLIENT}/{}", if is_wide { 24 } else { 32 }).parse::<Network>().unwrap(),
+        ),
         left: Duration::from_secs(3600),
         ceiling: is_held.then_some(Duration::from_secs(7200)),
         comment: Comment::new("knockd inside knockctl"),

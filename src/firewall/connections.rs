@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
 
 use crate::proto::knock::{Knock, Protocol};
 
@@ -37,7 +36,7 @@ fn parse(text: &str) -> impl Iterator<Item = InboundConnection> {
         if !["01", "08"].contains(&state) {
             return None;
         }
-        let port = Knock::new(Protocol::Tcp, NonZeroU16::new(local.port())?);
+        let port = Knock::at(Protocol::Tcp, local)?;
         Some(InboundConnection { peer, address: local.ip(), port })
     })
 }

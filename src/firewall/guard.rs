@@ -9,7 +9,6 @@
 mod standing;
 
 use std::collections::{BTreeSet, HashSet};
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use self::standing::StandingTable;
@@ -20,9 +19,8 @@ use super::netlink::{
 };
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
-use crate::grants::ConnectionPhase;
+use crate::grants::{ConnectionPhase, GrantKey};
 use crate::proto::knock::Protocol;
-use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;
 use crate::sys::clock;
 use crate::time::Monotonic;
@@ -112,13 +110,8 @@ impl Guard {
 
     /// All elements that a grant may have, whatever it was opened for, in the order in which they
     /// are to be taken away.
-    pub fn places(
-        &self,
-        door: &Name,
-        network: Network,
-        source_port: Option<NonZeroU16>,
-    ) -> Vec<ElementRef> {
-        let elements = |is_held| self.ruleset.elements(door, network, source_port, is_held);
+    pub fn places(&self, key: &GrantKey) -> Vec<ElementRef> {
+        let elements = |is_held| self.ruleset.elements(key, is_held);
         let all: BTreeSet<_> = [false, true].into_iter().flat_map(elements).collect();
         // Ceilings first: without them no packet makes anew what is deleted.
         all.into_iter().rev().map(|(it, value)| it.reference(value)).collect()
@@ -129,14 +122,14 @@ impl Guard {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn forget_in_vain(&mut self, door: &Name, from: Network) -> Result<(), NetlinkError> {
-        let door = self.ruleset.doors.get(door);
+    pub fn forget_in_vain(&mut self, key: &GrantKey) -> Result<(), NetlinkError> {
+        let door = self.ruleset.doors.get(&key.door);
         let on = door.iter().flat_map(|door| &door.forwards).map(|forward| forward.on);
         let on = on.filter(|on| on.protocol == Protocol::Udp).map(OpenPorts::from);
         let mut tracked = self.netlink.connections(&on.collect::<Vec<_>>())?;
         tracked.retain(|it| {
             let was_led = it.answered_by != it.to;
-            it.phase == ConnectionPhase::Begun && !was_led && from.contains(it.client.ip())
+            it.phase == ConnectionPhase::Begun && !was_led && key.network.contains(it.client.ip())
         });
         tracked.iter().try_for_each(|it| self.netlink.forget(it))
     }

@@ -35,6 +35,7 @@ pub(super) use sock_diag::SockDiag;
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
 use crate::grants::TrackedConnection;
+use crate::proto::knock::Knock;
 use crate::proto::open_ports::OpenPorts;
 use crate::sys::host;
 
@@ -340,7 +341,8 @@ impl Netlink {
             None => vec![(Attributes::default(), [0; 4])],
         };
         let is_wanted = |it: &TrackedConnection| {
-            it.port().is_some_and(|port| wanted.iter().any(|ports| ports.contains(port)))
+            Knock::at(it.protocol, it.to)
+                .is_some_and(|port| wanted.iter().any(|ports| ports.contains(port)))
         };
         let times = Oblivion::of_host();
         let take = |body: &[u8]| conntrack::tracked(&times, conntrack::GET, body).filter(is_wanted);

@@ -12,7 +12,6 @@ mod trusted;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +25,7 @@ use super::netlink::{
     SetElement,
 };
 use crate::config::{Family, Forward, GuardMode, Name};
+use crate::grants::GrantKey;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
 use crate::proto::open_ports::OpenPorts;
@@ -79,10 +79,7 @@ impl GuardedDoor {
 /// and for each single port at which packets renew it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardGrant {
-    pub door: Name,
-    pub network: Network,
-    /// The only source port that it lets in; `None`: all.
-    pub source_port: Option<NonZeroU16>,
+    pub key: GrantKey,
     pub left: Duration,
     /// What is left until it ends whatever comes, where packets renew it.
     pub ceiling: Option<Duration>,
@@ -97,16 +94,15 @@ pub(super) struct GuardElement {
 }
 
 impl Ruleset {
-    /// The elements that let an address in at a door, each with what it leads to if it is one of a
-    /// map; none where there is no such door, or its target has no address of that family.
-    /// `is_held`: where the door says so, packets renew them.
+    /// The elements that such a grant is, each with what it leads to if it is one of a map; none
+    /// where there is no such door, or its target has no address of that family. `is_held`: where
+    /// the door says so, packets renew them.
     pub(super) fn elements(
         &self,
-        door: &Name,
-        network: Network,
-        source_port: Option<NonZeroU16>,
+        key: &GrantKey,
         is_held: bool,
     ) -> Vec<(GuardElement, Option<ElementKey>)> {
+        let GrantKey { door, network, source_port } = key;
         let address = network.address();
         let family = Family::of(address);
         let meets = |target: IpAddr| Family::of(target.to_canonical()) == family;
@@ -127,11 +123,11 @@ impl Ruleset {
             let idle = door.idle.filter(|_| is_held && ports.single().is_some());
             let renewed = idle.map(|idle| vec![Lifetime::Renewed(idle), Lifetime::Ceiling(idle)]);
             let lifetimes = renewed.unwrap_or_else(|| vec![Lifetime::Given]).into_iter();
-            let set = set.of(family).around(network);
+            let set = set.of(family).around(*network);
             let at = |it| (set.lasting(it).at_ports(from.clone(), ports), None);
             lifetimes.map(at).collect::<Vec<_>>()
         });
-        open.chain(door.forwarding(network)).collect()
+        open.chain(door.forwarding(*network)).collect()
     }
 
     /// The elements of a grant by their names, each with the time that is left of it.
@@ -141,8 +137,7 @@ impl Ruleset {
     }
 
     fn elements_of(&self, grant: &GuardGrant) -> Vec<(GuardElement, Option<ElementKey>)> {
-        let GuardGrant { door, network, source_port, ceiling, .. } = grant;
-        self.elements(door, *network, *source_port, ceiling.is_some())
+        self.elements(&grant.key, grant.ceiling.is_some())
     }
 
     /// A range, cut where one of another door begins or ends: what two grants of one address hold
@@ -178,9 +173,8 @@ impl Ruleset {
         let mut shared = HashSet::new();
         for name in self.doors.keys() {
             let anybody = FAMILIES.map(Family::unspecified).into_iter();
-            for (element, _) in
-                anybody.flat_map(|address| self.elements(name, address.into(), None, false))
-            {
+            let keys = anybody.map(|address| GrantKey::new(name.clone(), address));
+            for (element, _) in keys.flat_map(|key| self.elements(&key, false)) {
                 if let Some(other) = known.insert(element, name) {
                     shared.extend([other, name].map(Name::clone));
                 }
@@ -228,7 +222,7 @@ impl Ruleset {
                 || there.iter().any(|it| it.set.is_of_ranges),
             forwards,
             idles: self.doors.values().filter_map(GuardedDoor::idle).collect(),
-            wide: grants.iter().filter_map(|it| wide(it.network)).chain(wide_there).collect(),
+            wide: grants.iter().filter_map(|it| wide(it.key.network)).chain(wide_there).collect(),
         };
         let lasting: BTreeSet<_> = observed.into_iter().chain(self.masqueraded()).collect();
         let lasting = lasting.into_iter().chain(older.iter().cloned());
@@ -504,6 +498,8 @@ fn rules(needs: &TableNeeds) -> Vec<(&'static str, NftRule)> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use super::*;
 
     fn door(target: Option<&str>) -> GuardedDoor {
@@ -513,12 +509,13 @@ mod tests {
     }
 
     fn element(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {
-        let (address, port) = (address.parse().unwrap(), NonZeroU16::new(source_port));
+        let address: IpAddr = address.parse().unwrap();
         let name: Name = "ssh".parse().unwrap();
-        let doors = [(name.clone(), door(target))].into();
+        let source_port = NonZeroU16::new(source_port);
+        let key = GrantKey { source_port, ..GrantKey::new(name.clone(), address) };
+        let doors = [(name, door(target))].into();
         let ruleset = Ruleset { doors, ..Ruleset::default() };
-        let (element, _) =
-            ruleset.elements(&name, IpAddr::into(address), port, false).into_iter().next()?;
+        let (element, _) = ruleset.elements(&key, false).into_iter().next()?;
         Some((element.set.reference().set.to_string(), element.key.as_bytes().to_vec()))
     }
 
@@ -550,9 +547,12 @@ mod tests {
         Ruleset { doors: doors.iter().map(door).collect(), ..Ruleset::default() }
     }
 
+    fn key(door: &str) -> GrantKey {
+        GrantKey::new(door.parse().unwrap(), "192.0.2.2".parse::<Network>().unwrap())
+    }
+
     fn elements_of(ruleset: &Ruleset, door: &str) -> Vec<String> {
-        let (door, client) = (door.parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let found = ruleset.elements(&door, client, None, false).into_iter();
+        let found = ruleset.elements(&key(door), false).into_iter();
         found.map(|(element, _)| element.set.reference().set.to_string()).collect()
     }
 
@@ -581,8 +581,7 @@ mod tests {
             ruleset(&[("a", &[], &[to("10.0.0.2"), to("2001:db8::2")]), ("b", &["22"], &[])]);
         assert_eq!(here.guarded().len(), 1);
         assert_eq!(elements_of(&here, "a"), ["forwarded_4", "forward_4"]);
-        let client = "192.0.2.2".parse().unwrap();
-        let map = here.elements(&"a".parse().unwrap(), client, None, false).pop().unwrap();
+        let map = here.elements(&key("a"), false).pop().unwrap();
         assert_eq!(map.1.unwrap().as_bytes(), [10, 0, 0, 2, 0, 22, 0, 0]);
         assert!(here.shared().is_empty());
         let both = ruleset(&[("a", &[], &[to("10.0.0.2")]), ("c", &[], &[to("10.0.0.3")])]);

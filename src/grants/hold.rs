@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::{Grant, GrantId, GrantKey, GrantPhase, Grants, ids_of};
@@ -39,13 +38,6 @@ pub enum ConnectionPhase {
     Ended,
     /// The kernel has forgotten it.
     Gone,
-}
-
-impl TrackedConnection {
-    /// The port that it is to; `None` of port 0.
-    pub fn port(&self) -> Option<Knock> {
-        Some(Knock::new(self.protocol, NonZeroU16::new(self.to.port())?))
-    }
 }
 
 words! {
@@ -95,8 +87,7 @@ impl DoorSessions {
 
     /// Whether a grant of the door lets in such a connection.
     pub fn have(&self, key: &GrantKey, of: Protocol, client: SocketAddr, to: SocketAddr) -> bool {
-        let port = NonZeroU16::new(to.port()).map(|port| Knock::new(of, port));
-        port.is_some_and(|port| self.ports.iter().any(|ports| ports.contains(port)))
+        Knock::at(of, to).is_some_and(|port| self.ports.iter().any(|ports| ports.contains(port)))
             && self.target.is_none_or(|target| target.to_canonical() == to.ip())
             && key.source_port.is_none_or(|port| port.get() == client.port())
             && key.network.contains(client.ip())

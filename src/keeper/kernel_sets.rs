@@ -192,7 +192,7 @@ impl KernelSets {
         if is_new && netlink.add(&slots, &comment)? {
             if let Some(guard) = &mut self.guard
                 && kept.element.is_guards()
-                && let Err(why) = guard.forget_in_vain(&key.door, key.network)
+                && let Err(why) = guard.forget_in_vain(key)
             {
                 debug!(door = %key.door, "what was sent before is not led on: {why}");
             }
@@ -238,10 +238,7 @@ impl KernelSets {
             }
         }
         let (slots, netlink) = match (&mut self.guard, &mut self.own) {
-            (Some(guard), _) if element.is_guards() => {
-                let GrantKey { door, network, source_port } = key;
-                (guard.places(door, *network, *source_port), &mut guard.netlink)
-            }
+            (Some(guard), _) if element.is_guards() => (guard.places(key), &mut guard.netlink),
             // The last door that used the table is no more.
             _ if element.is_guards() => return Ok(()),
             (_, Some(own)) => (vec![own_element(key, element)?], &mut own.netlink),
@@ -308,7 +305,6 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    #[allow(dead_code, reason = "asked when a grant seems to be over")]
     pub(super) fn left(&mut self, kept: &KernelGrant) -> Result<Option<Duration>, KernelSetsError> {
         let (slots, netlink) = self.find(kept)?;
         let mut longest = None;
@@ -422,9 +418,7 @@ fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
 
 fn guards_grant(kept: &KernelGrant) -> GuardGrant {
     GuardGrant {
-        door: kept.key.door.clone(),
-        network: kept.key.network,
-        source_port: kept.key.source_port,
+        key: kept.key.clone(),
         left: kept.left,
         ceiling: kept.ceiling,
         comment: comment(&kept.key.door, &kept.origin),

@@ -1,5 +1,6 @@
 //! One knock: a transport protocol and a destination port.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -47,6 +48,11 @@ pub struct Knock {
 impl Knock {
     pub const fn new(protocol: Protocol, port: NonZeroU16) -> Self {
         Self { protocol, port }
+    }
+
+    /// One that comes to this address; `None` at port 0.
+    pub fn at(protocol: Protocol, to: SocketAddr) -> Option<Self> {
+        NonZeroU16::new(to.port()).map(|port| Self { protocol, port })
     }
 
     /// As people write it, with this before a protocol: tcp goes without saying.

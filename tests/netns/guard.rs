@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::num::NonZeroU16;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +21,8 @@ use libknock::firewall::ruleset::{GuardGrant, Ruleset};
 use libknock::sys::{clock, files};
 
 use crate::guard_fixture::{
-    Guard, beyond, door, door_to, doors, echo_tcp, echo_udp, grant, let_in, net, now, shut_out, ssh,
+    Guard, beyond, bound, door, door_to, doors, echo_tcp, echo_udp, grant, let_in, net, now,
+    shut_out, ssh,
 };
 use crate::support::{CLIENT, CLIENT_6, Host, Net, SERVER, SERVER_6, eventually, needs};
 
@@ -195,15 +195,12 @@ fn a_grant_bound_to_a_source_port_lets_that_port_in_only() {
     let net = net();
     net.server.listen(22);
     let mut guard = Guard::set_up(now(), ssh(), &[]).unwrap();
-    let bound =
-        |address| GuardGrant { source_port: NonZeroU16::new(4000), ..grant("ssh", address, 60) };
     for (client, server) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
-        let_in(&mut guard, &bound(client));
+        let bound = bound(4000, grant("ssh", client, 60));
+        let_in(&mut guard, &bound);
         assert!(can_connect_from_port(&net.client, 4000, server));
         assert!(!can_connect_from_port(&net.client, 4001, server));
-        let (door, port) = ("ssh".parse().unwrap(), NonZeroU16::new(4000));
-        let removal = guard.close(now(), &door, client.parse().unwrap(), port).unwrap();
-        assert_eq!(removal, Removal::Removed);
+        assert_eq!(guard.close(now(), &bound.key).unwrap(), Removal::Removed);
         assert!(!can_connect_from_port(&net.client, 4000, server));
     }
 }
@@ -305,7 +302,7 @@ fn grants_outlive_a_restart() {
     assert_eq!(standing().unwrap(), []);
     let mut guard =
         Guard::set_up(now(), doors(&[door("ssh", &["22"]), door("old", &["25"])]), &[]).unwrap();
-    let bound = GuardGrant { source_port: NonZeroU16::new(9), ..grant("ssh", CLIENT_6, 60) };
+    let bound = bound(9, grant("ssh", CLIENT_6, 60));
     for element in [grant("ssh", CLIENT, 60), bound, grant("old", CLIENT, 60)] {
         let_in(&mut guard, &element);
     }
@@ -315,7 +312,7 @@ fn grants_outlive_a_restart() {
     let guard = Guard::set_up(now(), ssh(), &kept).unwrap();
     assert!(net.client.can_connect(SERVER, 22));
     let mut elements = standing().unwrap();
-    elements.sort_by_key(|element| element.source_port);
+    elements.sort_by_key(|element| element.key.source_port);
     assert_eq!(elements.len(), 2, "the grant of a door that is no more ends");
     assert_eq!(elements[0].comment, Comment::new("knockd ssh knockctl"));
     assert!(
@@ -443,9 +440,8 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
     guard.restore(now()).unwrap();
     let grants = standing().unwrap();
     assert_eq!(grants.len(), 10_001);
-    for GuardGrant { door, network, .. } in grants {
-        let removal = guard.close(now(), &door, network, None).unwrap();
-        assert_eq!(removal, Removal::Removed);
+    for GuardGrant { key, .. } in grants {
+        assert_eq!(guard.close(now(), &key).unwrap(), Removal::Removed);
     }
     assert_eq!(standing().unwrap(), []);
     assert_eq!(guard.disturbance(), None);

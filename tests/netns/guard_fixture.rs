@@ -11,6 +11,7 @@ use libknock::config::{GuardMode, Name};
 use libknock::firewall::guard::{self, remove_standing};
 use libknock::firewall::netlink::{Comment, Holding, NetlinkError, Removal};
 use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
+use libknock::grants::GrantKey;
 use libknock::proto::network::Network;
 use libknock::sys::clock;
 use libknock::time::Monotonic;
@@ -85,7 +86,7 @@ impl Guard {
         let mut holding = Holding::Added;
         let added = match self.guard.netlink.add(&slots, comment) {
             // The first for a network as wide as this one.
-            Err(NetlinkError::NoSet(_)) if grant.network.single().is_none() => {
+            Err(NetlinkError::NoSet(_)) if grant.key.network.single().is_none() => {
                 self.grants.push((now + left, grant.clone()));
                 return self.restore(now).map(|()| Holding::Added);
             }
@@ -101,12 +102,8 @@ impl Guard {
             }
         }
         // A grant is never made shorter.
-        let is_it = |(_, it): &&(Monotonic, GuardGrant)| {
-            (&it.door, it.network, it.source_port)
-                == (&grant.door, grant.network, grant.source_port)
-        };
-        let before = self.grants.iter().find(is_it).map(|(until, _)| *until);
-        self.forget(&grant.door, grant.network, grant.source_port);
+        let before = self.grants.iter().find(|(_, it)| it.key == grant.key).map(|it| it.0);
+        self.forget(&grant.key);
         let until = before.unwrap_or(Monotonic::ZERO).max(now + left);
         self.grants.push((until, grant.clone()));
         Ok(holding)
@@ -115,20 +112,18 @@ impl Guard {
     pub(crate) fn close(
         &mut self,
         now: Monotonic,
-        door: &Name,
-        network: Network,
-        source_port: Option<NonZeroU16>,
+        key: &GrantKey,
     ) -> Result<Removal, NetlinkError> {
-        self.forget(door, network, source_port);
+        self.forget(key);
         let mut removal = Removal::WasNotThere;
         let others = self.keep(now);
-        for slot in self.guard.places(door, network, source_port) {
+        for slot in self.guard.places(key) {
             let holds = |it: &GuardGrant| {
                 let mut slots = self.guard.elements(it).into_iter();
                 let (at, left) = slots.find(|(it, _)| it.is_at(&slot))?;
                 (!it.left.is_zero()).then(|| (at, left, it.comment.clone()))
             };
-            let others = others.iter().filter(|it| it.network == network);
+            let others = others.iter().filter(|it| it.key.network == key.network);
             let mut others = others.filter_map(holds);
             let other = match slot.value {
                 Some(_) => others.next_back(),
@@ -143,11 +138,8 @@ impl Guard {
         Ok(removal)
     }
 
-    fn forget(&mut self, door: &Name, network: Network, source_port: Option<NonZeroU16>) {
-        let is_it = |it: &GuardGrant| {
-            (&it.door, it.network, it.source_port) == (door, network, source_port)
-        };
-        self.grants.retain(|(_, it)| !is_it(it));
+    fn forget(&mut self, key: &GrantKey) {
+        self.grants.retain(|(_, it)| it.key != *key);
     }
 
     pub(crate) fn remove(self) -> Result<(), NetlinkError> {
@@ -195,11 +187,19 @@ pub(crate) fn ssh() -> Ruleset {
     doors(&[door("ssh", &["22"])])
 }
 
+pub(crate) fn key(door: &str, network: &str) -> GrantKey {
+    GrantKey::new(door.parse().unwrap(), network.parse::<Network>().unwrap())
+}
+
+/// The grant from one source port alone.
+pub(crate) fn bound(port: u16, grant: GuardGrant) -> GuardGrant {
+    let key = GrantKey { source_port: NonZeroU16::new(port), ..grant.key };
+    GuardGrant { key, ..grant }
+}
+
 pub(crate) fn grant(door: &str, address: &str, seconds: u64) -> GuardGrant {
     GuardGrant {
-        door: door.parse().unwrap(),
-        network: address.parse().unwrap(),
-        source_port: None,
+        key: key(door, address),
         ceiling: None,
         left: Duration::from_secs(seconds),
         comment: Comment::new(&format!("knockd {door} knockctl")),
@@ -211,8 +211,7 @@ pub(crate) fn let_in(guard: &mut Guard, grant: &GuardGrant) {
 }
 
 pub(crate) fn shut_out(guard: &mut Guard, door: &str, network: &str) {
-    let (door, network) = (door.parse().unwrap(), network.parse().unwrap());
-    assert_ne!(guard.close(now(), &door, network, None).unwrap(), Removal::NotOurs);
+    assert_ne!(guard.close(now(), &key(door, network)).unwrap(), Removal::NotOurs);
 }
 
 pub(crate) fn now() -> Monotonic {

@@ -4,7 +4,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,7 +14,7 @@ use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use socket2::{Domain, Socket, Type};
 
 use crate::guard_fixture::{
-    Door, Guard, beyond, door, door_to, doors, echo_tcp, echo_udp, grant, let_in, net, now,
+    Door, Guard, beyond, bound, door, door_to, doors, echo_tcp, echo_udp, grant, let_in, net, now,
     shut_out, ssh,
 };
 use crate::support::{CLIENT, CLIENT_6, Host, PATIENCE, SERVER, SERVER_6, eventually, needs};
@@ -339,13 +338,13 @@ fn a_grant_for_one_source_port_is_renewed_from_there_alone() {
     let mut guard = Guard::set_up(now(), held_ssh(), &[]).unwrap();
     let flow = socket(&net.client, SERVER, 22);
     let port = flow.local_addr().unwrap().port();
-    let bound = GuardGrant { source_port: NonZeroU16::new(port), ..held_grant("ssh", CLIENT, 60) };
+    let bound = bound(port, held_grant("ssh", CLIENT, 60));
     let_in(&mut guard, &bound);
     for _ in 0..10 {
         assert!(is_answered(&flow));
         assert!(!is_answered(&socket(&net.client, SERVER, 22)));
     }
-    assert_eq!(standing().unwrap()[0].source_port, bound.source_port);
+    assert_eq!(standing().unwrap()[0].key, bound.key);
     assert!(ends());
 }
 
@@ -360,7 +359,7 @@ fn of_two_doors_to_one_port_each_has_its_own_patience() {
     let_in(&mut guard, &held_grant("long", CLIENT, 60));
     speak(&mut connect(&net.client, SERVER, 22), 2);
     let doors =
-        || standing().unwrap().into_iter().map(|it| it.door.to_string()).collect::<Vec<_>>();
+        || standing().unwrap().into_iter().map(|it| it.key.door.to_string()).collect::<Vec<_>>();
     assert_eq!(doors().len(), 2);
     assert!(eventually(IDLE + Duration::from_secs(2), || doors() == ["long"]));
     assert!(net.client.can_connect(SERVER, 22));
@@ -380,7 +379,7 @@ fn a_door_that_is_closed_leaves_a_renewed_element_to_the_other_one() {
     speak(&mut connect(&net.client, SERVER, 22), 1);
     shut_out(&mut guard, "one", CLIENT);
     let [left] = &standing().unwrap()[..] else { panic!() };
-    assert_eq!(left.door.as_str(), "other");
+    assert_eq!(left.key.door.as_str(), "other");
     assert!(left.left > Duration::from_secs(25), "{left:?}");
     assert!(left.ceiling > Some(Duration::from_secs(90)), "{left:?}");
     shut_out(&mut guard, "other", CLIENT);
@@ -407,7 +406,7 @@ fn ten_thousand_grants_are_held_and_packets_renew_their_own_alone() {
     assert_eq!(there.len(), 10_001);
     let renewed: Vec<_> = there.iter().filter(|it| it.left > Duration::from_secs(500)).collect();
     assert_eq!(renewed.len(), 1);
-    assert_eq!(renewed[0].network, CLIENT.parse().unwrap());
+    assert_eq!(renewed[0].key.network, CLIENT.parse().unwrap());
 }
 
 #[test]

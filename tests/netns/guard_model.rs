@@ -248,18 +248,19 @@ fn live(seed: u64) {
                     .elements()
                     .into_iter()
                     .filter(|grant| grant.left > UNSURE)
-                    .map(|grant| (grant.door, grant.network))
+                    .map(|grant| (grant.key.door, grant.key.network))
                     .collect();
                 let there = standing().unwrap();
                 for (door, network) in sure {
-                    let is_there =
-                        |grant: &GuardGrant| grant.network == network && grant.door == door;
+                    let is_there = |GuardGrant { key, .. }: &GuardGrant| {
+                        key.network == network && key.door == door
+                    };
                     let opens_here = model.ruleset.doors.iter().any(|(name, it)| {
                         let meets = |to: IpAddr| to.is_ipv4() == network.address().is_ipv4();
                         *name == door && it.target.is_none_or(meets)
                     });
                     // Of several holders of one element, it names the last.
-                    let shared = there.iter().any(|grant| grant.network == network);
+                    let shared = there.iter().any(|grant| grant.key.network == network);
                     assert!(
                         !opens_here || shared || there.iter().any(is_there),
                         "{door} {network}"

@@ -3,7 +3,6 @@
 //! Needs root and nft; says loudly what it skips where it cannot run.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::num::NonZeroU16;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +12,8 @@ use libknock::firewall::ruleset::{GuardGrant, GuardedDoor};
 
 use crate::forward::{INNER, OTHER, inner_host};
 use crate::guard_fixture::{
-    Door, Guard, beyond, door, door_to, doors, echo_udp, grant, let_in, net, now, shut_out, ssh,
+    Door, Guard, beyond, bound, door, door_to, doors, echo_udp, grant, let_in, net, now, shut_out,
+    ssh,
 };
 use crate::support::{CLIENT, CLIENT_6, Host, Net, SERVER, SERVER_6, needs};
 
@@ -86,7 +86,7 @@ fn a_network_is_let_in_as_a_whole_and_nobody_beside_it() {
             assert_eq!(here(port), [true, true, false], "{network} {port}");
         }
         let there = standing().unwrap();
-        assert_eq!((there.len(), there[0].network.to_string()), (1, network.to_owned()));
+        assert_eq!((there.len(), there[0].key.network.to_string()), (1, network.to_owned()));
         guard.restore(now()).unwrap();
         drop(guard);
         guard = Guard::set_up(now(), all.clone(), &there).unwrap();
@@ -135,14 +135,13 @@ fn a_network_is_let_in_to_another_host_and_from_one_source_port() {
         let_in(&mut guard, &grant(name, NETWORKS[0], 60));
         assert_eq!(let_in_of(&net, 0, to, 5000), [true, true, false], "{to}");
         shut_out(&mut guard, name, NETWORKS[0]);
-        let source_port = NonZeroU16::new(4000);
-        let bound = GuardGrant { source_port, ..grant(name, NETWORKS[0], 60) };
+        let bound = bound(4000, grant(name, NETWORKS[0], 60));
         let_in(&mut guard, &bound);
-        assert_eq!(standing().unwrap()[0].network, bound.network);
+        assert_eq!(standing().unwrap()[0].key, bound.key);
         let asks = |from, port| answer(&net.client, (from, port), to, 5000).is_some();
         assert_eq!([asks(WITHIN[0], 4000), asks(BESIDE[0], 4000)], [true, false], "{to}");
         assert!(!asks(WITHIN[0], 4001));
-        let closed = guard.close(now(), &bound.door, bound.network, source_port);
+        let closed = guard.close(now(), &bound.key);
         assert!(closed.is_ok() && !asks(CLIENT, 4000));
     }
 }
@@ -203,7 +202,7 @@ fn whoever_is_in_a_network_renews_its_grant() {
         }
     });
     let there = standing().unwrap();
-    assert_eq!((there.len(), there[0].network.to_string()), (1, NETWORKS[0].to_owned()));
+    assert_eq!((there.len(), there[0].key.network.to_string()), (1, NETWORKS[0].to_owned()));
     assert_eq!(let_in_of(&net, 0, SERVER, 5000), [true, true, false]);
 }
 

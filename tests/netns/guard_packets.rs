@@ -11,13 +11,14 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use libknock::firewall::guard::{Disturbance, standing};
 use libknock::firewall::netlink::{Holding, Removal};
-use libknock::firewall::ruleset::Ruleset;
+use libknock::firewall::ruleset::{GuardGrant, Ruleset};
+use libknock::grants::GrantKey;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::guard_fixture::{
-    Guard, beyond, door, door_to, doors, echo_tcp, grant, let_in, net, now, shut_out, ssh,
+    Guard, beyond, door, door_to, doors, echo_tcp, grant, key, let_in, net, now, shut_out, ssh,
 };
 use crate::support::{
     CLIENT, CLIENT_6, Host, Net, PATIENCE, SERVER, SERVER_6, eventually, needs, skipped,
@@ -639,8 +640,7 @@ fn an_element_that_somebody_added_by_hand_stays_what_it_is() {
     guard.replace(now(), reload(&["203.0.113.9", "203.0.112.0/23"]), &[]).unwrap();
     stays("a reload");
     assert_eq!(guard.open(now(), &grant("ssh", CLIENT, 60)).unwrap(), Holding::NotOurs(None));
-    let (door, client) = ("ssh".parse().unwrap(), CLIENT.parse().unwrap());
-    assert_eq!(guard.close(now(), &door, client, None).unwrap(), Removal::NotOurs);
+    assert_eq!(guard.close(now(), &key("ssh", CLIENT)).unwrap(), Removal::NotOurs);
     stays("a close");
     net.server.must("nft", &["insert rule inet knockd input drop"]);
     assert_eq!(guard.disturbance(), Some(Disturbance::Changed));
@@ -670,11 +670,12 @@ fn a_table_of_the_former_form_is_taken_over_with_its_grants() {
     let mut let_in = Talk::begin(&net, SERVER, 22);
     assert!(let_in.goes_on());
     let mut grants = standing().unwrap();
-    grants.sort_by_key(|grant| grant.network);
+    grants.sort_by_key(|grant| grant.key.network);
     let found: Vec<String> = grants
         .iter()
-        .map(|it| {
-            format!("{} {} {:?} {}", it.door, it.network, it.source_port, it.comment.as_str())
+        .map(|GuardGrant { key, comment, .. }| {
+            let GrantKey { door, network, source_port } = key;
+            format!("{door} {network} {source_port:?} {}", comment.as_str())
         })
         .collect();
     let expected = [

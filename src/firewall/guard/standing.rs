@@ -1,7 +1,6 @@
 //! The table that is there already: of this process, of an earlier one, or of the former form.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,8 +11,8 @@ use crate::firewall::ruleset::observe::ObservedSource;
 use crate::firewall::ruleset::{
     GuardElement, GuardGrant, GuardSet, Lifetime, Ruleset, SetKind, TABLE, VERSION, guarded,
 };
+use crate::grants::GrantKey;
 use crate::proto::knock::Knock;
-use crate::proto::network::Network;
 use crate::time::Monotonic;
 
 /// The grants that hold in a table that an earlier process has left; none where there is no table.
@@ -160,7 +159,7 @@ impl StandingTable {
     pub(super) fn renewing(&self, keep: &[GuardGrant]) -> Vec<GuardGrant> {
         let known = longest(&self.grants);
         let renewed = |grant: &GuardGrant| {
-            let known = grant.ceiling.and_then(|_| known.get(&grant.key()));
+            let known = grant.ceiling.and_then(|_| known.get(&grant.key));
             let left = known.map_or(grant.left, |known| known.left.max(grant.left));
             GuardGrant { left, ..grant.clone() }
         };
@@ -180,9 +179,8 @@ impl StandingTable {
             for element in dump(netlink, &set)? {
                 if element.is_ours() {
                     self.grants.extend(grant(&element, kind));
-                } else if let Some((from, port)) = source(&element, kind) {
-                    for (GuardElement { set, key }, _) in ruleset.elements(&door, from, port, false)
-                    {
+                } else if let Some(key) = key(&element, kind, door.clone()) {
+                    for (GuardElement { set, key }, _) in ruleset.elements(&key, false) {
                         let here = self.added.entry(set).or_default();
                         here.push(SetElement { key, ..element.clone() });
                     }
@@ -193,20 +191,11 @@ impl StandingTable {
     }
 }
 
-type GrantPlace<'a> = (&'a Name, Network, Option<NonZeroU16>);
-
-impl GuardGrant {
-    /// What tells it from others.
-    const fn key(&self) -> GrantPlace<'_> {
-        (&self.door, self.network, self.source_port)
-    }
-}
-
 /// Grants, each once: for as long as the longest of its elements.
-fn longest(grants: &[GuardGrant]) -> HashMap<GrantPlace<'_>, GuardGrant> {
+fn longest(grants: &[GuardGrant]) -> HashMap<&GrantKey, GuardGrant> {
     let mut all: HashMap<_, GuardGrant> = HashMap::new();
     for grant in grants {
-        let known = all.entry(grant.key()).or_insert_with(|| grant.clone());
+        let known = all.entry(&grant.key).or_insert_with(|| grant.clone());
         let ceiling = known.ceiling.max(grant.ceiling);
         if known.left < grant.left {
             *known = grant.clone();
@@ -227,19 +216,18 @@ fn former_set(set: &str) -> Option<(Name, GuardSet)> {
     Some((door.parse().ok()?, kind.of(family)))
 }
 
-/// The network, and the source port, that an element lets in.
-fn source(element: &SetElement, set: GuardSet) -> Option<(Network, Option<NonZeroU16>)> {
+/// The key of a grant of this door that lets in what an element does.
+fn key(element: &SetElement, set: GuardSet, door: Name) -> Option<GrantKey> {
     let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
-    let port = if is_bound { Some(element.key.second_port(set.family?)?) } else { None };
-    Some((set.network(&element.key)?, port))
+    let source_port = if is_bound { Some(element.key.second_port(set.family?)?) } else { None };
+    Some(GrantKey { door, network: set.network(&element.key)?, source_port })
 }
 
 /// The grant that one of knockd's own elements belongs to.
 fn grant(element: &SetElement, set: GuardSet) -> Option<GuardGrant> {
-    let (network, source_port) = source(element, set)?;
     let door = element.comment.as_str().split(' ').nth(1)?.parse().ok()?;
     let (left, comment) = (element.left?, element.comment.clone());
-    Some(GuardGrant { door, network, source_port, left, ceiling: None, comment })
+    Some(GuardGrant { key: key(element, set, door)?, left, ceiling: None, comment })
 }
 
 /// Nothing where there is no such set: another program may have changed the table.

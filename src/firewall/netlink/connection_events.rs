@@ -1,24 +1,21 @@
 //! The lives of connections, as the kernel tells them while they go on.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{SockProtocol, setsockopt, sockopt};
 use rangemap::RangeInclusiveSet;
 use socket2::{SockFilter, SockRef};
 
+use super::Result;
 use super::conntrack::{GROUPS, ORIGINAL, Oblivion, PORTS, PROTOCOL, TO_PORT, tracked};
-use super::{Result, connect, monitor};
+use super::monitor::Listener;
 use crate::grants::TrackedConnection;
 use crate::proto::knock::Protocol;
 use crate::proto::open_ports::OpenPorts;
 
 /// Room for some ten thousand between two looks.
 const BUFFER: usize = 16 << 20;
-/// No message about one connection is longer.
-const MESSAGE: usize = 8 << 10;
 /// How many ranges of ports the kernel compares with: those that are near each other become one.
 const RANGES: usize = 128;
 
@@ -26,11 +23,10 @@ const RANGES: usize = 128;
 /// phase, or ended. Those to other ports wake nobody, nor do packets of one that goes on.
 #[derive(Debug, derive_more::Deref)]
 pub struct ConnectionEvents {
-    #[deref]
-    socket: OwnedFd,
+    #[deref(forward)]
+    listener: Listener,
     wanted: RangeInclusiveSet<u32>,
     times: Oblivion,
-    buffer: Vec<u8>,
 }
 
 impl ConnectionEvents {
@@ -41,17 +37,15 @@ impl ConnectionEvents {
     /// # Errors
     /// Where the kernel tracks no connections, or this process may not hear of them.
     pub fn open(wanted: &[OpenPorts]) -> Result<Self> {
-        let (socket, _) = connect(SockProtocol::NetlinkNetFilter, GROUPS)?;
-        // Refused without the privilege; a burst is then sooner too much to be told.
-        let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
-        let mut events = Self {
-            socket,
-            wanted: RangeInclusiveSet::new(),
-            times: Oblivion::of_host(),
-            buffer: vec![0; MESSAGE],
+        let range = |it: &OpenPorts| {
+            let (low, high) = it.range().into_inner();
+            number(it.protocol(), low.get())..=number(it.protocol(), high.get())
         };
-        events.listen_to(wanted)?;
-        Ok(events)
+        let (wanted, times) = (wanted.iter().map(range).collect(), Oblivion::of_host());
+        let listener = Listener::open(GROUPS, BUFFER)?;
+        let filtered = SockRef::from(&*listener).attach_filter(&filter(&wanted));
+        filtered.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        Ok(Self { listener, wanted, times })
     }
 
     /// Whether the kernel tells of connections at all: `net.netfilter.nf_conntrack_events` is 1,
@@ -61,25 +55,11 @@ impl ConnectionEvents {
         setting.is_ok_and(|setting| setting.trim() != "0")
     }
 
-    /// Hears of these ports from now on, and of no others.
-    ///
-    /// # Errors
-    /// When the kernel does not take it.
-    pub fn listen_to(&mut self, wanted: &[OpenPorts]) -> Result<()> {
-        let range = |it: &OpenPorts| {
-            let (low, high) = it.range().into_inner();
-            number(it.protocol(), low.get())..=number(it.protocol(), high.get())
-        };
-        self.wanted = wanted.iter().map(range).collect();
-        let filtered = SockRef::from(&self.socket).attach_filter(&filter(&self.wanted));
-        filtered.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)).into())
-    }
-
     /// Tells what has become of connections to these ports since the last look, the last of each at
     /// the end; whether that is all that happened: otherwise it was too much to be told.
     #[must_use]
     pub fn look(&mut self, mut saw: impl FnMut(TrackedConnection)) -> bool {
-        monitor::drain(&self.socket, &mut self.buffer, |reply| {
+        self.listener.look(|reply| {
             let found = tracked(&self.times, reply.kind, reply.attributes());
             let is_wanted =
                 |it: &TrackedConnection| self.wanted.contains(&number(it.protocol, it.to.port()));

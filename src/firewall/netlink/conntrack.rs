@@ -3,7 +3,6 @@
 //! (linux/netfilter/nfnetlink_conntrack.h)
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::attribute::{Attributes, array, find, find_u32};
@@ -132,7 +131,7 @@ pub fn connections(body: &[u8]) -> Vec<InboundConnection> {
         return Vec::new();
     };
     let comes = |from: SocketAddr, to: SocketAddr| {
-        let port = Knock::new(protocol, NonZeroU16::new(to.port())?);
+        let port = Knock::at(protocol, to)?;
         Some(InboundConnection { peer: from, address: to.ip(), port })
     };
     let ways = [(from, to), (from, answered_from), (answered_from, answered_to)];

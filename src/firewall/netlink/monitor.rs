@@ -20,7 +20,11 @@ const DATAGRAMS: usize = 10_000;
 
 /// A socket that is readable when any table has been changed by anybody.
 #[derive(Debug, derive_more::Deref)]
-pub struct Monitor {
+pub struct Monitor(#[deref(forward)] Listener);
+
+/// A socket that hears what happens from now on, as the kernel tells everybody.
+#[derive(Debug, derive_more::Deref)]
+pub struct Listener {
     #[deref]
     socket: OwnedFd,
     buffer: Vec<u8>,
@@ -43,17 +47,14 @@ impl Monitor {
     /// # Errors
     /// As [`Netlink::open`](super::Netlink::open).
     pub fn new() -> Result<Self> {
-        let (socket, _) = connect(SockProtocol::NetlinkNetFilter, GROUP)?;
-        // Refused without the privilege; a burst is then sooner too much to be told.
-        let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
-        Ok(Self { socket, buffer: vec![0; super::BUFFER] })
+        Listener::open(GROUP, BUFFER).map(Self)
     }
 
     /// Tells what anybody but the owner of this port has done since the last look; whether that
     /// is all that happened: otherwise it was too much to be told.
     #[must_use]
     pub fn look(&mut self, own: u32, mut saw: impl FnMut(NftEvent<'_>)) -> bool {
-        drain(&self.socket, &mut self.buffer, |reply| {
+        self.0.look(|reply| {
             if reply.port == own {
                 return;
             }
@@ -67,25 +68,27 @@ impl Monitor {
     }
 }
 
-/// Takes what a socket has heard since the last call; whether that is all there was: otherwise it
-/// was too much to be told.
-pub(super) fn drain(
-    socket: &OwnedFd,
-    buffer: &mut [u8],
-    mut heard: impl FnMut(NetlinkReply<'_>),
-) -> bool {
-    let mut is_all = true;
-    for _ in 0..DATAGRAMS {
-        let received = match receive(socket, buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(received) => received,
-            Err(Errno::EAGAIN) => break,
-            Err(Errno::ENOBUFS) => {
-                is_all = false;
-                continue;
-            }
-            Err(_) => return false,
-        };
-        replies(received).for_each(&mut heard);
+impl Listener {
+    /// One of these multicast groups, with so much room between two looks.
+    pub(super) fn open(groups: u32, room: usize) -> Result<Self> {
+        let (socket, _) = connect(SockProtocol::NetlinkNetFilter, groups)?;
+        // Refused without the privilege; a burst is then sooner too much to be told.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &room);
+        Ok(Self { socket, buffer: vec![0; super::BUFFER] })
     }
-    is_all
+
+    /// Tells what it has heard since the last look; whether that is all there was: otherwise it was
+    /// too much to be told.
+    pub(super) fn look(&mut self, mut heard: impl FnMut(NetlinkReply<'_>)) -> bool {
+        let mut is_all = true;
+        for _ in 0..DATAGRAMS {
+            match receive(&self.socket, &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(received) => replies(received).for_each(&mut heard),
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::ENOBUFS) => is_all = false,
+                Err(_) => return false,
+            }
+        }
+        is_all
+    }
 }

@@ -39,7 +39,7 @@ impl Sessions {
 
     /// All connections to the ports whose connections hold grants.
     pub(super) fn all(&mut self) -> Option<Vec<TrackedConnection>> {
-        self.said(|ports| Netlink::open()?.connections(ports))
+        self.said(|ports| Netlink::of_connections()?.connections(ports))
     }
 
     /// Without connection tracking nothing is held, which is said once.

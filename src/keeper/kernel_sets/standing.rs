@@ -20,14 +20,9 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
     };
     for element in elements {
         let origin = read_comment(&element.comment).map(|(_, origin)| origin);
-        let key = GrantKey {
-            door: element.door,
-            network: element.network,
-            source_port: element.source_port,
-        };
         held.push(KernelGrant {
-            element: KernelElement::of_guard(&key),
-            key,
+            element: KernelElement::of_guard(&element.key),
+            key: element.key,
             origin: origin.unwrap_or(Origin::KNOCKCTL),
             left: element.left,
             ceiling: element.ceiling,
