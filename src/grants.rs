@@ -12,7 +12,6 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -182,8 +181,8 @@ pub struct Grants {
     /// The one grant that there is for a key.
     by_key: BTreeMap<GrantKey, GrantId>,
     of_network: BTreeSet<(Network, GrantId)>,
-    /// How many have a network with a prefix of this length.
-    prefixes: BTreeMap<u8, usize>,
+    /// The lengths of prefixes that networks of grants have had.
+    prefixes: BTreeSet<u8>,
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
@@ -526,7 +525,7 @@ impl Grants {
         *self.of_door.entry(grant.key.door.clone()).or_default() += 1;
         self.by_key.insert(grant.key.clone(), grant.id);
         self.of_network.insert((grant.key.network, grant.id));
-        *self.prefixes.entry(grant.key.network.prefix()).or_default() += 1;
+        self.prefixes.insert(grant.key.network.prefix());
         self.by_commands += usize::from(grant.backend.element().is_none());
         self.held += usize::from(grant.ceiling.is_some());
         self.holders.extend(grant.held());
@@ -538,13 +537,6 @@ impl Grants {
         let grant = self.grants.remove(&id)?;
         self.by_key.remove(&grant.key);
         self.of_network.remove(&(grant.key.network, id));
-        let prefix = grant.key.network.prefix();
-        if let Entry::Occupied(mut count) = self.prefixes.entry(prefix) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
         self.by_commands -= usize::from(grant.backend.element().is_none());
         self.held -= usize::from(grant.ceiling.is_some());
         if let Some(count) = self.of_door.get_mut(&grant.key.door) {
@@ -648,7 +640,8 @@ impl Grant {
         held.map(|held| (held.to_vec(), self.id))
     }
 
-    const fn is_open(&self) -> bool {
+    /// Whether it lets in.
+    pub const fn is_open(&self) -> bool {
         matches!(self.state, GrantPhase::Open { .. })
     }
 

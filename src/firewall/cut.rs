@@ -25,6 +25,7 @@ use crate::proto::open_ports::OpenPorts;
 
 /// The table, in the family `inet`.
 const TABLE: &str = "knockd_cut";
+const COMMENT: &str = "knockd cut 1";
 /// How long after its last packet a connection is over. By default TCP goes on sending what is not
 /// answered for 15 minutes and a half (`tcp_retries2`), two minutes apart at the most.
 const TIME_TO_GIVE_UP: Duration = Duration::from_secs(16 * 60);
@@ -96,11 +97,8 @@ fn drop_what_begins(netlink: &mut Netlink, all: &[TrackedConnection]) -> Result<
 /// # Errors
 /// When the kernel refuses.
 pub fn remove() -> Result<(), NetlinkError> {
-    let mut netlink = Netlink::open()?;
-    match netlink.table(NftFamily::Inet, TABLE)? {
-        Some(_) => netlink.apply(&[NftChange::delete_table(TABLE)]),
-        None => Ok(()),
-    }
+    // To add a table that is there already is no error; to delete one that is not would be.
+    Netlink::open()?.apply(&[NftChange::table(TABLE, COMMENT), NftChange::delete_table(TABLE)])
 }
 
 fn set(family: Family) -> SetRef {
@@ -111,7 +109,7 @@ fn set(family: Family) -> SetRef {
 
 /// What makes the table.
 fn table() -> Vec<NftChange> {
-    let mut changes = vec![NftChange::table(TABLE, "knockd cut 1")];
+    let mut changes = vec![NftChange::table(TABLE, COMMENT)];
     let hooks =
         [("prerouting", Hook::Prerouting), ("output", Hook::Output), ("forward", Hook::Forward)];
     for (chain, hook) in hooks {

@@ -47,9 +47,7 @@ const SEND_BUFFER: usize = 8 << 20;
 const BUFFER: usize = 64 << 10;
 /// How often a dump starts anew because what it dumps was changed meanwhile.
 const DUMP_TRIES: usize = 10;
-/// How many ports the kernel is asked for one by one; of more it tells all that it tracks.
-const ASKED_ALONE: usize = 2;
-/// The kernel filters the connections of one family at a time.
+/// Those that IP is spoken in.
 const BOTH: [NftFamily; 2] = [NftFamily::Ip, NftFamily::Ip6];
 
 /// The outcome of a request to delete.
@@ -322,8 +320,7 @@ impl Netlink {
             let all = conntrack::connections(body).into_iter();
             all.filter(&is_wanted).collect::<Vec<_>>()
         };
-        let (get, none) = (conntrack::GET, Attributes::default());
-        Ok(self.ask(get, message::DUMP, [0; 4], &none, wanted)?.unwrap_or_default())
+        self.tell_tracked(wanted)
     }
 
     /// The connections to these ports that the kernel tracks: all, with those that have ended.
@@ -331,27 +328,25 @@ impl Netlink {
     /// # Errors
     /// Where it tracks none, or does not tell.
     pub fn connections(&mut self, wanted: &[OpenPorts]) -> Result<Vec<TrackedConnection>> {
-        let alone: Option<Vec<_>> = wanted.iter().map(|ports| ports.single()).collect();
-        let alone = alone.filter(|ports| ports.len() <= ASKED_ALONE);
-        let asked = match alone {
-            Some(ports) => ports
-                .into_iter()
-                .flat_map(|port| BOTH.map(|family| (conntrack::only(port), message::head(family))))
-                .collect(),
-            None => vec![(Attributes::default(), [0; 4])],
-        };
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
         let is_wanted = |it: &TrackedConnection| {
             Knock::at(it.protocol, it.to)
                 .is_some_and(|port| wanted.iter().any(|ports| ports.contains(port)))
         };
         let times = Oblivion::of_host();
         let take = |body: &[u8]| conntrack::tracked(&times, conntrack::GET, body).filter(is_wanted);
-        let mut found = Vec::new();
-        for (only, head) in asked {
-            let told = self.ask(conntrack::GET, message::DUMP, head, &only, take)?;
-            found.extend(told.into_iter().flatten());
-        }
-        Ok(found)
+        self.tell_tracked(take)
+    }
+
+    /// What the connections that the kernel tracks are worth, all of them.
+    fn tell_tracked<T, I: IntoIterator<Item = T>>(
+        &mut self,
+        take: impl Fn(&[u8]) -> I,
+    ) -> Result<Vec<T>> {
+        let (get, none) = (conntrack::GET, Attributes::default());
+        Ok(self.ask(get, message::DUMP, [0; 4], &none, take)?.unwrap_or_default())
     }
 
     /// Makes the kernel forget a connection: its next packet begins another one.

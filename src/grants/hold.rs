@@ -180,8 +180,7 @@ impl Grants {
     /// Takes note of a connection: the grants that end later now, whose elements have to be told.
     #[must_use]
     pub fn saw(&mut self, now: Monotonic, it: &TrackedConnection) -> Vec<GrantId> {
-        let bits = if it.client.is_ipv4() { 32 } else { 128 };
-        let prefixes = self.prefixes.range(..=bits).map(|(prefix, _)| prefix);
+        let prefixes = self.prefixes.range(..=if it.client.is_ipv4() { 32 } else { 128 });
         let networks = prefixes.map(|prefix| Network::around(it.client.ip(), *prefix));
         let ids: Vec<_> = networks.flat_map(|around| ids_of(&self.of_network, around)).collect();
         let mut later = Vec::new();

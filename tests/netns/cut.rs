@@ -196,7 +196,7 @@ fn a_door_that_says_so_cuts_when_its_time_is_over_and_not_while_another_lets_in(
     needs!("cut on expiry", "nft");
     let scene = Scene::new();
     let door = "{sequence: [7000, 8000, 9000], open: [22], open_for: 2s, on_expiry: cut}";
-    let longer = "{sequence: [7001, 8001, 9001], open: [22], open_for: 5s}";
+    let longer = "{sequence: [7001, 8001, 9001], open: [20-30], open_for: 5s}";
     let knockd = scene.knockd(&format!("  ssh: {door}\n  longer: {longer}"));
     open(&knockd, "ssh", CLIENT);
     open(&knockd, "ssh", CLIENT_6);

@@ -147,7 +147,7 @@ fn of_very_many_ports_none_is_left_out_and_none_too_many_is_told() {
 }
 
 #[test]
-fn a_dump_tells_the_connections_to_these_ports_however_they_are_asked_for() {
+fn a_dump_tells_the_connections_to_these_ports() {
     needs!("tracked dump", "nft");
     let net = tracking();
     let mut held = Vec::new();

@@ -19,15 +19,14 @@ pub(super) fn read_hold(
     let Some(given) = reader.value("hold") else { return Ok(None) };
     let wanted = "a mapping such as {idle: 60s, grace: 30s, at_most: 12h},";
     let mut hold = Reader::new(given, wanted, &HOLD, reader.problems)?;
-    let least = Duration::from_secs(1);
-    let idle = hold.duration("idle", least);
-    let grace = hold.duration("grace", least);
-    let at_most = hold.duration("at_most", least);
-    let at_most = at_most?.unwrap_or(Hold::DEFAULT.at_most);
-    let (idle, grace) =
-        (idle?.unwrap_or(Hold::DEFAULT.idle), grace?.unwrap_or(Hold::DEFAULT.grace));
-    let (longest, what) =
-        [(idle, "idle"), (open_for?, "open_for")].into_iter().max().unwrap_or_default();
+    let mut time = |key, default: Duration| {
+        hold.duration(key, Duration::from_secs(1)).map(|given| given.unwrap_or(default))
+    };
+    let Hold { idle, grace, at_most } = Hold::DEFAULT;
+    let times = [time("idle", idle), time("grace", grace), time("at_most", at_most)];
+    let [idle, grace, at_most] = times;
+    let (idle, grace, at_most) = (idle?, grace?, at_most?);
+    let (longest, what) = (idle, "idle").max((open_for?, "open_for"));
     if at_most < longest {
         let at = &hold.value("at_most").unwrap_or(given).at;
         let error =

@@ -24,7 +24,6 @@ const ASSURED: u32 = 4;
 const TCP_STATE: [u16; 3] = [4, 1, 1];
 const TIMEOUT: u16 = 7;
 const ID: u16 = 12;
-const FILTER: u16 = 25;
 const ADDRESSES: u16 = 1;
 pub(super) const PORTS: u16 = 2;
 pub(super) const PROTOCOL: u16 = 1;
@@ -94,17 +93,6 @@ pub fn tracked(times: &Oblivion, kind: u16, body: &[u8]) -> Option<TrackedConnec
     let silent = times.silence(tcp.copied(), is_assured, left);
     let id = find_u32(body, ID)?;
     Some(TrackedConnection { id, protocol, client, to, answered_by, phase, silent })
-}
-
-/// Has the kernel tell only of connections to a port. Before Linux 5.8 it tells all.
-pub(super) fn only(Knock { protocol, port }: Knock) -> Attributes {
-    // `CTA_FILTER_F_CTA_PROTO_NUM` and `_DST_PORT`, in the machine's order unlike all else.
-    let flags: u32 = 1 << 3 | 1 << 5;
-    let none = Attributes::default;
-    let ports = none().bytes(PROTOCOL, &[protocol.number()]);
-    let ports = ports.bytes(TO_PORT, &port.get().to_be_bytes());
-    let filter = none().bytes(1, &flags.to_ne_bytes());
-    none().nest(ORIGINAL, &none().nest(PORTS, &ports)).nest(FILTER, &filter)
 }
 
 /// What names a connection in a request to delete it.

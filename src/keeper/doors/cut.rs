@@ -56,14 +56,16 @@ impl Doors {
         let Some(own) = self.grants.sessions_of(&key.door).filter(|door| door.cuts) else {
             return false;
         };
-        let mut others = self.grants.open_for(key.network);
         let meets = |theirs: &OpenPorts| {
             own.ports.iter().any(|it| it.contains(theirs.first()) || theirs.contains(it.first()))
         };
-        !others.any(|it| {
+        let others = self.grants.matching(|it| {
             let theirs = self.grants.sessions_of(&it.key.door);
-            theirs.is_some_and(|theirs| theirs.ports.iter().any(meets))
-        })
+            it.is_open()
+                && it.key.network.meets(&key.network)
+                && theirs.is_some_and(|theirs| theirs.ports.iter().any(meets))
+        });
+        others.is_empty()
     }
 
     /// Ends the connections of grants that are over; how many those were, in words: empty where nothing
