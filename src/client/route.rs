@@ -1,13 +1,14 @@
 //! Routes to a host: where packets go, and where they leave this machine.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::settings::RouteOptions;
+use crate::config::Family;
 
 /// A route to a host: its address, and how packets go there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +35,7 @@ impl Route {
         if let Some(interface) = &self.options.interface {
             socket.bind_device(Some(interface.as_bytes()))?;
         }
-        let any = match self.host {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
+        let any = Family::of(self.host.ip()).unspecified();
         let source = self.options.source.unwrap_or(any);
         if source != any || port.is_some() {
             socket.set_reuse_address(kind == Type::STREAM && port.is_some())?;
