@@ -25,6 +25,7 @@ pub mod totp;
 mod values;
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -43,8 +44,8 @@ use crate::sys::clock;
 
 /// The longest time between two knocks.
 const MAX_DELAY: Duration = Duration::from_secs(3_600);
-/// The most times that a client may be told to knock again.
-const MAX_RETRIES: u16 = 1_000;
+/// How many times a client may be told to knock again.
+const RETRY_RANGE: RangeInclusive<u16> = 0..=1_000;
 
 /// Runs `knock` with the arguments of this process.
 pub fn main() -> ExitCode {

@@ -4,9 +4,7 @@ mod error;
 mod invocation;
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::NonEmptyStringValueParser;
@@ -14,10 +12,7 @@ use clap::error::ErrorKind;
 
 pub use self::error::UsageError;
 pub use self::invocation::{Code, Invocation};
-use super::settings::{FwknopOptions, RequestOptions, RotationOptions, RouteOptions};
-use super::values::{SourcePort, every};
-use super::{MAX_DELAY, MAX_RETRIES};
-use crate::proto::name::Name;
+use super::settings::ClientSettings;
 
 /// Knock on ports of a host, in order; without ports, as the hosts file says.
 #[derive(Clone, Debug, Parser)]
@@ -51,10 +46,6 @@ pub struct KnockArgs {
     #[arg(short, long)]
     udp: bool,
 
-    /// Milliseconds between knocks [default: 1; with --totp and from the hosts file: 15]
-    #[arg(short, long, value_name = "MS", value_parser = delay, allow_hyphen_values = true)]
-    delay: Option<Duration>,
-
     /// Use IPv4 only
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     ipv4: bool,
@@ -63,44 +54,36 @@ pub struct KnockArgs {
     #[arg(short = '6', long)]
     ipv6: bool,
 
+    /// Knock the sequence that is valid now
+    #[arg(long, help_heading = "Sequences that rotate with time")]
+    totp: bool,
+
+    /// Knock this code, typed from an authenticator; -: ask for it
+    #[arg(long, value_name = "DIGITS", help_heading = "Sequences that rotate with time")]
+    code: Option<String>,
+
+    /// Ask with one encrypted datagram
+    #[arg(long, help_heading = "Requests")]
+    spa: bool,
+
+    /// Ask as fwknop does, with one datagram, for the ports that follow the host
+    #[arg(long, help_heading = "Requests as fwknop makes them")]
+    fwknop: bool,
+
     #[command(flatten)]
-    of_route: RouteOptions,
-
-    /// Knock the first line that is left in FILE, and strike it out
-    #[arg(long, value_name = "FILE")]
-    one_time: Option<PathBuf>,
-
-    /// Knock until this TCP port accepts a connection
-    #[arg(long, value_name = "PORT")]
-    wait: Option<String>,
-
-    /// With --wait or --proxy: knock again up to N times [default: 3]
-    #[arg(long, value_name = "N", value_parser = retries, allow_hyphen_values = true)]
-    retry: Option<u16>,
+    settings: ClientSettings,
 
     /// Knock again and again until stopped, and at once where the network changes
     #[arg(long, action = clap::ArgAction::Count)]
     stay: u8,
 
-    /// With --stay: how long to wait before it knocks again [default: 15s, or half of --open-for]
-    #[arg(long, value_name = "TIME", value_parser = every, requires = "stay")]
-    every: Option<NonZeroU32>,
-
     /// Knock, connect to PORT of HOST and be the connection: for ssh's ProxyCommand
-    #[arg(long, num_args = 2, value_names = ["HOST", "PORT"])]
+    #[arg(long, num_args = 2, value_names = ["HOST", "PORT"], action = clap::ArgAction::Set)]
     proxy: Option<Vec<String>>,
 
     /// With --proxy: hand the connection to ssh and end, for ProxyUseFdpass
     #[arg(long, requires = "proxy")]
     fdpass: bool,
-
-    /// Connect from this port, or auto, and ask with --spa that only it is let in
-    #[arg(long, value_name = "PORT")]
-    source_port: Option<SourcePort>,
-
-    /// The door, with --totp and --spa
-    #[arg(long, value_name = "NAME")]
-    door: Option<Name>,
 
     /// Make a private key, write it to FILE and print the public one
     #[arg(long, value_name = "FILE", exclusive = true)]
@@ -125,45 +108,6 @@ pub struct KnockArgs {
     /// Print this help
     #[arg(short, long, action = clap::ArgAction::HelpShort)]
     help: (),
-
-    /// Knock the sequence that is valid now
-    #[arg(long, help_heading = "Sequences that rotate with time")]
-    totp: bool,
-
-    /// Knock this code, typed from an authenticator; -: ask for it
-    #[arg(long, value_name = "DIGITS", help_heading = "Sequences that rotate with time")]
-    code: Option<String>,
-
-    #[command(flatten)]
-    of_rotation: RotationOptions,
-
-    /// Ask with one encrypted datagram
-    #[arg(long, help_heading = "Requests")]
-    spa: bool,
-
-    #[command(flatten)]
-    of_request: RequestOptions,
-
-    /// Ask as fwknop does, with one datagram, for the ports that follow the host
-    #[arg(long, help_heading = "Requests as fwknop makes them")]
-    fwknop: bool,
-
-    #[command(flatten)]
-    of_fwknop: FwknopOptions,
-}
-
-fn delay(text: &str) -> Result<Duration, String> {
-    let delay = text.parse().ok().map(Duration::from_millis);
-    delay.filter(|delay| *delay <= MAX_DELAY).ok_or_else(|| {
-        format!("write a number of milliseconds from 0 to {}", MAX_DELAY.as_millis())
-    })
-}
-
-fn retries(text: &str) -> Result<u16, String> {
-    match text.parse() {
-        Ok(retries @ 0..=MAX_RETRIES) => Ok(retries),
-        _ => Err(format!("write a number from 0 to {MAX_RETRIES}")),
-    }
 }
 
 /// The command that a command line gives.

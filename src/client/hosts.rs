@@ -441,7 +441,7 @@ mod tests {
             ),
             [
                 "hosts.yaml:2:26: error: a range of ports such as 20000-29999 belongs here, not a list",
-                "hosts.yaml:2:42: error: '9' is not valid here: write a number of knocks from 3 to 8",
+                "hosts.yaml:2:42: error: '9' is not valid here: write a number from 3 to 8",
                 "hosts.yaml:2:55: error: 'icmp' is not a protocol of a rotating sequence: write tcp, udp or mixed",
                 "hosts.yaml:2:67: error: a step of 2h is out of range: write 1s to 1h, in whole seconds",
                 "hosts.yaml:2:77: error: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -",
@@ -487,7 +487,7 @@ host: {}
             [
                 "hosts.yaml:2:3: error: 'a' has no ports to knock on",
                 "hosts.yaml:2:7: error: 'port' is not a key of a host: did you mean 'ports'?",
-                "hosts.yaml:2:24: error: only a TCP port can be waited for",
+                "hosts.yaml:2:24: error: 22/udp: only a TCP port can be connected to",
                 "hosts.yaml:3:15: error: port 70000 is out of range: ports go from 1 to 65535",
                 "hosts.yaml:3:22: error: 'upd' is not a protocol: write tcp or udp",
                 "hosts.yaml:3:32: error: 'x y' is not one port: write the ports apart, as in 7000 8000 9000",

@@ -101,6 +101,8 @@ pub enum PortError {
     Several(String),
     #[error("'{0}' is a protocol and not a port: write it after the port, as in 7000/{0}")]
     Protocol(Protocol),
+    #[error("{0}: only a TCP port can be connected to")]
+    Udp(Knock),
 }
 
 /// Reads `PORT`, `PORT:PROTO` or `PORT/PROTO`, where the port may be a service's name. With
@@ -123,6 +125,15 @@ pub(super) fn knock(text: &str, protocol: Option<Protocol>) -> Result<Knock, Por
     let protocol = protocol.unwrap_or(written);
     let port = if is_service(port) { service(port, protocol)? } else { parse_port(port)? };
     Ok(Knock { protocol, port })
+}
+
+/// Reads a port that can be connected to.
+///
+/// # Errors
+/// As [`knock`], and if it is one of UDP.
+pub(super) fn tcp_port(text: &str) -> Result<NonZeroU16, PortError> {
+    let knock = knock(text, None)?;
+    if knock.protocol == Protocol::Tcp { Ok(knock.port) } else { Err(PortError::Udp(knock)) }
 }
 
 /// Whether a text may be a service's name: RFC 6335, 5.1, and the characters that are found in

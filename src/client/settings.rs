@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::RETRY_RANGE;
+use super::names::tcp_port;
 use super::values::{self, Address, NatTarget, SourcePort};
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
@@ -14,7 +16,7 @@ use crate::proto::name::Name;
 use crate::proto::network::Widths;
 use crate::proto::port_range::{PortRange, parse as port_range, parse_wide};
 use crate::proto::spa::PublicKey;
-use crate::proto::totp::{Digits, Protocols};
+use crate::proto::totp::{Digits, LENGTHS, Protocols};
 use crate::proto::words::words;
 
 words! {
@@ -193,35 +195,66 @@ macro_rules! settings {
     };
 }
 
-settings! {
-/// Everything that can be said about a knock; `None` where nothing was said.
-pub struct ClientSettings {
-    pub mode: Option<Mode>,
-    /// The ports to knock on; for [`Mode::Fwknop`] the ports to open.
-    pub knocks: Vec<Knock>,
-    /// Between two knocks.
-    pub delay: Option<Duration>,
-    /// The TCP port to wait for.
-    pub wait: Option<NonZeroU16>,
-    pub retry: Option<u16>,
-    /// Between two knocks of a client that stays, in seconds.
-    pub every: Option<NonZeroU32>,
-    /// Of the connection, and of the one that a request lets in.
-    pub source_port: Option<SourcePort>,
-    pub route: RouteOptions,
-    /// The list that the sequence is the first line of.
-    pub one_time: Option<PathBuf>,
-    pub door: Option<Name>,
-    pub rotation: RotationOptions,
-    pub request: RequestOptions,
-    pub fwknop: FwknopOptions,
-}
-}
-
 // From here on the first line of a doc comment is the help of the option.
 
 settings! {
+/// Everything that can be said about a knock; `None` where nothing was said.
 #[derive(Args)]
+pub struct ClientSettings {
+    #[arg(skip)]
+    pub mode: Option<Mode>,
+
+    // The ports to knock on; for fwknop the ports to open.
+    #[arg(skip)]
+    pub knocks: Vec<Knock>,
+
+    /// Milliseconds between knocks [default: 1; with --totp and from the hosts file: 15]
+    #[arg(short, long, value_name = "MS", value_parser = values::delay, allow_hyphen_values = true)]
+    pub delay: Option<Duration>,
+
+    /// Knock the first line that is left in FILE, and strike it out
+    #[arg(long, value_name = "FILE")]
+    pub one_time: Option<PathBuf>,
+
+    /// Connect from this port, or auto, and ask with --spa that only it is let in
+    #[arg(long, value_name = "PORT")]
+    pub source_port: Option<SourcePort>,
+
+    /// The door, with --totp and --spa
+    #[arg(long, value_name = "NAME")]
+    pub door: Option<Name>,
+
+    /// Knock until this TCP port accepts a connection
+    #[arg(long, value_name = "PORT", value_parser = tcp_port)]
+    pub wait: Option<NonZeroU16>,
+
+    /// With --wait or --proxy: knock again up to N times [default: 3]
+    #[arg(long, value_name = "N", value_parser = values::number(RETRY_RANGE), allow_hyphen_values = true)]
+    pub retry: Option<u16>,
+
+    /// With --stay: how long to wait before it knocks again [default: 15s, or half of --open-for]
+    // In seconds.
+    #[arg(long, value_name = "TIME", value_parser = values::every, requires = "stay")]
+    pub every: Option<NonZeroU32>,
+
+    #[command(flatten)]
+    pub rotation: RotationOptions,
+
+    #[command(flatten)]
+    pub request: RequestOptions,
+
+    #[command(flatten)]
+    pub fwknop: FwknopOptions,
+
+    #[command(flatten)]
+    pub route: RouteOptions,
+}
+}
+
+settings! {
+#[derive(Args)]
+// They come last, and what follows them is under no heading either.
+#[command(next_help_heading = None::<&'static str>)]
 pub struct RouteOptions {
     /// Send from this interface only
     #[arg(long, value_name = "IF", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -254,7 +287,7 @@ pub struct RotationOptions {
     pub ports: Option<PortRange>,
 
     /// How many knocks a rotating sequence has [default: 4]
-    #[arg(long, value_name = "N", value_parser = values::length)]
+    #[arg(long, value_name = "N", value_parser = values::number(LENGTHS))]
     pub length: Option<u8>,
 
     /// tcp, udp or mixed, for a rotating sequence [default: tcp]

@@ -1,15 +1,19 @@
 //! Values that command line and hosts file have in common, and their readers.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
+use super::MAX_DELAY;
 use crate::proto::duration;
 use crate::proto::fwknop::{NatAccess, User};
 use crate::proto::knock::{KnockError, parse_port};
 use crate::proto::network::Widths;
 use crate::proto::spa::{AddressError, NamedAddresses};
-use crate::proto::totp::{Digits, LENGTHS, STEPS};
+use crate::proto::totp::{Digits, STEPS};
 
 /// The port that a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,18 +87,26 @@ impl Address {
     }
 }
 
-/// Reads the number of knocks of a sequence in a range.
+/// The reader of a number in this range.
+pub(super) fn number<T: Copy + Display + FromStr + PartialOrd>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let (low, high) = (range.start(), range.end());
+        let wrong = || format!("'{text}' is not valid here: write a number from {low} to {high}");
+        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(wrong)
+    }
+}
+
+/// Reads the time between two knocks, in milliseconds.
 ///
 /// # Errors
-/// Says which numbers are possible.
-pub(super) fn length(text: &str) -> Result<u8, String> {
-    let (low, high) = LENGTHS.into_inner();
-    match text.parse() {
-        Ok(length) if LENGTHS.contains(&length) => Ok(length),
-        _ => Err(format!(
-            "'{text}' is not valid here: write a number of knocks from {low} to {high}"
-        )),
-    }
+/// Says which times are possible.
+pub(super) fn delay(text: &str) -> Result<Duration, String> {
+    let delay = text.parse().ok().map(Duration::from_millis);
+    delay.filter(|delay| *delay <= MAX_DELAY).ok_or_else(|| {
+        format!("write a number of milliseconds from 0 to {}", MAX_DELAY.as_millis())
+    })
 }
 
 /// Reads the port of the pair of digits 00.
@@ -234,8 +246,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::totp::LENGTHS;
 
-    fn said<T: fmt::Debug, E: fmt::Display>(result: Result<T, E>) -> String {
+    fn said<T: fmt::Debug, E: Display>(result: Result<T, E>) -> String {
         result.unwrap_err().to_string()
     }
 
@@ -257,7 +270,7 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_say_which_are_in_it() {
-        assert!(said(length("9")).contains("from 3 to 8"));
+        assert!(said(number(LENGTHS)("9")).contains("from 3 to 8"));
         assert!(said(base("65437")).contains("write 1 to 65436"));
         assert!(said(digits("7")).contains("write 6 or 8"));
         for text in ["0", "2h", "1500ms"] {
@@ -266,7 +279,7 @@ mod tests {
         for text in ["0", "500ms", "150y", "100000d"] {
             assert!(open_for(text).is_err(), "{text}");
         }
-        assert_eq!((step("1m"), length("8"), base("65436")), (Ok(60), Ok(8), Ok(65436)));
+        assert_eq!((step("1m"), number(LENGTHS)("8"), base("65436")), (Ok(60), Ok(8), Ok(65436)));
     }
 
     #[test]
@@ -300,7 +313,7 @@ mod tests {
             let _ = nat_target(&text);
             let _ = Address::of(&[&text]);
             let _ = width(&text);
-            let _ = (length(&text), base(&text), digits(&text), step(&text), open_for(&text));
+            let _ = (number(LENGTHS)(&text), base(&text), digits(&text), step(&text), open_for(&text));
         }
     }
 }

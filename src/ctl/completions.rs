@@ -109,7 +109,7 @@ fn script(shell: Shell, program: Program) -> String {
 /// How lines of a script for zsh begin that take a name, and what knows those.
 const ZSH: [(&str, &str); 11] = [
     ("'::host -- ", "knock_hosts"),
-    ("'*--proxy=[", "knock_hosts"),
+    ("'--proxy=[", "knock_hosts"),
     ("':door -- ", "knockctl_doors"),
     ("'::door -- ", "knockctl_doors"),
     ("'*::doors -- ", "knockctl_doors"),

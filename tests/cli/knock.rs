@@ -231,7 +231,10 @@ fn a_port_that_stays_shut_is_given_up_with_a_status_of_its_own() {
 #[test]
 fn only_a_tcp_port_can_be_waited_for() {
     assert!(misused(&["--wait", "53/udp", "192.0.2.1", "1"]).contains("only a TCP port"));
-    assert!(misused(&["--wait", "0", "192.0.2.1", "1"]).contains("--wait: port 0 is out of range"));
+    assert!(
+        misused(&["--wait", "0", "192.0.2.1", "1"])
+            .contains("'--wait <PORT>': port 0 is out of range")
+    );
 }
 
 #[test]

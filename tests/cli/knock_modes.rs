@@ -388,8 +388,8 @@ fn options_that_contradict_each_other_say_which_to_leave_out() {
         (&["--spa", "--close", "--wait", "22", "gw"], "--wait and --close do not go together"),
         (&["--spa", "--close", "--open-for", "5m", "gw"], "--open-for and --close do not go"),
         (&["--proxy", "gw", "22", "--wait", "22"], "--proxy waits for its own port"),
-        (&["--proxy", "gw", "22", "--proxy", "gw", "23"], "--proxy is given twice"),
-        (&["--proxy", "gw", "53/udp"], "--proxy 53/udp: only a TCP port can be connected to"),
+        (&["--proxy", "gw", "22", "--proxy", "gw", "23"], "cannot be used multiple times"),
+        (&["--proxy", "gw", "53/udp"], "--proxy: 53/udp: only a TCP port can be connected to"),
         (&["--source-port", "40000", "gw", "7000"], "--source-port belongs to --wait, --proxy"),
         (&["--keygen", "f", "gw"], "cannot be used with"),
         (

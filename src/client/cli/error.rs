@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use crate::client::names::PortError;
 use crate::client::settings::{Exclusion, Mode, option};
 use crate::client::values::AddressWordError;
-use crate::proto::knock::Knock;
 use crate::proto::totp::CodeError;
 
 /// An error in a command line, with what to write instead.
@@ -17,10 +16,8 @@ pub enum UsageError {
     /// All ports that are none, a line each.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Ports(Vec<PortError>),
-    #[error("{0}: {1}")]
-    Port(&'static str, PortError),
-    #[error("{0} {1}: only a TCP port can be connected to")]
-    UdpPort(&'static str, Knock),
+    #[error("--proxy: {0}")]
+    ProxyPort(#[source] PortError),
     #[error("--retry belongs to --wait: without it nothing says that a knock has failed")]
     RetryWithoutWait,
     #[error(
@@ -53,8 +50,6 @@ pub enum UsageError {
     Together(Exclusion),
     #[error("{} has no meaning beside '{}' in the hosts file: {}", option(.0.0), .0.1, .0.2)]
     OtherKind(Exclusion),
-    #[error("--proxy is given twice: leave out one of them")]
-    ProxyTwice,
     #[error("--address: {0}")]
     Address(#[from] AddressWordError),
     #[error("--address: fwknop's servers open for IPv4 addresses only: name one of these")]

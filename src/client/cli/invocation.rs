@@ -123,14 +123,10 @@ impl KnockArgs {
     /// port to knock on.
     fn host_and_proxy(&mut self) -> Result<(Option<String>, Option<NonZeroU16>), UsageError> {
         let positional = self.host.take();
-        match self.proxy.take().as_deref() {
-            Some([host, port]) => {
-                self.knocks.splice(0..0, positional);
-                Ok((Some(host.clone()), Some(tcp_port("--proxy", port)?)))
-            }
-            Some(_) => Err(UsageError::ProxyTwice),
-            None => Ok((positional, None)),
-        }
+        let Some([host, port]) = self.proxy.as_deref() else { return Ok((positional, None)) };
+        let port = names::tcp_port(port).map_err(UsageError::ProxyPort)?;
+        self.knocks.splice(0..0, positional);
+        Ok((Some(host.clone()), Some(port)))
     }
 
     /// The mode that the command line asks for; `None`: the hosts file says which.
@@ -138,10 +134,10 @@ impl KnockArgs {
         let mut asked = [
             ("--totp", Mode::Totp, self.totp),
             ("--code", Mode::Totp, self.code.is_some()),
-            ("--one-time", Mode::Sequence, self.one_time.is_some()),
+            ("--one-time", Mode::Sequence, self.settings.one_time.is_some()),
             ("--spa", Mode::Spa, self.spa),
             ("--fwknop", Mode::Fwknop, self.fwknop),
-            ("--fwknoprc", Mode::Fwknop, self.of_fwknop.fwknoprc.is_some()),
+            ("--fwknoprc", Mode::Fwknop, self.settings.fwknop.fwknoprc.is_some()),
         ]
         .into_iter()
         .filter(|(_, _, is_given)| *is_given);
@@ -169,24 +165,9 @@ impl KnockArgs {
         if !wrong.is_empty() {
             return Err(UsageError::Ports(wrong));
         }
-        let wait = self.wait.as_deref().map(|text| tcp_port("--wait", text)).transpose()?;
-        let mut request = take(&mut self.of_request);
-        request.address = Address::of(&take(&mut request.words))?;
-        Ok(ClientSettings {
-            mode,
-            knocks,
-            delay: self.delay,
-            wait,
-            retry: self.retry,
-            every: self.every,
-            source_port: self.source_port,
-            route: take(&mut self.of_route),
-            one_time: self.one_time.take(),
-            door: self.door.take(),
-            rotation: take(&mut self.of_rotation),
-            request,
-            fwknop: take(&mut self.of_fwknop),
-        })
+        let mut settings = take(&mut self.settings);
+        settings.request.address = Address::of(&take(&mut settings.request.words))?;
+        Ok(ClientSettings { mode, knocks, ..settings })
     }
 }
 
@@ -196,12 +177,4 @@ fn is_port(host: &str) -> bool {
     host.bytes().all(|byte| byte.is_ascii_digit())
         || (host.starts_with(|first: char| first.is_ascii_digit())
             && names::knock(host, None).is_ok())
-}
-
-fn tcp_port(option: &'static str, text: &str) -> Result<NonZeroU16, UsageError> {
-    let knock = names::knock(text, None).map_err(|error| UsageError::Port(option, error))?;
-    match knock.protocol {
-        Protocol::Tcp => Ok(knock.port),
-        Protocol::Udp => Err(UsageError::UdpPort(option, knock)),
-    }
 }

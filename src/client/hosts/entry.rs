@@ -1,6 +1,6 @@
 //! The reader of one entry of the hosts file.
 
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use crate::client::settings::{
     RouteOptions,
 };
 use crate::client::values::{self, A_NAT_TARGET, A_WIDTH, Address};
-use crate::client::{MAX_DELAY, MAX_RETRIES};
+use crate::client::{MAX_DELAY, RETRY_RANGE};
 use crate::config::diagnostic::{Diagnostic, Problems, closest_match};
 use crate::config::read_widths;
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
 use crate::proto::duration;
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::knock::Knock;
 use crate::proto::port_range::{parse as port_range, parse_wide};
+use crate::proto::totp::LENGTHS;
 use crate::proto::words::UnknownWord;
 
 /// The time between two knocks, unless something else is said: packets to different ports can
@@ -59,8 +60,8 @@ pub(super) fn host(
     let mut settings = ClientSettings {
         mode: Some(mode),
         delay: Some(reader.delay().unwrap_or(DELAY)),
-        wait: reader.read("wait", tcp_port),
-        retry: reader.read("retry", |node| node.integer(0, MAX_RETRIES)),
+        wait: reader.read("wait", |node| node.read("a TCP port", names::tcp_port)),
+        retry: reader.read("retry", |node| node.read("a number", values::number(RETRY_RANGE))),
         every: reader.read("every", |node| node.read("a duration such as 30s", values::every)),
         source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
         route: RouteOptions {
@@ -96,14 +97,6 @@ fn mode(node: &Node) -> Result<Mode, Diagnostic> {
         let help = format!("write one of: {}", known.join(", "));
         node.at.misspelt(&format!("'{text}' is not a mode"), closest_match(text, known), &help)
     })
-}
-
-fn tcp_port(node: &Node) -> Result<NonZeroU16, Diagnostic> {
-    let knock = node.read("a TCP port", |text| names::knock(text, None))?;
-    match knock.protocol {
-        Protocol::Tcp => Ok(knock.port),
-        Protocol::Udp => Err(node.at.error("only a TCP port can be waited for")),
-    }
 }
 
 /// The fields of an entry, and where to say what is wrong with them.
@@ -215,7 +208,7 @@ impl ProfileReader<'_> {
                 node.read("a range of ports such as 20000-29999", parse_wide)
             }),
             base: self.read("base", |node| node.read("a port", values::base)),
-            length: self.read("length", |node| node.read("a number", values::length)),
+            length: self.read("length", |node| node.read("a number", values::number(LENGTHS))),
             protocol: self.read("protocol", |node| node.parsed("tcp, udp or mixed")),
             digits: self.read("digits", |node| node.read("6 or 8", values::digits)),
             step: self.read("step", |node| node.read("a duration such as 30s", values::step)),
