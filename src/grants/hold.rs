@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use super::{Grant, GrantId, GrantKey, GrantPhase, Grants, ids_of};
 use crate::config::{Door, Hold, Mechanism, Name, Opening};
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
-use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
+use crate::proto::{Knock, Network, OpenPorts, Protocol};
 use crate::time::Monotonic;
 
 /// A connection that the kernel tracks, as its first packet came: before translation.
