@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use super::{Grant, GrantId, GrantKey, GrantPhase, Grants, ids_of};
 use crate::config::{Door, Hold, Mechanism, Name, Opening};
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
-use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
+use crate::proto::{Knock, Network, OpenPorts, Protocol};
 use crate::time::Monotonic;
 
 /// A connection that the kernel tracks, as its first packet came: before translation.
@@ -177,12 +175,25 @@ impl Grants {
         self.held > 0
     }
 
+    /// Whether a grant that is open lets in such a connection.
+    pub fn let_in(&self, of: Protocol, client: SocketAddr, to: SocketAddr) -> bool {
+        let open = self.around(client.ip()).filter_map(|id| self.grants.get(&id));
+        open.filter(|it| it.is_open()).any(|Grant { key, .. }| {
+            self.doors.get(&key.door).is_some_and(|door| door.have(key, of, client, to))
+        })
+    }
+
+    /// The grants of all networks that an address is in.
+    fn around(&self, address: IpAddr) -> impl Iterator<Item = GrantId> {
+        let prefixes = self.prefixes.range(..=if address.is_ipv4() { 32 } else { 128 });
+        let networks = prefixes.map(move |prefix| Network::around(address, *prefix));
+        networks.flat_map(|around| ids_of(&self.of_network, around))
+    }
+
     /// Takes note of a connection: the grants that end later now, whose elements have to be told.
     #[must_use]
     pub fn saw(&mut self, now: Monotonic, it: &TrackedConnection) -> Vec<GrantId> {
-        let prefixes = self.prefixes.range(..=if it.client.is_ipv4() { 32 } else { 128 });
-        let networks = prefixes.map(|prefix| Network::around(it.client.ip(), *prefix));
-        let ids: Vec<_> = networks.flat_map(|around| ids_of(&self.of_network, around)).collect();
+        let ids: Vec<_> = self.around(it.client.ip()).collect();
         let mut later = Vec::new();
         for id in ids {
             let Some(grant) = self.grants.get_mut(&id).filter(|grant| grant.is_open()) else {

@@ -184,6 +184,15 @@ fn connections_of_other_ports_addresses_and_doors_hold_nothing() {
 }
 
 #[test]
+fn a_door_that_is_no_more_goes_on_as_it_was() {
+    let (mut grants, id) = held();
+    assert_eq!(grants.learn(std::iter::empty()).len(), 2, "its ports are still asked for");
+    let ours = connection(1, ConnectionPhase::Alive);
+    assert_eq!(grants.saw(at(1), &ours), [id]);
+    assert_eq!(ends(&grants), 61);
+}
+
+#[test]
 fn a_connection_from_anywhere_in_its_network_holds_it() {
     let mut grants = grants_of_held_door(false);
     let key = GrantKey::new("ssh".parse().unwrap(), "192.0.2.0/24".parse::<Network>().unwrap());

@@ -14,8 +14,7 @@ use crate::keeper::claim::Claim;
 use crate::keeper::kernel_sets::KernelSetsError;
 use crate::keeper::metrics::REQUESTS;
 use crate::ledger::{Durability, Written};
-use crate::proto::method::Method;
-use crate::proto::network::Network;
+use crate::proto::{Method, Network};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
