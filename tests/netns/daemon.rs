@@ -143,7 +143,9 @@ fn a_log_file_that_was_rotated_away_is_opened_anew_at_sighup() {
     assert!(eventually(PATIENCE, || log.exists()));
     knock(&net);
     knockd.wait_for("OPEN SESAME");
-    assert!(fs::read_to_string(&log).unwrap().contains("OPEN SESAME"));
+    // It is written there a moment later.
+    let has_it = || fs::read_to_string(&log).unwrap().contains("OPEN SESAME");
+    assert!(eventually(PATIENCE, has_it));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::forward::{INNER, inner_host};
-use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, needs};
+use crate::support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, needs};
 
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
 const SOON: Duration = Duration::from_millis(10);
@@ -354,6 +354,63 @@ fn who_closes_by_hand_closes_what_is_held_and_the_session_goes_on() {
     talks(&mut session, Duration::from_secs(2));
     assert!(!scene.net.client.can_connect(SERVER, 22));
     assert!(!scene.is_open(), "what goes on has opened it again");
+}
+
+#[test]
+fn sessions_from_behind_a_router_hold_the_door_of_its_address() {
+    needs!("hold behind nat", "nft");
+    let scene = Scene::new("open: [22], hold: {idle: 4s, grace: 1s}");
+    let (router, behind) = (&scene.net.client, Host::new("b"));
+    let cable = ["link", "add", "inside", "type", "veth", "peer", "name", "eth0", "netns"];
+    router.must("ip", &[&cable[..], &[&behind.name]].concat());
+    router.must("ip", &["addr", "add", "100.64.0.1/24", "dev", "inside"]);
+    router.must("ip", &["link", "set", "inside", "up"]);
+    router.must("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
+    router.must(
+        "nft",
+        &["add table ip n; add chain ip n p { type nat hook postrouting priority 100; }; \
+           add rule ip n p oifname eth0 masquerade"],
+    );
+    behind.must("ip", &["addr", "add", "100.64.0.2/24", "dev", "eth0"]);
+    behind.must("ip", &["link", "set", "eth0", "up"]);
+    behind.must("ip", &["route", "add", "default", "via", "100.64.0.1"]);
+    let server: SocketAddr = SocketAddr::new(SERVER.parse().unwrap(), 22);
+    scene.knock();
+    let mut sessions = [(); 2].map(|()| {
+        let reached = || behind.enter(move || TcpStream::connect_timeout(&server, PATIENCE).ok());
+        reached().expect("it is not let in")
+    });
+    scene.is_held_by(2);
+    sessions.iter_mut().for_each(|session| talks(session, LONG / 2));
+    assert!(scene.is_open());
+    let [one, other] = sessions;
+    drop(one);
+    scene.is_held_by(1);
+    drop(other);
+    scene.closes("closed: session ended");
+}
+
+#[test]
+fn what_is_not_tracked_holds_nothing_and_check_says_so() {
+    needs!("hold notrack", "nft");
+    let net = prepared("via: iptables");
+    net.server.must(
+        "nft",
+        &["add table inet r; add chain inet r p { type filter hook prerouting priority -300; }; \
+           add rule inet r p tcp dport 22 notrack"],
+    );
+    let scene = Scene::opened(net, &held("via: iptables"));
+    let check = scene
+        .net
+        .server
+        .command(env!("CARGO_BIN_EXE_knockctl"))
+        .args(["-c", scene.knockd.config.to_str().unwrap(), "check"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(said.contains("a rule seems to say notrack for 22/tcp"), "{said}");
+    let _session = scene.connect(22);
+    scene.closes("command timeout");
 }
 
 #[test]
