@@ -1,6 +1,6 @@
 //! Grants that follow the sessions that they let in: what is known of their connections.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -100,8 +100,9 @@ impl DoorSessions {
 /// The session of a grant: the connections that it has let in and that are established.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// Each with its last packet.
-    connections: HashMap<u32, Monotonic>,
+    connections: HashSet<u32>,
+    /// The last packet of all that there were.
+    last: Monotonic,
     /// When it was asked for last, if that is known.
     pub(super) knocked: Monotonic,
     /// How much longer than the grant what lets it in is there, until it has been looked at; `None`:
@@ -119,7 +120,13 @@ const LOOKS: usize = 256;
 
 impl Session {
     pub(super) fn new(knocked: Monotonic) -> Self {
-        Self { connections: HashMap::new(), knocked, margin: None, end: None }
+        Self {
+            connections: HashSet::new(),
+            last: Monotonic::ZERO,
+            knocked,
+            margin: None,
+            end: None,
+        }
     }
 
     /// Takes note of a connection; when the grant ends, if that changes.
@@ -139,13 +146,15 @@ impl Session {
                 // One that fell silent before does not end what a knock has just opened.
                 let is_new = last + COARSE >= self.knocked && until > now;
                 let is_first = self.connections.is_empty() && is_new;
-                self.connections.insert(it.id, last);
+                self.connections.insert(it.id);
+                self.last = self.last.max(last);
                 (self.margin, self.end) = (door.margin(), None);
                 Some(if is_first { until } else { until.max(deadline) })
             }
             ConnectionPhase::Ended | ConnectionPhase::Gone => {
-                self.connections.remove(&it.id)?;
-                let is_over = self.connections.is_empty() && it.phase == ConnectionPhase::Ended;
+                let was_there = self.connections.remove(&it.id);
+                let is_ended = it.phase == ConnectionPhase::Ended;
+                let is_over = was_there && is_ended && self.connections.is_empty();
                 is_over.then(|| {
                     self.end = Some(HoldEnd::Session);
                     now + hold.grace
@@ -214,7 +223,7 @@ impl Grants {
     pub fn saw_all(&mut self, now: Monotonic, all: &[TrackedConnection]) -> Vec<GrantId> {
         let there: HashSet<u32> = all.iter().map(|it| it.id).collect();
         for grant in self.grants.values_mut() {
-            grant.session.connections.retain(|id, _| there.contains(id));
+            grant.session.connections.retain(|id| there.contains(id));
         }
         all.iter().flat_map(|it| self.saw(now, it)).collect()
     }
@@ -255,8 +264,7 @@ impl Grants {
         let Some(grant) = self.grants.get_mut(&id) else { return false };
         let Some(door) = self.doors.get(&grant.key.door) else { return false };
         let session = &mut grant.session;
-        let heard = session.connections.values().max().zip(door.hold);
-        let heard = heard.map(|(last, hold)| *last + hold.idle);
+        let heard = session.margin.and(door.hold).map(|hold| session.last + hold.idle);
         let until = left.map_or(heard, |left| Some(now + left)).unwrap_or(Monotonic::ZERO);
         if until > grant.deadline.max(now) {
             session.margin = door.margin();

@@ -136,6 +136,17 @@ fn it_ends_a_while_after_its_last_tcp_connection_has() {
 }
 
 #[test]
+fn what_the_kernel_forgets_holds_it_until_it_has_been_idle() {
+    let (mut grants, id) = held();
+    tell(&mut grants, 5, 1, ConnectionPhase::Alive);
+    // Of UDP it forgets what is silent, sooner than `idle` may be.
+    assert_eq!(grants.saw_all(at(35), &[]), []);
+    assert_eq!((ends(&grants), grants.get(id).unwrap().held_by()), (65, 0));
+    assert_eq!(end_of(&mut grants, 64), None);
+    assert_eq!(end_of(&mut grants, 65), Some(HoldEnd::Idle));
+}
+
+#[test]
 fn who_reconnects_in_time_holds_it_again() {
     let (mut grants, _) = held();
     tell(&mut grants, 5, 1, ConnectionPhase::Alive);
