@@ -104,17 +104,15 @@ impl Doors {
         if due.is_empty() {
             return Ok(String::new());
         }
-        let cut = match cut::cut(&due) {
-            Ok(1) => "1 connection cut".to_owned(),
-            Ok(count) => format!("{count} connections cut"),
-            Err(why) => {
-                let why = format!("not all connections can be cut: {why}");
-                error!("{why}");
-                return Err(why);
-            }
-        };
+        let count = cut::cut(&due).map_err(|why| {
+            let why = format!("not all connections can be cut: {why}");
+            error!("{why}");
+            why
+        })?;
+        let cut = format!("{count} connection{} cut", if count == 1 { "" } else { "s" });
         let of: Vec<_> = due.iter().map(|it| it.network.to_string()).take(2).collect();
         match of.as_slice() {
+            _ if count == 0 => {}
             [source] => info!(%source, "{cut}"),
             _ => info!("{cut}"),
         }
