@@ -215,6 +215,22 @@ fn a_door_that_says_so_cuts_when_its_time_is_over_and_not_while_another_lets_in(
 }
 
 #[test]
+fn where_nothing_goes_on_at_the_end_the_log_tells_of_no_cut() {
+    needs!("nothing to cut", "nft");
+    let scene = Scene::new();
+    let door =
+        |open_for| format!("{{sequence: [1], open: [22], open_for: {open_for}, on_expiry: cut}}");
+    let knockd = scene.knockd(&format!("  ssh: {}\n  longer: {}", door("1s"), door("3s")));
+    open(&knockd, "ssh", CLIENT);
+    knockd.wait_for("ssh: command timeout");
+    open(&knockd, "longer", CLIENT);
+    let mut session = scene.session(CLIENT, SERVER, 22);
+    assert!(is_reset(&mut session));
+    knockd.wait_for("192.0.2.2: 1 connection cut");
+    assert_eq!(knockd.count("connections cut"), 0);
+}
+
+#[test]
 fn a_door_that_says_so_cuts_what_ended_while_knockd_was_dead() {
     needs!("cut after death", "nft");
     let scene = Scene::new();

@@ -83,17 +83,15 @@ impl Doors {
             let mut due = due.iter().filter(|(key, _, door)| door.have(key, of, client, to));
             due.any(|it| it.1 == CutCause::Request || !self.grants.let_in(of, client, to))
         };
-        let cut = match cut::cut(&Vec::from_iter(ports), is_cut) {
-            Ok(1) => "1 connection cut".to_owned(),
-            Ok(count) => format!("{count} connections cut"),
-            Err(why) => {
-                let why = format!("not all connections can be cut: {why}");
-                error!("{why}");
-                return Err(why);
-            }
-        };
+        let count = cut::cut(&Vec::from_iter(ports), is_cut).map_err(|why| {
+            let why = format!("not all connections can be cut: {why}");
+            error!("{why}");
+            why
+        })?;
+        let cut = format!("{count} connection{} cut", if count == 1 { "" } else { "s" });
         let of: Vec<_> = due.iter().map(|(key, ..)| key.network.to_string()).take(2).collect();
         match of.as_slice() {
+            _ if count == 0 => {}
             [source] => info!(%source, "{cut}"),
             _ => info!("{cut}"),
         }
