@@ -57,7 +57,9 @@ fn read(body: &[u8]) {
         let _ = key.as_address();
     }
     let times = Oblivion::of_host();
-    if let (Some(it), Some(gone)) = (tracked(&times, 1 << 8, body), tracked(&times, 1 << 8 | 2, body)) {
+    if let (Some(it), Some(gone)) =
+        (tracked(&times, 1 << 8, body), tracked(&times, 1 << 8 | 2, body))
+    {
         assert_eq!((it.id, it.client, it.to), (gone.id, gone.client, gone.to));
     }
     for connection in connections(body) {

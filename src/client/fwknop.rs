@@ -104,15 +104,6 @@ pub(super) fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> 
     is_taken.then_some(seconds).ok_or_else(why)
 }
 
-/// Reads the difference between two clocks, in seconds, as fwknop writes it.
-///
-/// # Errors
-/// Says how to write it.
-pub(super) fn time_offset(text: &str) -> Result<i64, String> {
-    fwknoprc::time_offset(text)
-        .ok_or_else(|| format!("'{text}' is not a time: write for example 60s, -5min or 1day"))
-}
-
 /// The name that a request has where none is given: that of whoever runs the program. It is that of
 /// the `account`, not `$USER`, as fwknop's own client takes it.
 ///
@@ -159,11 +150,12 @@ pub(super) fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it has none for this server.
 pub(super) fn key_for(path: &Path, server: &str) -> Result<FwknopKey, KeyFileError> {
-    let of_server = |line: &str| {
-        Some(FwknopKey::new(line.trim().strip_prefix(server)?.strip_prefix(':')?.trim().into()))
+    let of_server = |line: &'_ str| {
+        let key = line.trim().strip_prefix(server)?.strip_prefix(':')?.trim();
+        Some(FwknopKey::new(key.into()).map_err(|error| error.to_string()))
     };
-    keys::parsed(path, |text| text.lines().find_map(of_server).transpose())?
-        .ok_or_else(|| KeyFileError::NoServer { path: path.to_owned(), server: server.to_owned() })
+    let none = || Err(format!("there is no key for {server} in it"));
+    keys::parsed(path, |text| text.lines().find_map(of_server).unwrap_or_else(none))
 }
 
 fn one_line(text: &str) -> &str {

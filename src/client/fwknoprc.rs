@@ -1,11 +1,12 @@
 //! A reader of `~/.fwknoprc`, the file of fwknop's own client, as that client reads it.
 
+use std::error::Error;
 use std::net::Ipv4Addr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use super::settings::ClientSettings;
-use super::values::{Address, nat_target};
+use super::values::{self, Address};
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, read_ports};
 use crate::proto::knock::parse_port;
 use crate::proto::port_range::PortRange;
@@ -13,7 +14,6 @@ use crate::proto::spa::NamedAddresses;
 
 /// The stanza that comes before every other.
 const DEFAULT: &str = "default";
-const DAY: i64 = 86_400;
 
 /// The ports that fwknop chooses from if it is to choose itself.
 const RANDOM: PortRange = {
@@ -106,8 +106,11 @@ pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcErro
             }
             _ => false,
         };
-        if !is_moot {
-            stanza.take(name, value).map_err(|error| RcError::Line { line, error })?;
+        let wrong =
+            |error: Box<dyn Error>| RcError::Line { line, error: format!("{name}: {error}") };
+        if !is_moot && !stanza.take(name, value).map_err(wrong)? {
+            // Which one is not told: it may be a part of a key.
+            return Err(RcError::Line { line, error: "fwknop knows no such name".to_owned() });
         }
     }
     Ok(stanza)
@@ -134,87 +137,66 @@ fn head(line: &str) -> Option<&str> {
 }
 
 impl RcStanza {
-    /// Takes the value of a variable, once for each.
-    fn take(&mut self, name: &str, value: &str) -> Result<(), String> {
-        if self.keys.take(name, value).map_err(|error| format!("{name}: {error}"))? {
-            return Ok(());
+    /// Takes the value of a variable, once for each; returns false where there is none of this name.
+    fn take(&mut self, name: &str, value: &str) -> Result<bool, Box<dyn Error>> {
+        if self.keys.take(name, value)? {
+            return Ok(true);
         }
-        let wrong = |expected| format!("{name}: {value}: {expected}");
-        let lacks = |missing| Err(format!("{name}: {missing}"));
-        let port = || parse_port(value).map_err(|_| wrong(A_PORT));
         let ClientSettings { knocks, request, fwknop, .. } = &mut self.settings;
         match name {
             "SPA_SERVER" => self.server = Some(value.to_owned()),
             "SPA_SERVER_PORT" => {
-                let port = port()?;
+                let port = parse_port(value)?;
                 request.spa_port.get_or_insert(port..=port);
             }
-            "SPA_SOURCE_PORT" => self.source_port = Some(port()?),
+            "SPA_SOURCE_PORT" => self.source_port = Some(parse_port(value)?),
             // It wins over a port, wherever that stands.
             "RAND_PORT" if is_yes(value) => request.spa_port = Some(RANDOM),
             "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
-                return lacks("knock sends over UDP only");
+                return Err("knock sends over UDP only".into());
             }
-            "ACCESS" => *knocks = read_ports(value).map_err(|_| wrong("write tcp/22,udp/53"))?,
-            "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => return lacks(NO_RESOLVER),
-            "ALLOW_IP" => {
-                request.address = Some(address(value).ok_or_else(|| wrong(AN_ADDRESS))?);
-            }
+            "ACCESS" => *knocks = read_ports(value)?,
+            "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => return Err(NO_RESOLVER.into()),
+            "ALLOW_IP" => request.address = Some(address(value).ok_or(AN_ADDRESS)?),
             "KEY_FILE" => self.key_file = Some(value.into()),
             "USE_HMAC" => self.use_hmac = is_yes(value),
-            "HMAC_DIGEST_TYPE" => {
-                fwknop.hmac_digest_type = Some(value.parse().map_err(|_| wrong(A_HASH))?);
-            }
-            "DIGEST_TYPE" => fwknop.digest_type = Some(value.parse().map_err(|_| wrong(A_HASH))?),
-            "ENCRYPTION_MODE" => {
-                fwknop.encryption_mode = Some(value.parse().map_err(|_| wrong(A_MODE))?);
-            }
+            "HMAC_DIGEST_TYPE" => fwknop.hmac_digest_type = Some(value.parse()?),
+            "DIGEST_TYPE" => fwknop.digest_type = Some(value.parse()?),
+            "ENCRYPTION_MODE" => fwknop.encryption_mode = Some(value.parse()?),
             "FW_TIMEOUT" => {
-                let seconds = value.parse().map_err(|_| wrong("write a number of seconds"))?;
-                request.open_for = NonZeroU32::new(seconds);
+                let wrong = |_| format!("'{value}' is not a number of seconds");
+                request.open_for = NonZeroU32::new(value.parse().map_err(wrong)?);
             }
-            "TIME_OFFSET" => {
-                fwknop.time_offset = Some(time_offset(value).ok_or_else(|| wrong(A_TIME))?);
-            }
+            "TIME_OFFSET" => fwknop.time_offset = Some(values::time_offset(value)?),
             "SPOOF_USER" => {
-                let sent = value.get(..MAX_SPOOFED).unwrap_or(value);
-                fwknop.user = Some(sent.parse().map_err(|_| wrong(A_USER))?);
+                fwknop.user = Some(values::user(value.get(..MAX_SPOOFED).unwrap_or(value))?);
             }
-            "SPOOF_SOURCE_IP" => return lacks("knock sends from its own address only"),
-            "NAT_ACCESS" => {
-                let target = nat_target(value).map_err(|error| format!("{name}: {error}"))?;
-                fwknop.nat_access = Some(target);
-            }
+            "SPOOF_SOURCE_IP" => return Err("knock sends from its own address only".into()),
+            "NAT_ACCESS" => fwknop.nat_access = Some(values::nat_target(value)?),
             "NAT_LOCAL" => fwknop.nat_local = is_yes(value),
             "NAT_PORT" => {
-                let port = port()?;
+                let port = parse_port(value)?;
                 fwknop.nat_port.get_or_insert(port..=port);
             }
             // It wins too.
             "NAT_RAND_PORT" if is_yes(value) => fwknop.nat_port = Some(RANDOM),
-            "USE_GPG" if is_yes(value) => return lacks("knock does not encrypt with GnuPG"),
-            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => return lacks(NO_RESOLVER),
-            "CLIENT_TIMEOUT" => return Err(CLIENT_TIMEOUT.to_owned()),
-            "HMAC_KEY_FILE" => return Err(HMAC_KEY_FILE.to_owned()),
-            _ if WITHOUT_EFFECT.split(' ').any(|known| known == name) => {}
-            // Which one is not told: it may be a part of a key.
-            _ => return Err("fwknop knows no such name".to_owned()),
+            "USE_GPG" if is_yes(value) => return Err("knock does not encrypt with GnuPG".into()),
+            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => {
+                return Err(NO_RESOLVER.into());
+            }
+            "CLIENT_TIMEOUT" => return Err("fwknop knows no such name: write FW_TIMEOUT".into()),
+            "HMAC_KEY_FILE" => return Err(HMAC_KEY_FILE.into()),
+            _ => return Ok(WITHOUT_EFFECT.split(' ').any(|known| known == name)),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
-const A_PORT: &str = "write a port from 1 to 65535";
-const A_HASH: &str = "write MD5, SHA1, SHA256, SHA384, SHA512, SHA3_256, SHA3_512";
-const A_MODE: &str = "write CBC, ECB, CFB, OFB, CTR or legacy";
-const A_TIME: &str = "write a time such as 60sec, -5min, 2hours or 1day";
-const A_USER: &str = "write 1 to 48 letters and digits";
 /// After how many bytes fwknop cuts a user name that it is given.
 const MAX_SPOOFED: usize = 29;
 const AN_ADDRESS: &str = "write an IPv4 address, or the word source";
-const CLIENT_TIMEOUT: &str = "CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT";
 const HMAC_KEY_FILE: &str =
-    "fwknop itself puts HMAC_KEY_FILE in the wrong place: write HMAC_KEY or HMAC_KEY_BASE64";
+    "fwknop itself puts it in the wrong place: write HMAC_KEY or HMAC_KEY_BASE64";
 const NO_RESOLVER: &str =
     "knock asks no web server for its address: write ALLOW_IP with an address, or ALLOW_IP source";
 
@@ -247,25 +229,6 @@ fn address(value: &str) -> Option<Address> {
         Ipv4Addr::UNSPECIFIED => Some(Address::Observed),
         address => NamedAddresses::new(Some(address), None).ok().map(Address::Given),
     }
-}
-
-/// A number and a unit, of which the first letter counts, in either case; seconds where there is
-/// none.
-pub(super) fn time_offset(value: &str) -> Option<i64> {
-    let (sign, value) = match value.strip_prefix('-') {
-        Some(value) => (-1, value),
-        None => (1, value.strip_prefix('+').unwrap_or(value)),
-    };
-    let end = value.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(value.len());
-    let (number, unit) = value.split_at_checked(end)?;
-    let unit = match unit.bytes().next().map(|letter| letter.to_ascii_lowercase()) {
-        None | Some(b's') => 1,
-        Some(b'm') => 60,
-        Some(b'h') => 3_600,
-        Some(b'd') => DAY,
-        Some(_) => return None,
-    };
-    number.parse::<i64>().ok()?.checked_mul(unit * sign)
 }
 
 #[cfg(test)]
@@ -490,26 +453,26 @@ FW_TIMEOUT          60
             ("KEY", "2: not a name and a value, with a blank between the two"),
             ("key x", "2: fwknop knows no such name"),
             ("BOGUS x", "2: fwknop knows no such name"),
+            ("CLIENT_TIMEOUT 60", "2: CLIENT_TIMEOUT: fwknop knows no such name: write FW_TIMEOUT"),
             (
-                "CLIENT_TIMEOUT 60",
-                "2: CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT",
+                "SPA_SERVER_PORT 70000",
+                "2: SPA_SERVER_PORT: port 70000 is out of range: ports go from 1 to 65535",
             ),
-            ("SPA_SERVER_PORT 70000", "2: SPA_SERVER_PORT: 70000: write a port from 1 to 65535"),
-            ("ACCESS 22", "2: ACCESS: 22: write tcp/22,udp/53"),
-            ("FW_TIMEOUT 1m", "2: FW_TIMEOUT: 1m: write a number of seconds"),
+            ("ACCESS 22", "2: ACCESS: the ports to open are not a list such as tcp/22,udp/53"),
+            ("FW_TIMEOUT 1m", "2: FW_TIMEOUT: '1m' is not a number of seconds"),
             ("USE_GPG Y", "2: USE_GPG: knock does not encrypt with GnuPG"),
             (
                 "NAT_ACCESS 192.0.2.9:0",
                 "2: NAT_ACCESS: '192.0.2.9:0' is not a host and a port such as 192.168.1.10:22",
             ),
-            ("NAT_PORT 0", "2: NAT_PORT: 0: write a port from 1 to 65535"),
+            ("NAT_PORT 0", "2: NAT_PORT: port 0 is out of range: ports go from 1 to 65535"),
             ("SPA_SERVER_PROTO http", "2: SPA_SERVER_PROTO: knock sends over UDP only"),
         ] {
             assert_eq!(wrong(line), text);
         }
         assert!(wrong("HMAC_KEY_FILE f").contains("write HMAC_KEY"));
-        assert!(wrong("DIGEST_TYPE sha224").contains("SHA3_512"));
-        assert!(wrong("ENCRYPTION_MODE PCBC").contains("CBC"));
+        assert!(wrong("DIGEST_TYPE sha224").contains("sha3_512"));
+        assert!(wrong("ENCRYPTION_MODE PCBC").contains("write cbc"));
         assert!(wrong("SPOOF_USER a:b").contains("letters"));
     }
 

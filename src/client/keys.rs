@@ -28,12 +28,8 @@ pub(super) enum KeyFileError {
     NotAFile,
     #[error("{0} can be read by others: chmod 600 {0}", path.display())]
     Readable { path: PathBuf },
-    #[error("{}: this is not a file with a key: it is too long", path.display())]
-    TooLong { path: PathBuf },
     #[error("{}: {why}", path.display())]
     Content { path: PathBuf, why: String },
-    #[error("{}: there is no key for {server} in it", path.display())]
-    NoServer { path: PathBuf, server: String },
 }
 
 /// The reason why there is no new key.
@@ -92,7 +88,8 @@ fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     let mut text = Zeroizing::new(String::with_capacity(MAX_SIZE + 1));
     file.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() > MAX_SIZE {
-        return Err(KeyFileError::TooLong { path: path.to_owned() });
+        let why = "this is not a file with a key: it is too long".to_owned();
+        return Err(KeyFileError::Content { path: path.to_owned(), why });
     }
     Ok(text)
 }

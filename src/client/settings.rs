@@ -7,16 +7,14 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::fwknop::time_offset;
 use super::values::{self, Address, NatTarget, SourcePort};
 use crate::proto::fwknop::{CipherMode, Hash, User};
-use crate::proto::knock::Knock;
 use crate::proto::name::Name;
-use crate::proto::network::Widths;
-use crate::proto::port_range::{PortRange, parse as port_range, parse_wide};
+use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, Protocols};
 use crate::proto::words::words;
+use crate::proto::{Knock, PortRange, Widths};
 
 words! {
 FromStr:
@@ -347,7 +345,7 @@ pub struct FwknopOptions {
 
     /// Add this to the clock, for fwknop: 60s, -5min
     // In seconds.
-    #[arg(long, value_name = "TIME", value_parser = time_offset, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = values::time_offset, allow_hyphen_values = true)]
     pub time_offset: Option<i64>,
 
     /// Ask that the port leads to this host behind the server, for fwknop

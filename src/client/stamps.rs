@@ -5,8 +5,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
-
 use crate::proto::duration;
 use crate::proto::spa::Stamp;
 use crate::sys::files;
@@ -68,7 +66,9 @@ impl Stamps {
     /// gives the stamp then.
     pub(super) fn issue(&self, now: Wall) -> Issued {
         let mut warnings = Vec::new();
-        let kept = self.lock().and_then(|_lock| {
+        // The key is locked: what holds the stamp is replaced.
+        let kept = File::open(&self.key).and_then(|key| {
+            key.lock()?;
             let last = self.read(&mut warnings)?;
             let stamp = next(now, last);
             files::replace(&self.last, format!("{}\n", stamp.as_micros()).as_bytes())?;
@@ -84,13 +84,6 @@ impl Stamps {
             warnings.push(StampWarning::ClockBack { by, last: self.last.clone() });
         }
         Issued { stamp, warnings }
-    }
-
-    /// Nobody else takes a stamp while this is held. It is the key that is locked: what holds the
-    /// stamp is replaced.
-    fn lock(&self) -> io::Result<Flock<File>> {
-        let file = File::open(&self.key)?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
     }
 
     fn read(&self, warnings: &mut Vec<StampWarning>) -> io::Result<Option<Stamp>> {

@@ -158,6 +158,34 @@ pub(super) fn user(text: &str) -> Result<User, String> {
     text.parse().map_err(|_| "write 1 to 48 letters and digits".to_owned())
 }
 
+/// Reads the difference between two clocks, in seconds, as fwknop writes it.
+///
+/// # Errors
+/// Says how to write it.
+pub(super) fn time_offset(text: &str) -> Result<i64, String> {
+    offset(text)
+        .ok_or_else(|| format!("'{text}' is not a time: write for example 60s, -5min or 1day"))
+}
+
+/// A number and a unit, of which the first letter counts, in either case; seconds where there is
+/// none.
+fn offset(value: &str) -> Option<i64> {
+    let (sign, value) = match value.strip_prefix('-') {
+        Some(value) => (-1, value),
+        None => (1, value.strip_prefix('+').unwrap_or(value)),
+    };
+    let end = value.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(value.len());
+    let (number, unit) = value.split_at_checked(end)?;
+    let unit = match unit.bytes().next().map(|letter| letter.to_ascii_lowercase()) {
+        None | Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3_600,
+        Some(b'd') => 86_400,
+        Some(_) => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(unit * sign)
+}
+
 /// Reads `192.0.2.1:22`, or without the port; fwknop itself has a comma before it.
 ///
 /// # Errors

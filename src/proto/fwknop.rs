@@ -31,7 +31,7 @@ use cipher::{BLOCK, SALT};
 use fields::{LONGEST_PLAIN, is_printable};
 use hmac_sha256::{Sha256State, Sha256Text};
 
-pub use cipher::{CipherMode, CipherModeError};
+pub use cipher::CipherMode;
 pub use error::{FwknopError, FwknopKeyError, SealError};
 pub use fields::{Access, FwknopRequest, MAX_TIMEOUT, NatAccess, Random, User, read_ports};
 pub use hash::Hash;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::HostProfile;
-use crate::client::fwknop::{open_for, time_offset};
+use crate::client::fwknop::open_for;
 use crate::client::names;
 use crate::client::settings::{
     ClientSettings, EXCLUDES, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions, RotationOptions,
@@ -249,7 +249,7 @@ impl ProfileReader<'_> {
             hmac_digest_type: self.read("hmac_digest_type", hash),
             encryption_mode: self.read("encryption_mode", |node| node.parsed("a mode such as cbc")),
             user: self.read("user", |node| node.parsed("a user's name")),
-            time_offset: self.read("time_offset", |node| node.read("a time", time_offset)),
+            time_offset: self.read("time_offset", |node| node.read("a time", values::time_offset)),
             nat_access: self.read("nat_access", |node| node.read(A_NAT_TARGET, values::nat_target)),
             nat_local: self.flag("nat_local"),
             nat_port: self

@@ -1,6 +1,5 @@
 //! AES-256 with a key and an IV derived from what both sides share, as `openssl enc -md md5` does.
 
-use std::borrow::Cow;
 use std::str::FromStr;
 
 use aes::Aes256;
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::fields::is_printable;
-use crate::proto::words::words;
+use crate::proto::words::{UnknownWord, words};
 
 pub(super) const SALT: usize = 8;
 pub(super) const BLOCK: usize = 16;
@@ -38,14 +37,13 @@ pub enum CipherMode {
 }
 
 impl CipherMode {
-    fn key(self, key: &[u8]) -> Cow<'_, [u8]> {
-        if self != Self::Legacy {
-            return Cow::Borrowed(key);
+    fn key(self, key: &[u8]) -> Zeroizing<Vec<u8>> {
+        let mut key = Zeroizing::new(key.to_vec());
+        if self == Self::Legacy {
+            // Cut or filled.
+            key.resize(LEGACY_KEY, b'0');
         }
-        let mut key = key.to_vec();
-        // Cut or filled.
-        key.resize(LEGACY_KEY, b'0');
-        Cow::Owned(key)
+        key
     }
 
     /// The ciphertext, padded to whole blocks in every mode.
@@ -141,24 +139,17 @@ impl Derived {
     }
 }
 
-/// A word that names no mode that is spoken here.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CipherModeError {
-    #[error("'asymmetric' is GnuPG, which is not spoken here: use a key that both sides share")]
-    Gnupg,
-    #[error("'{0}' is not an encryption mode: write cbc, ecb, cfb, ofb, ctr or legacy")]
-    Unknown(String),
-}
-
 /// Takes fwknop's names, in either case.
 impl FromStr for CipherMode {
-    type Err = CipherModeError;
+    type Err = UnknownWord;
 
-    fn from_str(text: &str) -> Result<Self, CipherModeError> {
-        if text.eq_ignore_ascii_case("asymmetric") {
-            return Err(CipherModeError::Gnupg);
-        }
-        Self::of_word(text).ok_or_else(|| CipherModeError::Unknown(text.to_owned()))
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let why = if text.eq_ignore_ascii_case("asymmetric") {
+            "is GnuPG, which is not spoken here: use a key that both sides share"
+        } else {
+            "is not an encryption mode: write cbc, ecb, cfb, ofb, ctr or legacy"
+        };
+        Self::of_word(text).ok_or_else(|| UnknownWord(text.to_owned(), why))
     }
 }
 
@@ -179,7 +170,8 @@ mod tests {
 
     #[test]
     fn what_is_not_spoken_here_is_said_so() {
-        assert_eq!("Asymmetric".parse::<CipherMode>(), Err(CipherModeError::Gnupg));
+        let error = "Asymmetric".parse::<CipherMode>().unwrap_err().to_string();
+        assert!(error.starts_with("'Asymmetric' is GnuPG"), "{error}");
         assert!("PCBC".parse::<CipherMode>().unwrap_err().to_string().contains("'PCBC'"));
     }
 

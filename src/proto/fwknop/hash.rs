@@ -35,13 +35,7 @@ pub enum Hash {
 impl Hash {
     /// How many characters its value has in base64 without padding.
     pub const fn encoded_len(self) -> usize {
-        match self {
-            Self::Md5 => 22,
-            Self::Sha1 => 27,
-            Self::Sha256 | Self::Sha3_256 => 43,
-            Self::Sha384 => 64,
-            Self::Sha512 | Self::Sha3_512 => 86,
-        }
+        self.functions().2
     }
 
     /// The digest in base64.
@@ -54,15 +48,16 @@ impl Hash {
         self.functions().1(key, parts)
     }
 
-    fn functions(self) -> (DigestOf, HmacOf) {
+    /// The functions, and how long what they give is.
+    const fn functions(self) -> (DigestOf, HmacOf, usize) {
         match self {
-            Self::Md5 => (digest::<Md5>, hmac::<Md5>),
-            Self::Sha1 => (digest::<Sha1>, hmac::<Sha1>),
-            Self::Sha256 => (digest::<Sha256>, hmac::<Sha256>),
-            Self::Sha384 => (digest::<Sha384>, hmac::<Sha384>),
-            Self::Sha512 => (digest::<Sha512>, hmac::<Sha512>),
-            Self::Sha3_256 => (digest::<Sha3_256>, hmac::<Sha3_256>),
-            Self::Sha3_512 => (digest::<Sha3_512>, hmac::<Sha3_512>),
+            Self::Md5 => (digest::<Md5>, hmac::<Md5>, 22),
+            Self::Sha1 => (digest::<Sha1>, hmac::<Sha1>, 27),
+            Self::Sha256 => (digest::<Sha256>, hmac::<Sha256>, 43),
+            Self::Sha384 => (digest::<Sha384>, hmac::<Sha384>, 64),
+            Self::Sha512 => (digest::<Sha512>, hmac::<Sha512>, 86),
+            Self::Sha3_256 => (digest::<Sha3_256>, hmac::<Sha3_256>, 43),
+            Self::Sha3_512 => (digest::<Sha3_512>, hmac::<Sha3_512>, 86),
         }
     }
 }
