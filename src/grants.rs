@@ -640,8 +640,7 @@ impl Grant {
         held.map(|held| (held.to_vec(), self.id))
     }
 
-    /// Whether it lets in.
-    pub const fn is_open(&self) -> bool {
+    const fn is_open(&self) -> bool {
         matches!(self.state, GrantPhase::Open { .. })
     }
 

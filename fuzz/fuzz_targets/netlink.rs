@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use knock_fuzz::take;
@@ -56,8 +57,10 @@ fn read(body: &[u8]) {
         }
         let _ = key.as_address();
     }
-    let times = Oblivion::of_host();
-    if let (Some(it), Some(gone)) = (tracked(&times, 1 << 8, body), tracked(&times, 1 << 8 | 2, body)) {
+    static TIMES: LazyLock<Oblivion> = LazyLock::new(Oblivion::of_host);
+    let times = &*TIMES;
+    if let (Some(it), Some(gone)) = (tracked(times, 1 << 8, body), tracked(times, 1 << 8 | 2, body))
+    {
         assert_eq!((it.id, it.client, it.to), (gone.id, gone.client, gone.to));
     }
     for connection in connections(body) {

@@ -11,13 +11,12 @@ use super::RETRY_RANGE;
 use super::names::tcp_port;
 use super::values::{self, Address, NatTarget, SourcePort};
 use crate::proto::fwknop::{CipherMode, Hash, User};
-use crate::proto::knock::Knock;
 use crate::proto::name::Name;
-use crate::proto::network::Widths;
-use crate::proto::port_range::{PortRange, parse as port_range, parse_wide};
+use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, LENGTHS, Protocols};
 use crate::proto::words::words;
+use crate::proto::{Knock, PortRange, Widths};
 
 words! {
 FromStr:

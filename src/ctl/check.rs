@@ -188,6 +188,12 @@ fn effects(door: &Door) -> Vec<String> {
         let (port, seen) = (forward.inner(), if *masquerade { ", as if from here," } else { "" });
         format!("connections to {on} go to {to} {port}{seen} for {after} for who knocks")
     }));
+    effects.extend(opening.hold.map(|hold| {
+        let [idle, grace, most] = [hold.idle, hold.grace, hold.at_most].map(duration::format);
+        format!(
+            "connections hold it: {idle} after a packet, {grace} after their end, {most} at most"
+        )
+    }));
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {
         let runs = |command| format!("when it has been {when} runs {}", one_line(command));
         effects.extend(command.as_ref().map(runs));

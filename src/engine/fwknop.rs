@@ -111,7 +111,7 @@ impl FwknopJudge {
 
     /// How many clients' keys may have to be tried with a datagram; 0: it is nobody's by its looks.
     pub(super) fn trials(&self, source: IpAddr, payload: &[u8]) -> usize {
-        if self.look_at(payload).is_ok() { self.index.count_at(source) } else { 0 }
+        self.look_at(payload).map_or(0, |_| self.index.lists_at(source).map(Vec::len).sum())
     }
 
     /// Looks at a datagram without any key.
@@ -332,12 +332,9 @@ impl Index {
         index
     }
 
-    /// How many there are at a source, those with two of its networks counted twice.
-    fn count_at(&self, source: IpAddr) -> usize {
-        self.lists_at(source.to_canonical()).map(Vec::len).sum()
-    }
-
+    /// The holders by network, of those that a source is in: who has two of these is twice there.
     fn lists_at(&self, source: IpAddr) -> impl Iterator<Item = &Vec<usize>> {
+        let source = source.to_canonical();
         let lengths = &self.lengths[usize::from(source.is_ipv6())];
         let networks = lengths.iter().map(move |length| Network::around(source, *length));
         networks.filter_map(|network| self.networks.get(&network))
@@ -345,8 +342,7 @@ impl Index {
 
     /// Each of them once, in the order of the clients.
     fn holders_at(&self, source: IpAddr) -> SmallVec<[usize; 16]> {
-        let lists = self.lists_at(source.to_canonical());
-        let mut places: SmallVec<[usize; 16]> = lists.flatten().copied().collect();
+        let mut places: SmallVec<[usize; 16]> = self.lists_at(source).flatten().copied().collect();
         places.sort_unstable();
         places.dedup();
         places

@@ -202,11 +202,14 @@ impl SpaJudge {
             bytes.iter_mut().zip(name.as_str().bytes()).for_each(|(to, byte)| *to = byte);
             bytes
         });
-        let (door, widest) =
-            find_door(&self.doors, &holder.doors, asked.door.as_ref()).map_err(|reason| {
-                let door = asked.door.as_ref().and_then(|name| self.doors.get(name)).copied();
-                Refusal { asked_for, door, ..refuse(reason) }
-            })?;
+        let named = asked.door.as_ref().and_then(|name| self.doors.get(name)).copied();
+        let found = match (named, &*holder.doors) {
+            (Some(id), own) => own.iter().find(|(own, _)| *own == id).ok_or(Reason::NotAllowed),
+            (None, [only]) if asked.door.is_none() => Ok(only),
+            (None, _) => Err(Reason::NoSuchDoor),
+        };
+        let no_door = |reason| Refusal { asked_for, door: named, ..refuse(reason) };
+        let (door, widest) = *found.map_err(no_door)?;
         let refuse = |reason| Refusal { door: Some(door), ..refuse(reason) };
         let [v4, v6] = networks(&asked, source, holder.address).map_err(refuse)?;
         if ![v4, v6].iter().flatten().all(|network| widest.allows(network)) {
@@ -223,21 +226,6 @@ impl SpaJudge {
             source_port: asked.source_port,
             close: asked.close,
         })
-    }
-}
-
-fn find_door(
-    doors: &HashMap<Name, DoorId>,
-    allowed: &[(DoorId, Widths)],
-    name: Option<&Name>,
-) -> Result<(DoorId, Widths), Reason> {
-    match (name, allowed) {
-        (Some(name), _) => {
-            let door = *doors.get(name).ok_or(Reason::NoSuchDoor)?;
-            allowed.iter().find(|(own, _)| *own == door).copied().ok_or(Reason::NotAllowed)
-        }
-        (None, [only]) => Ok(*only),
-        (None, _) => Err(Reason::NoSuchDoor),
     }
 }
 

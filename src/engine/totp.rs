@@ -96,14 +96,13 @@ impl DoorRotation {
     /// Whether all that holds now is there to be matched.
     pub(super) fn is_ready(&self, now: Wall) -> bool {
         let window = self.scheme.window(now);
-        let finished = |step: &&Step| step.is_finished(&self.holders);
         self.steps.front().is_some_and(|first| first.number <= *window.start())
-            && self
-                .steps
-                .iter()
-                .rev()
-                .find(finished)
-                .is_some_and(|last| last.number >= *window.end())
+            && self.last_finished() >= Some(*window.end())
+    }
+
+    fn last_finished(&self) -> Option<u64> {
+        let mut latest_first = self.steps.iter().rev();
+        latest_first.find(|step| step.is_finished(&self.holders)).map(|step| step.number)
     }
 
     /// Makes ready what holds now, however long that takes.
@@ -120,12 +119,7 @@ impl DoorRotation {
 
     /// How long until there is something to prepare.
     pub(super) fn idle(&self, now: Wall) -> Duration {
-        let wanted = self.wanted(now);
-        let prepared = self.is_ready(now)
-            && self.steps.back().is_some_and(|last| {
-                last.number >= *wanted.end() && last.is_finished(&self.holders)
-            });
-        if prepared {
+        if self.is_ready(now) && self.last_finished() >= Some(*self.wanted(now).end()) {
             self.scheme.turns_at(self.scheme.step_at(now)).since(now)
         } else {
             Duration::ZERO

@@ -20,8 +20,7 @@ use super::netlink::{
 use super::ruleset::{FAMILIES, PRIORITY};
 use crate::config::{Family, NftFamily, NftName};
 use crate::grants::{ConnectionPhase, TrackedConnection};
-use crate::proto::knock::Protocol;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::{OpenPorts, Protocol};
 
 /// The table, in the family `inet`.
 const TABLE: &str = "knockd_cut";

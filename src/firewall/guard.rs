@@ -20,8 +20,7 @@ use super::netlink::{
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
 use crate::grants::{ConnectionPhase, GrantKey};
-use crate::proto::knock::Protocol;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::{OpenPorts, Protocol};
 use crate::sys::clock;
 use crate::time::Monotonic;
 

@@ -35,8 +35,7 @@ pub(super) use sock_diag::SockDiag;
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
 use crate::grants::TrackedConnection;
-use crate::proto::knock::Knock;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::{Knock, OpenPorts};
 use crate::sys::host;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.

@@ -26,9 +26,7 @@ use super::netlink::{
 };
 use crate::config::{Family, Forward, GuardMode, Name};
 use crate::grants::GrantKey;
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::{Knock, Network, OpenPorts, Protocol};
 use crate::time::Monotonic;
 
 /// The name of the table, in the family `inet`.

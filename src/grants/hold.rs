@@ -1,15 +1,13 @@
 //! Grants that follow the sessions that they let in: what is known of their connections.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Grant, GrantId, GrantKey, GrantPhase, Grants, ids_of};
 use crate::config::{Door, Hold, Mechanism, Name, Opening};
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::Network;
-use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
+use crate::proto::{Knock, Network, OpenPorts, Protocol};
 use crate::time::Monotonic;
 
 /// A connection that the kernel tracks, as its first packet came: before translation.
@@ -102,8 +100,9 @@ impl DoorSessions {
 /// The session of a grant: the connections that it has let in and that are established.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// Each with its last packet.
-    connections: HashMap<u32, Monotonic>,
+    connections: HashSet<u32>,
+    /// The last packet of all that there were.
+    last: Monotonic,
     /// When it was asked for last, if that is known.
     pub(super) knocked: Monotonic,
     /// How much longer than the grant what lets it in is there, until it has been looked at; `None`:
@@ -121,7 +120,13 @@ const LOOKS: usize = 256;
 
 impl Session {
     pub(super) fn new(knocked: Monotonic) -> Self {
-        Self { connections: HashMap::new(), knocked, margin: None, end: None }
+        Self {
+            connections: HashSet::new(),
+            last: Monotonic::ZERO,
+            knocked,
+            margin: None,
+            end: None,
+        }
     }
 
     /// Takes note of a connection; when the grant ends, if that changes.
@@ -141,13 +146,15 @@ impl Session {
                 // One that fell silent before does not end what a knock has just opened.
                 let is_new = last + COARSE >= self.knocked && until > now;
                 let is_first = self.connections.is_empty() && is_new;
-                self.connections.insert(it.id, last);
+                self.connections.insert(it.id);
+                self.last = self.last.max(last);
                 (self.margin, self.end) = (door.margin(), None);
                 Some(if is_first { until } else { until.max(deadline) })
             }
             ConnectionPhase::Ended | ConnectionPhase::Gone => {
-                self.connections.remove(&it.id)?;
-                let is_over = self.connections.is_empty() && it.phase == ConnectionPhase::Ended;
+                let was_there = self.connections.remove(&it.id);
+                let is_ended = it.phase == ConnectionPhase::Ended;
+                let is_over = was_there && is_ended && self.connections.is_empty();
                 is_over.then(|| {
                     self.end = Some(HoldEnd::Session);
                     now + hold.grace
@@ -177,12 +184,25 @@ impl Grants {
         self.held > 0
     }
 
+    /// Whether a grant that is open lets in such a connection.
+    pub fn let_in(&self, of: Protocol, client: SocketAddr, to: SocketAddr) -> bool {
+        let open = self.around(client.ip()).filter_map(|id| self.grants.get(&id));
+        open.filter(|it| it.is_open()).any(|Grant { key, .. }| {
+            self.doors.get(&key.door).is_some_and(|door| door.have(key, of, client, to))
+        })
+    }
+
+    /// The grants of all networks that an address is in.
+    fn around(&self, address: IpAddr) -> impl Iterator<Item = GrantId> {
+        let prefixes = self.prefixes.range(..=if address.is_ipv4() { 32 } else { 128 });
+        let networks = prefixes.map(move |prefix| Network::around(address, *prefix));
+        networks.flat_map(|around| ids_of(&self.of_network, around))
+    }
+
     /// Takes note of a connection: the grants that end later now, whose elements have to be told.
     #[must_use]
     pub fn saw(&mut self, now: Monotonic, it: &TrackedConnection) -> Vec<GrantId> {
-        let prefixes = self.prefixes.range(..=if it.client.is_ipv4() { 32 } else { 128 });
-        let networks = prefixes.map(|prefix| Network::around(it.client.ip(), *prefix));
-        let ids: Vec<_> = networks.flat_map(|around| ids_of(&self.of_network, around)).collect();
+        let ids: Vec<_> = self.around(it.client.ip()).collect();
         let mut later = Vec::new();
         for id in ids {
             let Some(grant) = self.grants.get_mut(&id).filter(|grant| grant.is_open()) else {
@@ -203,7 +223,7 @@ impl Grants {
     pub fn saw_all(&mut self, now: Monotonic, all: &[TrackedConnection]) -> Vec<GrantId> {
         let there: HashSet<u32> = all.iter().map(|it| it.id).collect();
         for grant in self.grants.values_mut() {
-            grant.session.connections.retain(|id, _| there.contains(id));
+            grant.session.connections.retain(|id| there.contains(id));
         }
         all.iter().flat_map(|it| self.saw(now, it)).collect()
     }
@@ -244,8 +264,7 @@ impl Grants {
         let Some(grant) = self.grants.get_mut(&id) else { return false };
         let Some(door) = self.doors.get(&grant.key.door) else { return false };
         let session = &mut grant.session;
-        let heard = session.connections.values().max().zip(door.hold);
-        let heard = heard.map(|(last, hold)| *last + hold.idle);
+        let heard = session.margin.and(door.hold).map(|hold| session.last + hold.idle);
         let until = left.map_or(heard, |left| Some(now + left)).unwrap_or(Monotonic::ZERO);
         if until > grant.deadline.max(now) {
             session.margin = door.margin();

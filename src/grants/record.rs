@@ -10,9 +10,8 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::{CommandPair, GrantId, Manner};
 use crate::config::{Family, Name, NftSet};
-use crate::proto::method::Method;
-use crate::proto::network::Network;
 use crate::proto::words::{UnknownWord, words};
+use crate::proto::{Method, Network};
 use crate::time::{BootId, Monotonic, Wall};
 
 /// The record of a grant: all that it takes to extend it, show it and end it.

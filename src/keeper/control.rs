@@ -17,7 +17,7 @@ use nix::unistd::{getegid, geteuid, setegid};
 use serde::Serialize;
 
 use super::daemon::DaemonError;
-use crate::control::{LONGEST_REQUEST, MetricsFormat, Reply, Request};
+use crate::control::{EventLine, LONGEST_REQUEST, MetricsFormat, Reply, Request, What};
 use crate::sys::{files, privileges};
 use crate::time::Monotonic;
 
@@ -57,7 +57,7 @@ pub(super) enum Language {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
     Nothing,
-    /// All events.
+    /// All events, but no packets that changed nothing.
     Events,
     /// What became of knocks, of one address or of all.
     Knocks(Option<std::net::IpAddr>),
@@ -281,10 +281,16 @@ impl Control {
     }
 
     /// Tells those who follow such things.
-    pub(super) fn publish(&mut self, reply: &Reply, to: impl Fn(Follows) -> bool) {
-        let line = line(reply);
-        let told = self.connections.iter_mut().filter(|connection| to(connection.follows));
-        told.for_each(|connection| connection.say(&line));
+    pub(super) fn publish(&mut self, event: &EventLine) {
+        let is_told = |it: &&mut ControlConnection| match it.follows {
+            Follows::Nothing => false,
+            Follows::Events => !matches!(event.what, What::Ignored { .. }),
+            Follows::Knocks(wanted) => event.is_about(wanted),
+        };
+        let mut told = self.connections.iter_mut().filter(is_told).peekable();
+        // Most of the time nobody is there to read it.
+        let event = told.peek().map(|_| line(&Reply::Event(event.clone()))).unwrap_or_default();
+        told.for_each(|connection| connection.say(&event));
     }
 
     /// What is followed by anybody.
@@ -445,6 +451,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::time::Wall;
 
     fn now() -> Monotonic {
         Monotonic::from_nanos(1_000_000_000_000)
@@ -483,6 +490,10 @@ mod tests {
 
     const STATUS: &str = "{\"do\":\"status\"}\n";
     const MEMBER: u32 = 1000;
+
+    fn news(message: &str) -> EventLine {
+        EventLine::new(Wall::ZERO, None, None, What::Close, message)
+    }
 
     #[test]
     fn a_request_is_answered_and_the_connection_ends() {
@@ -577,7 +588,7 @@ mod tests {
         let (stream, id) = half(&mut control, "{\"do\":\"watch\"}\n");
         control.follow(id, Follows::Events);
         poll(&mut control, 1);
-        control.publish(&Reply::Done { text: "news".into() }, |to| to == Follows::Events);
+        control.publish(&news("it is open"));
         poll(&mut control, 2);
         assert_eq!(control.connections.len(), 1);
         let mut buffer = [0; 100];
@@ -661,10 +672,10 @@ mod tests {
                 control.follow(id, Follows::Events);
             }
         }
-        let line = Reply::Done { text: "x".repeat(1 << 18) };
+        let line = news(&"x".repeat(1 << 18));
         for at in 0..30 {
             assert!(at > 20 || control.connections.len() == 3);
-            control.publish(&line, |follows| follows == Follows::Events);
+            control.publish(&line);
             poll(&mut control, 100);
         }
         assert!(control.connections.is_empty());

@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 
 use tracing::error;
 
-use self::cut::Cuts;
+use self::cut::{CutCause, Cuts};
 use self::jobs::Purpose;
 use self::sessions::Sessions;
 use self::tell::DoorEvent;
@@ -93,8 +93,9 @@ impl Doors {
         let is_meant = |key: &GrantKey| key.door == *door && key.network.meets(&network);
         let ids = self.grants.matching(|it| is_meant(&it.key));
         if cut {
-            self.cuts.with.extend(&ids);
-            self.cuts.due.insert(GrantKey::new(door.clone(), network));
+            self.cuts.with.extend(ids.iter().map(|id| (*id, CutCause::Request)));
+            let key = GrantKey::new(door.clone(), network);
+            self.cuts.due.insert((key, CutCause::Request));
         }
         self.end_all(now, &ids, "closed by hand");
         let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
@@ -210,8 +211,8 @@ impl Doors {
     /// A grant is over, closed or not: others may need what it held.
     fn has_ended(&mut self, now: Now, id: GrantId, key: &GrantKey) {
         self.gone.remove(&id);
-        if self.cuts.with.remove(&id) {
-            self.cuts.due.insert(key.clone());
+        if let Some(cause) = self.cuts.with.remove(&id) {
+            self.cuts.due.insert((key.clone(), cause));
         }
         // Somebody has opened meanwhile what was closed here.
         for other in self.grants.also_held(id) {

@@ -9,7 +9,7 @@ use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
 use super::doors::ClaimOutcome;
 use super::state::Keeper;
-use crate::config::{Client, Door, Name};
+use crate::config::{Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
     SandboxStatus, Status, WatcherSandbox, What, seconds,
@@ -88,17 +88,9 @@ impl Keeper {
 
     /// Tells those who follow what has happened.
     fn pass_on(&mut self) {
-        let is_followed = self.control.follows().any(|follows| follows != Follows::Nothing);
         for event in self.doors.take_logged() {
-            self.memory.keep(event.clone());
-            if !is_followed {
-                continue;
-            }
-            self.control.publish(&Reply::Event(event.clone()), |follows| match follows {
-                Follows::Nothing => false,
-                Follows::Events => true,
-                Follows::Knocks(wanted) => event.is_about(wanted),
-            });
+            self.control.publish(&event);
+            self.memory.keep(event);
         }
     }
 
@@ -168,9 +160,14 @@ impl Keeper {
 
     fn clients(&mut self, id: ConnectionId) -> Result<String, String> {
         let used = self.doors.journal.ledger.last_uses().map_err(|why| why.to_string())?;
-        let clients = self.watchers.config.clients.iter();
-        let clients = clients.map(|it| client_status(it, used.get(&it.name))).collect();
-        self.control.reply(id, &Reply::Clients { clients });
+        let clients = self.watchers.config.clients.iter().map(|client| ClientStatus {
+            client: client.name.clone(),
+            by: Method::ALL.into_iter().filter(|method| client.has(*method)).collect(),
+            doors: client.doors.clone(),
+            last_used: used.get(&client.name).copied().map(seconds),
+            expires: client.expires.map(seconds),
+        });
+        self.control.reply(id, &Reply::Clients { clients: clients.collect() });
         Ok(String::new())
     }
 
@@ -377,15 +374,5 @@ fn grant_status(
         state,
         seconds_left: left.as_secs_f64(),
         held_by: 0,
-    }
-}
-
-fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
-    ClientStatus {
-        client: client.name.clone(),
-        by: Method::ALL.into_iter().filter(|method| client.has(*method)).collect(),
-        doors: client.doors.clone(),
-        last_used: last_used.copied().map(seconds),
-        expires: client.expires.map(seconds),
     }
 }

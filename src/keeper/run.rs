@@ -10,7 +10,6 @@ use sd_notify::NotifyState;
 use tracing::{error, info};
 
 use super::cli::KnockdCli;
-use super::control::Follows;
 use super::intake::Notice;
 use super::reverse_dns::ReverseDns;
 use super::service::{first_line, tell_systemd};
@@ -20,7 +19,6 @@ use super::trials::Trial;
 use crate::client::complain;
 use crate::config::lint::some_of;
 use crate::config::{Config, OnExit};
-use crate::control::Reply;
 use crate::grants::OpenedBy;
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::log;
@@ -133,11 +131,8 @@ impl Keeper {
             Notice::Reused { key, reason } => self.doors.note_refused(now, &key, reason),
             Notice::Happened(line) => self.doors.log_event(line),
             Notice::Seen(line) => {
-                self.memory.keep(line.clone());
-                self.control.publish(&Reply::Event(line.clone()), |follows| match follows {
-                    Follows::Knocks(wanted) => line.is_about(wanted),
-                    _ => false,
-                });
+                self.control.publish(&line);
+                self.memory.keep(line);
             }
             Notice::Replayed(line) => self.memory.keep(line),
             Notice::InForce(config) => self.in_force(now, &config)?,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use nix::sys::socket::UnixCredentials;
 use tracing::{error, info, warn};
 
-use self::ending::{EndingWatchers, WatcherEnd, ended_for, how_ended};
+use self::ending::{EndingWatchers, WatcherEnd, how_ended};
 use super::credible::Lie;
 use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
@@ -288,12 +288,7 @@ impl Watchers {
         self.intake.metrics.add(RESTARTS, &[], 1);
         self.restart_later(now);
         let millis = self.restart.map_or(Duration::ZERO, |restart| restart.since(now)).as_millis();
-        match end {
-            WatcherEnd::Lied(lie) => error!("{}; another starts in {millis} ms", ended_for(lie)),
-            WatcherEnd::Over(status) => {
-                error!("the watcher ended ({}); another starts in {millis} ms", how_ended(status));
-            }
-        }
+        error!("{end}; another starts in {millis} ms");
         self.ending.end(watcher);
     }
 
@@ -308,8 +303,8 @@ impl Watchers {
             match self.listen(now, &mut watcher, false) {
                 None if watcher.limit > now => self.leaving.push(watcher),
                 end => {
-                    if let Some(WatcherEnd::Lied(lie)) = end {
-                        error!("{}", ended_for(lie));
+                    if let Some(end @ WatcherEnd::Lied(_)) = end {
+                        error!("{end}");
                     }
                     self.ending.end(watcher);
                 }
@@ -354,35 +349,30 @@ impl Watchers {
     fn poll_successor(&mut self, now: Monotonic) {
         let Some(mut watcher) = self.successor.take() else { return };
         let mut was_killed = false;
-        loop {
+        let how = loop {
             match watcher.hear() {
                 None if now < watcher.limit => return self.successor = Some(watcher),
-                None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
+                None => break format!("did not start within {} s", START_LIMIT.as_secs()),
                 Some(WatcherOutput::Frame(FromWatcher::Ready)) => return self.hand_over(watcher),
                 Some(WatcherOutput::Frame(FromWatcher::Interface { index, state }))
                     if watcher.config.settings.interfaces.len() > index as usize =>
                 {
                     self.interfaces.note(&watcher.config, index, state);
-                    continue;
                 }
                 Some(WatcherOutput::Frame(FromWatcher::Sandbox { report })) => {
                     watcher.sandbox = Some(report);
-                    continue;
                 }
-                Some(WatcherOutput::StderrLine(line)) => {
-                    self.intake.stderr_line(now, &line);
-                    continue;
-                }
+                Some(WatcherOutput::StderrLine(line)) => self.intake.stderr_line(now, &line),
                 Some(WatcherOutput::Ended(status)) => {
                     was_killed = status.is_some_and(|status| status.signal().is_some());
-                    error!("the new watcher could not start ({})", how_ended(status));
+                    break format!("could not start ({})", how_ended(status));
                 }
                 Some(WatcherOutput::Frame(_) | WatcherOutput::Malformed) => {
-                    error!("the new watcher sent a malformed message and is ended");
+                    break "sent a malformed message and is ended".to_owned();
                 }
             }
-            break;
-        }
+        };
+        error!("the new watcher {how}");
         let config = Arc::clone(&watcher.config);
         self.ending.end(watcher);
         if self.current.is_none() {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rusqlite::{Connection, Row, params};
 
 use super::Retention;
-use super::rows::{AT_A_TIME, integer, optional_word, unsigned, word, word_or_none};
+use super::rows::{AT_A_TIME, integer, optional_word, word};
 use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::network::Network;
@@ -76,7 +76,8 @@ pub(super) fn append(db: &Connection, entry: &HistoryEntry) -> rusqlite::Result<
 pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<HistoryEntry>> {
     // In the order in which it was written: the calendar may have been set back in between.
     db.prepare_cached(
-        "SELECT * FROM history WHERE (?1 IS NULL OR door = ?1) \
+        "SELECT at, nullif(door, '') AS door, nullif(address, '') AS address, client, by, event, \
+         detail FROM history WHERE (?1 IS NULL OR door = ?1) \
          AND (?2 IS NULL OR address IN (SELECT value FROM json_each(?2))) AND (?3 IS NULL OR at >= ?3) \
          ORDER BY id DESC LIMIT ?4",
     )?
@@ -104,15 +105,15 @@ pub(super) fn last_uses(db: &Connection) -> rusqlite::Result<HashMap<Name, Wall>
         "SELECT client, max(at) AS at FROM history WHERE client IS NOT NULL \
          AND event IN ('open', 'extend', 'act') GROUP BY client",
     )?
-    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(unsigned(row, "at")?))))?
+    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(row.get("at")?))))?
     .collect()
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
     Ok(HistoryEntry {
-        at: Wall::from_nanos(unsigned(row, "at")?),
-        door: word_or_none(row, "door")?,
-        network: word_or_none(row, "address")?,
+        at: Wall::from_nanos(row.get("at")?),
+        door: optional_word(row, "door")?,
+        network: optional_word(row, "address")?,
         client: optional_word(row, "client")?,
         by: optional_word(row, "by")?,
         event: word(row, "event")?,

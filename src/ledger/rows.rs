@@ -160,7 +160,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         _ => return Err(unreadable(format!("grants of the kind '{kind}' are not known"))),
     };
     Ok(GrantRecord {
-        id: GrantId(unsigned(row, "id")?),
+        id: GrantId(row.get("id")?),
         key: GrantKey {
             door: word(row, "door")?,
             network: word(row, "address")?,
@@ -169,13 +169,10 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         origin: Origin { by: word(row, "by")?, client: optional_word(row, "client")? },
         state: word(row, "state")?,
         boot: word(row, "boot")?,
-        deadline: Monotonic::from_nanos(unsigned(row, "deadline")?),
-        since: Wall::from_nanos(unsigned(row, "since")?),
-        until: Wall::from_nanos(unsigned(row, "until")?),
-        ceiling: row
-            .get::<_, Option<i64>>("ceiling")?
-            .map(|_| unsigned(row, "ceiling").map(Monotonic::from_nanos))
-            .transpose()?,
+        deadline: Monotonic::from_nanos(row.get("deadline")?),
+        since: Wall::from_nanos(row.get("since")?),
+        until: Wall::from_nanos(row.get("until")?),
+        ceiling: row.get::<_, Option<_>>("ceiling")?.map(Monotonic::from_nanos),
         backend,
     })
 }
@@ -190,10 +187,6 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
     serde_json::from_str(&row.get::<_, String>(column)?).map_err(unreadable)
 }
 
-pub(super) fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
-    u64::try_from(row.get::<_, i64>(column)?).map_err(unreadable)
-}
-
 pub(super) fn word<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
 where
     T: FromStr<Err: Display>,
@@ -206,15 +199,6 @@ where
     T: FromStr<Err: Display>,
 {
     row.get::<_, Option<String>>(column)?.map(|text| parse(&text)).transpose()
-}
-
-/// An empty text is none.
-pub(super) fn word_or_none<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
-where
-    T: FromStr<Err: Display>,
-{
-    let text: String = row.get(column)?;
-    if text.is_empty() { Ok(None) } else { parse(&text).map(Some) }
 }
 
 fn parse<T: FromStr<Err: Display>>(text: &str) -> rusqlite::Result<T> {

@@ -9,34 +9,24 @@ use crate::time::Monotonic;
 pub(crate) struct Limit {
     burst: u32,
     interval: Duration,
-    left: u32,
-    refilled: Monotonic,
+    /// When it is full again.
+    full_at: Monotonic,
     refused: u64,
 }
 
 impl Limit {
     /// A full one.
     pub(crate) const fn new(burst: u32, interval: Duration) -> Self {
-        Self { burst, interval, left: burst, refilled: Monotonic::ZERO, refused: 0 }
+        Self { burst, interval, full_at: Monotonic::ZERO, refused: 0 }
     }
 
     /// Whether one more may pass now; counts those that may not.
     #[must_use]
     pub(crate) fn pass(&mut self, now: Monotonic) -> bool {
-        let since = now.since(self.refilled);
-        if since >= self.interval {
-            let intervals = since.as_nanos() / self.interval.as_nanos().max(1);
-            let gained = u32::try_from(intervals).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(gained).min(self.burst);
-            self.refilled = if self.left == self.burst {
-                now
-            } else {
-                self.refilled + self.interval.saturating_mul(gained)
-            };
-        }
-        let passes = self.left > 0;
+        let full_at = self.full_at.max(now) + self.interval;
+        let passes = full_at.since(now) <= self.interval.saturating_mul(self.burst);
         if passes {
-            self.left -= 1;
+            self.full_at = full_at;
         } else {
             self.refused += 1;
         }

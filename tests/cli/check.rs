@@ -450,6 +450,14 @@ fn errors_fail_and_nothing_else_is_said() {
 }
 
 #[test]
+fn a_door_that_follows_sessions_says_for_how_long() {
+    let text = "doors: {ssh: {sequence: [201, 403, 302], open: [22/tcp], hold: {grace: 5s}}}";
+    let said = run("knockctl", &["check"], text);
+    let line = "    connections hold it: 1m after a packet, 5s after their end, 12h at most\n";
+    assert!(said.output.contains(line), "{}{}", said.output, said.errors);
+}
+
+#[test]
 fn a_door_that_forwards_says_where_each_family_is_led() {
     let text = "doors:
   inner:

@@ -195,7 +195,8 @@ fn what_goes_on_after_the_door_has_closed_can_still_be_cut() {
 fn a_door_that_says_so_cuts_when_its_time_is_over_and_not_while_another_lets_in() {
     needs!("cut on expiry", "nft");
     let scene = Scene::new();
-    let door = "{sequence: [7000, 8000, 9000], open: [22], open_for: 2s, on_expiry: cut}";
+    scene.net.server.enter(|| echo_tcp(2200));
+    let door = "{sequence: [7000, 8000, 9000], open: [22, 2200], open_for: 2s, on_expiry: cut}";
     let longer = "{sequence: [7001, 8001, 9001], open: [20-30], open_for: 5s}";
     let knockd = scene.knockd(&format!("  ssh: {door}\n  longer: {longer}"));
     open(&knockd, "ssh", CLIENT);
@@ -203,12 +204,30 @@ fn a_door_that_says_so_cuts_when_its_time_is_over_and_not_while_another_lets_in(
     open(&knockd, "longer", CLIENT_6);
     let mut session = scene.session(CLIENT, SERVER, 22);
     let mut other = scene.session(CLIENT_6, SERVER_6, 22);
+    let mut elsewhere = scene.session(CLIENT_6, SERVER_6, 2200);
     assert!(lives(&mut session));
     assert!(is_reset(&mut session));
     knockd.wait_for_count("ssh: command timeout", 2);
     assert!(lives(&mut other), "the other door is open");
+    assert!(is_reset(&mut elsewhere), "but not for that port");
     knockd.wait_for("longer: command timeout");
     assert!(lives(&mut other), "a door that does not say so");
+}
+
+#[test]
+fn where_nothing_goes_on_at_the_end_the_log_tells_of_no_cut() {
+    needs!("nothing to cut", "nft");
+    let scene = Scene::new();
+    let door =
+        |open_for| format!("{{sequence: [1], open: [22], open_for: {open_for}, on_expiry: cut}}");
+    let knockd = scene.knockd(&format!("  ssh: {}\n  longer: {}", door("1s"), door("3s")));
+    open(&knockd, "ssh", CLIENT);
+    knockd.wait_for("ssh: command timeout");
+    open(&knockd, "longer", CLIENT);
+    let mut session = scene.session(CLIENT, SERVER, 22);
+    assert!(is_reset(&mut session));
+    knockd.wait_for("192.0.2.2: 1 connection cut");
+    assert_eq!(knockd.count("connections cut"), 0);
 }
 
 #[test]

@@ -19,9 +19,10 @@ const SOON: Duration = Duration::from_millis(10);
 const LONG: Duration = Duration::from_secs(6);
 
 fn configuration(door: &str) -> String {
+    let open_for = if door.contains("open_for") { "" } else { "open_for: 2s, " };
     format!(
         "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}}\n\
-         doors:\n  ssh: {{sequence: [7000, 8000, 9000], open_for: 2s, {door}}}\n"
+         doors:\n  ssh: {{sequence: [7000, 8000, 9000], {open_for}{door}}}\n"
     )
 }
 
@@ -176,6 +177,23 @@ fn a_session_holds_its_door_and_shuts_it_when_it_ends() {
         drop(session);
         scene.closes("closed: session ended");
         assert!(!scene.net.client.can_connect(SERVER, 22), "{way}");
+    }
+}
+
+#[test]
+fn a_session_that_begins_as_soon_as_the_door_opens_is_heard_to_end() {
+    needs!("hold at once", "nft");
+    let scene = Scene::new("open: [22], open_for: 1h, hold: {idle: 1h, grace: 1s}");
+    let begin = |count| {
+        let session = scene.connect(22);
+        drop(session);
+        scene.knockd.wait_for_count("closed: session ended", count);
+    };
+    begin(1);
+    for count in 2..6 {
+        let open = r#"{"do":"open","door":"ssh","address":"192.0.2.2","seconds":null}"#;
+        assert_eq!(scene.knockd.ask(open)[0]["reply"], "opened");
+        begin(count);
     }
 }
 

@@ -69,25 +69,18 @@ impl Searches {
         }
         let length = rotation.scheme.length();
         let mut candidates = SmallVec::new();
-        let mut first = now.monotonic;
-        let _ = recent.candidates(length, &mut |knocks, began| {
+        let mut began = now.monotonic;
+        let _ = recent.candidates(length, &mut |knocks, first| {
             if knocks.len() < length {
                 return ControlFlow::Break(());
             }
             candidates.push(knocks.into());
-            first = first.min(began);
+            began = began.min(first);
             ControlFlow::Continue(())
         });
         if !candidates.is_empty() {
-            let compared = 0;
-            self.waiting.push(Search {
-                track,
-                source,
-                at: now,
-                began: first,
-                candidates,
-                compared,
-            });
+            let search = Search { track, source, at: now, began, candidates, compared: 0 };
+            self.waiting.push(search);
         }
     }
 

@@ -11,8 +11,7 @@ use super::Result;
 use super::conntrack::{GROUPS, ORIGINAL, Oblivion, PORTS, PROTOCOL, TO_PORT, tracked};
 use super::monitor::Listener;
 use crate::grants::TrackedConnection;
-use crate::proto::knock::Protocol;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::{OpenPorts, Protocol};
 
 /// Room for some ten thousand between two looks.
 const BUFFER: usize = 16 << 20;

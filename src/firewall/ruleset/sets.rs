@@ -8,9 +8,8 @@ use super::{FAMILIES, GuardElement, TABLE, TableNeeds, wide};
 use crate::config::{Family, NftFamily, NftName};
 use crate::firewall::netlink::{ElementKey, KeyPart, Load, NftChange, NftRule, SetRef};
 use crate::proto::duration;
-use crate::proto::network::Network;
-use crate::proto::open_ports::OpenPorts;
 use crate::proto::words::words;
+use crate::proto::{Network, OpenPorts};
 
 words! {
 /// The purpose of a set.

@@ -136,6 +136,17 @@ fn it_ends_a_while_after_its_last_tcp_connection_has() {
 }
 
 #[test]
+fn what_the_kernel_forgets_holds_it_until_it_has_been_idle() {
+    let (mut grants, id) = held();
+    tell(&mut grants, 5, 1, ConnectionPhase::Alive);
+    // Of UDP it forgets what is silent, sooner than `idle` may be.
+    assert_eq!(grants.saw_all(at(35), &[]), []);
+    assert_eq!((ends(&grants), grants.get(id).unwrap().held_by()), (65, 0));
+    assert_eq!(end_of(&mut grants, 64), None);
+    assert_eq!(end_of(&mut grants, 65), Some(HoldEnd::Idle));
+}
+
+#[test]
 fn who_reconnects_in_time_holds_it_again() {
     let (mut grants, _) = held();
     tell(&mut grants, 5, 1, ConnectionPhase::Alive);
@@ -181,6 +192,15 @@ fn connections_of_other_ports_addresses_and_doors_hold_nothing() {
     door.hold = None;
     assert_eq!(grants.saw(at(1), &ours), []);
     assert_eq!(grants.expire(at(OPEN_FOR)).len(), 1);
+}
+
+#[test]
+fn a_door_that_is_no_more_goes_on_as_it_was() {
+    let (mut grants, id) = held();
+    assert_eq!(grants.learn(std::iter::empty()).len(), 2, "its ports are still asked for");
+    let ours = connection(1, ConnectionPhase::Alive);
+    assert_eq!(grants.saw(at(1), &ours), [id]);
+    assert_eq!(ends(&grants), 61);
 }
 
 #[test]

@@ -14,8 +14,7 @@ use crate::keeper::claim::Claim;
 use crate::keeper::kernel_sets::KernelSetsError;
 use crate::keeper::metrics::REQUESTS;
 use crate::ledger::{Durability, Written};
-use crate::proto::method::Method;
-use crate::proto::network::Network;
+use crate::proto::{Method, Network};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -98,6 +97,10 @@ impl Doors {
         let (key, origin) = (prepared.key.clone(), prepared.origin.clone());
         let change = if is_recorded { None } else { prepared.change(now, self.journal.boot) };
         let decision = self.grants.apply(prepared);
+        // Whoever waits for the door to open connects at once.
+        if self.grants.is_holding() {
+            self.sessions.listen();
+        }
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, GrantBackend::Kernel(_))) {
             self.tell(now, &key, &origin, DoorEvent::Asked(claim));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tracing::{debug, error, info};
 
-use super::cut::Cuts;
+use super::cut::{CutCause, Cuts};
 use super::sessions::Sessions;
 use super::{Doors, holding};
 use crate::config::{Config, Name};
@@ -83,7 +83,7 @@ impl Doors {
             Recovered::Forget(id) => self.journal.forget(id),
             Recovered::Ended(id, key) => {
                 if self.is_cut_when_over(&key) {
-                    self.cuts.due.insert(key);
+                    self.cuts.due.insert((key, CutCause::Expiry));
                 }
                 debug!(grant = id.0, "a grant of an earlier knockd has ended by itself");
                 self.journal.forget(id);

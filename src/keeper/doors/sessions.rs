@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Sessions {
     ports: Vec<OpenPorts>,
     events: Option<ConnectionEvents>,
+    /// Whether nothing of theirs was before it listened.
+    has_heard_all: bool,
     /// When all are asked for again, where nothing is told.
     next_look: Option<Monotonic>,
     /// Whether it has been said that nothing can be heard or asked for.
@@ -28,13 +30,13 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Listens, if it does not yet and can; whether it has heard nothing of what was before.
-    fn listen(&mut self) -> bool {
-        if self.events.is_some() || !ConnectionEvents::are_told() {
-            return false;
+    /// Listens, if it does not yet and can. The kernel may never tell of a connection that began
+    /// before.
+    pub(super) fn listen(&mut self) {
+        if self.events.is_none() && ConnectionEvents::are_told() {
+            self.events = self.said(ConnectionEvents::open);
+            self.has_heard_all = false;
         }
-        self.events = self.said(ConnectionEvents::open);
-        self.events.is_some()
     }
 
     /// All connections to the ports whose connections hold grants.
@@ -68,7 +70,12 @@ impl Doors {
     pub(super) fn learn(&mut self, config: &Config) {
         let doors = config.doors.iter();
         let doors = doors.map(|door| (door.name().clone(), DoorSessions::of(door)));
-        self.sessions = Sessions { ports: self.grants.learn(doors), ..Sessions::default() };
+        let sessions = Sessions { ports: self.grants.learn(doors), ..Sessions::default() };
+        // Somebody listens all the time: the kernel remembers when a connection begins.
+        let _before = std::mem::replace(&mut self.sessions, sessions);
+        if self.grants.is_holding() {
+            self.sessions.listen();
+        }
     }
 
     /// Takes note of what has become of the sessions, and lets grants be open for as long as that.
@@ -79,7 +86,8 @@ impl Doors {
             return;
         }
         let mut later = Vec::new();
-        let mut is_all = !self.sessions.listen();
+        self.sessions.listen();
+        let mut is_all = std::mem::replace(&mut self.sessions.has_heard_all, true);
         if let Some(events) = &mut self.sessions.events {
             is_all &= events.look(|it| later.extend(self.grants.saw(at, &it)));
         } else if self.sessions.next_look.is_none_or(|look| look <= at) {

@@ -45,16 +45,15 @@ impl EndingWatchers {
     }
 }
 
-/// The end of a watcher.
+/// The end of a watcher, shown as what the log says of it.
+#[derive(derive_more::Display)]
 pub(super) enum WatcherEnd {
     /// It is to be ended, since it sent this: somebody must have taken it over.
+    #[display("the watcher is ended: it sent {_0}, which no watcher of ours does")]
     Lied(&'static str),
     /// It has ended or is done; how, where that is known.
+    #[display("the watcher ended ({})", how_ended(*_0))]
     Over(Option<ExitStatus>),
-}
-
-pub(super) fn ended_for(lie: &str) -> String {
-    format!("the watcher is ended: it sent {lie}, which no watcher of ours does")
 }
 
 /// How a watcher has ended; where its sandbox has ended it also what that means, and what to do.
