@@ -291,7 +291,14 @@ impl CommandRunner {
             }
             let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).unwrap_or_default();
-            match self.spawn((door, *new_privileges), &command, &phase, slot) {
+            let started = files::output_pipe().and_then(|(read, write)| {
+                let place = self.table.as_ref().map(|table| (table, slot));
+                let Rendered { argv, environment } = &command;
+                let child = process::run(argv, environment, *new_privileges, write, place)?;
+                // After an open command it says why the door is not open.
+                Ok((child, CommandOutput::new(door.clone(), read.into(), phase == Phase::Look)))
+            });
+            match started {
                 Ok((child, output)) => {
                     return self.running.push(Running {
                         work,
@@ -313,21 +320,6 @@ impl CommandRunner {
             }
         }
         self.finished.push(Finished { id: work.job.id, outcomes: work.outcomes });
-    }
-
-    fn spawn(
-        &self,
-        (door, new_privileges): (&Name, NewPrivileges),
-        command: &Rendered,
-        phase: &Phase,
-        slot: usize,
-    ) -> io::Result<(Child, CommandOutput)> {
-        let (read, write) = files::output_pipe()?;
-        let (argv, environment) = (&command.argv, &command.environment);
-        let slot = self.table.as_ref().map(|table| (table, slot));
-        let child = process::run(argv, environment, new_privileges, write, slot)?;
-        // After an open command it says why the door is not open.
-        Ok((child, CommandOutput::new(door.clone(), read.into(), *phase == Phase::Look)))
     }
 
     /// Takes note of a command that has ended and goes on with its job.
