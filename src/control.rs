@@ -22,9 +22,8 @@ use serde_with::{DeserializeFromStr, SerializeDisplay, skip_serializing_none};
 
 use crate::config::{Forward, Name};
 use crate::grants::OpenedBy;
-use crate::proto::method::Method;
-use crate::proto::network::Network;
 use crate::proto::words::words;
+use crate::proto::{Method, Network};
 use crate::sys::sandbox::{SandboxReport, SeccompState};
 pub use event::{EventLine, RefusalFacts, What, client_of, door_of, seconds};
 

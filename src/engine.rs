@@ -28,9 +28,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::config::Lockout;
-use crate::proto::flags::FlagTest;
 use crate::proto::fwknop::FwknopError;
-use crate::proto::ports::PortSet;
+use crate::proto::{FlagTest, PortSet};
 use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
 use crate::wire::filter::Datagrams;

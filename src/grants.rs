@@ -27,7 +27,7 @@ pub use self::record::{
 pub use self::recovery::{KernelGrant, Recovered};
 use crate::config::{Name, Rendered};
 use crate::engine::Reason;
-use crate::proto::network::Network;
+use crate::proto::Network;
 use crate::time::{BootId, Monotonic, Now};
 
 /// The number of one grant among all that have not closed, over restarts too.

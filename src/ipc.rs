@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::SandboxMode;
 use crate::engine::{DatagramRequest, Event, Reason, Refusal, Setup};
-use crate::proto::interface::InterfaceName;
-use crate::proto::knock::Knock;
+use crate::proto::{InterfaceName, Knock};
 use crate::sys::privileges::Identity;
 use crate::sys::sandbox::SandboxReport;
 use crate::time::Monotonic;

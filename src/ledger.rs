@@ -25,7 +25,7 @@ pub use self::error::LedgerError;
 pub use self::history::{HistoryEntry, HistoryEvent, Query};
 use crate::config::Name;
 use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState};
-use crate::proto::secret::Secret;
+use crate::proto::Secret;
 use crate::sys::clock;
 use crate::sys::lock_file::{self, LockFileError};
 use crate::time::{BootId, Monotonic, Now, Wall};

@@ -10,9 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
-use crate::proto::flags::{FlagTest, TcpFlags};
-use crate::proto::knock::Knock;
-use crate::proto::ports::PortSet;
+use crate::proto::{FlagTest, Knock, PortSet, TcpFlags};
 use crate::wire::filter::Datagrams;
 use crate::wire::parse;
 

@@ -20,8 +20,8 @@ use crate::proto::fwknop::{
     self, Access, CipherMode, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest, Hash, HmacKey,
     MAX_TIMEOUT, NatAccess, Random, User,
 };
-use crate::proto::knock::Knock;
-use crate::proto::port_range::{PortRange, pick};
+use crate::proto::port_range::pick;
+use crate::proto::{Knock, PortRange};
 use crate::time::Wall;
 
 /// A client's requests of a fwknop server, or of one that understands it.

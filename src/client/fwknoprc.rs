@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use super::settings::ClientSettings;
 use super::values::{self, Address};
+use crate::proto::PortRange;
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, read_ports};
 use crate::proto::knock::parse_port;
-use crate::proto::port_range::PortRange;
 use crate::proto::spa::NamedAddresses;
 
 /// The stanza that comes before every other.

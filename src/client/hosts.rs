@@ -8,10 +8,9 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use super::settings::{ClientSettings, Mode};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
+use crate::config::diagnostic::closest_match;
 use crate::config::tree::{KnownKeys, Value};
-use crate::config::yaml;
-use crate::config::{OTHERS_WRITE, unsafe_to_use};
+use crate::config::{Diagnostic, OTHERS_WRITE, Place, Problems, SourceText, unsafe_to_use, yaml};
 
 pub use entry::{DELAY, KEYS};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::proto::secret::Secret;
+use crate::proto::Secret;
 use crate::proto::spa::{PrivateKey, PublicKey};
 use crate::proto::totp::parse_secret;
 use crate::sys::files;

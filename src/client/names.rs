@@ -7,7 +7,8 @@ use std::num::NonZeroU16;
 use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 
 use crate::config::Family;
-use crate::proto::knock::{Knock, KnockError, Protocol, parse_port};
+use crate::proto::knock::parse_port;
+use crate::proto::{Knock, KnockError, Protocol};
 
 /// The reason why a host has no address that could be used.
 #[derive(Debug, thiserror::Error)]

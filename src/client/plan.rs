@@ -28,7 +28,7 @@ use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
 use crate::config::Family;
-use crate::proto::network::Widths;
+use crate::proto::Widths;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::{Knock, Protocol};
 use crate::time::Monotonic;
 
 /// One try to open a door: all that is sent for it, and when each packet is due.

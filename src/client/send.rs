@@ -16,7 +16,7 @@ use socket2::{Socket, Type};
 use super::messages;
 use super::route::{Route, errno};
 use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::{Knock, Protocol};
 use crate::sys::{clock, files};
 use crate::time::Monotonic;
 

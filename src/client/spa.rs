@@ -11,9 +11,9 @@ use super::stamps::Stamps;
 use super::values::Address;
 use crate::proto::fwknop::SealError;
 use crate::proto::name::Name;
-use crate::proto::network::Widths;
-use crate::proto::port_range::{PortRange, pick};
+use crate::proto::port_range::pick;
 use crate::proto::spa::{self, Addresses, PrivateKey, PublicKey, SpaRequest};
+use crate::proto::{PortRange, Widths};
 use crate::time::Wall;
 
 /// The reason why a request cannot be made.

@@ -8,12 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::MAX_DELAY;
-use crate::proto::duration;
 use crate::proto::fwknop::{NatAccess, User};
-use crate::proto::knock::{KnockError, parse_port};
-use crate::proto::network::Widths;
+use crate::proto::knock::parse_port;
 use crate::proto::spa::{AddressError, NamedAddresses};
 use crate::proto::totp::{Digits, STEPS};
+use crate::proto::{KnockError, Widths, duration};
 
 /// The port that a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,11 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Name;
 use super::diagnostic::Place;
-use crate::proto::fwknop;
-use crate::proto::method::Method;
-use crate::proto::network::{Network, Widths};
-use crate::proto::secret::Secret;
 use crate::proto::spa::PublicKey;
+use crate::proto::{Method, Network, Secret, Widths, fwknop};
 use crate::time::Wall;
 
 /// A named holder of credentials. It is handed to the watcher as it is.

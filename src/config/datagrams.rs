@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::proto::port_range::PortRange;
+use crate::proto::PortRange;
 use crate::proto::spa::PORTS;
 use crate::time::Wall;
 

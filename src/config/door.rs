@@ -10,13 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::diagnostic::Place;
 use super::lockout::Lockout;
 use super::opening::{Forward, Opening};
-use crate::proto::flags::FlagTest;
-use crate::proto::knock::Knock;
-use crate::proto::method::Method;
 use crate::proto::name::Name;
-use crate::proto::network::Widths;
-use crate::proto::open_ports::OpenPorts;
 use crate::proto::totp::Scheme;
+use crate::proto::{FlagTest, Knock, Method, OpenPorts, Widths};
 
 /// A named thing that can be opened: what it takes to open it, and what opening does.
 #[derive(Clone, Debug)]

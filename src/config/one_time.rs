@@ -7,8 +7,9 @@
 use std::collections::HashSet;
 
 use super::diagnostic::narrow;
-use crate::proto::knock::{Knock, KnockError, MAX_KNOCKS, Protocol};
-use crate::proto::port_range::{PortRange, pick};
+use crate::proto::knock::MAX_KNOCKS;
+use crate::proto::port_range::pick;
+use crate::proto::{Knock, KnockError, PortRange, Protocol};
 
 /// One sequence of a file that is still good.
 #[derive(Clone, Debug, PartialEq, Eq)]

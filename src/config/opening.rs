@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::mechanism::Mechanism;
 use super::settings::{GuardMode, NewPrivileges};
 use super::template::{Command, Commands, Family};
-use crate::proto::knock::Knock;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::{Knock, OpenPorts};
 
 /// The opening of a door, what that does: the keeper's half.
 #[derive(Clone, Debug, PartialEq, Eq)]

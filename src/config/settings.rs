@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::datagrams::{FwknopSettings, SpaSettings};
 use super::email::Email;
 use super::lockout::Lockout;
-use crate::proto::interface::InterfaceName;
-use crate::proto::network::Network;
 use crate::proto::words::words;
+use crate::proto::{InterfaceName, Network};
 
 /// The settings of the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

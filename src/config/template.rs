@@ -10,10 +10,9 @@ use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::name::Name;
-use crate::proto::network::Network;
-use crate::proto::open_ports::OpenPorts;
 use crate::proto::port_range::show;
 use crate::proto::words::words;
+use crate::proto::{Network, OpenPorts};
 
 /// The commands of a door, for both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

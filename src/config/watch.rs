@@ -4,7 +4,7 @@
 use std::num::NonZeroU16;
 
 use super::door::Recognition;
-use crate::proto::ports::PortSet;
+use crate::proto::PortSet;
 
 /// What each door watches for its fixed sequence, in the order of the doors: the ports of the
 /// sequence, and as trip-wires the ports around them that no door knocks on or opens. Empty for a

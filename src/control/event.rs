@@ -11,9 +11,7 @@ use crate::config::{Client, Config, Door, LogLevel, Name};
 use crate::engine::{ClientId, CompletedBy, DoorId, Event, EventKind, Reason, Refusal};
 use crate::grants::OpenedBy;
 use crate::ledger::{HistoryEntry, HistoryEvent};
-use crate::proto::knock::Knock;
-use crate::proto::method::Method;
-use crate::proto::network::Network;
+use crate::proto::{Knock, Method, Network};
 use crate::time::{Monotonic, Wall};
 
 /// Something that happened: an object of `--json`, and what a log line is made of.

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use super::socket::{self, Replies};
 use super::{Error, Timeout};
-use crate::config::load;
-use crate::config::{Loaded, Options};
+use crate::config::{Loaded, Options, load};
 use crate::control::{CONFIG, Request, command};
 use crate::log::escape;
 

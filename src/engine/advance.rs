@@ -11,7 +11,7 @@ use super::totp::{CompleteMatch, DoorRotation, Matched, RecentKnocks, Searches, 
 use super::tracker::{Attempt, Knocks, Source};
 use super::{CompletedBy, DoorId, Event, EventKind, Reason, ReportWindow};
 use crate::config::Lockout;
-use crate::proto::knock::Knock;
+use crate::proto::Knock;
 use crate::time::{Monotonic, Now};
 
 /// A list of one source's events, but for those of sequences that began outside the window.

@@ -11,11 +11,9 @@ use super::totp::{DoorRotation, SecretHolder};
 use super::{ClientId, DoorId, Reason};
 use crate::config::watch::watch_sets;
 use crate::config::{Client, Lockout, Recognition};
-use crate::proto::flags::{FlagTest, TcpFlags};
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::network::{Network, is_a_hosts, may_ask_for};
-use crate::proto::ports::PortSet;
+use crate::proto::network::{is_a_hosts, may_ask_for};
 use crate::proto::totp::TotpKey;
+use crate::proto::{FlagTest, Knock, Network, PortSet, Protocol, TcpFlags};
 use crate::time::Wall;
 use crate::wire::{Packet, Transport};
 

@@ -20,9 +20,8 @@ use crate::proto::fwknop::{
     Access, END_LEN, FwknopDatagram, FwknopError, FwknopKeys, FwknopReceiver, MIN_LEN,
     OpenedRequest,
 };
-use crate::proto::knock::Knock;
-use crate::proto::method::Method;
-use crate::proto::network::{Network, may_ask_for};
+use crate::proto::network::may_ask_for;
+use crate::proto::{Knock, Method, Network};
 use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};

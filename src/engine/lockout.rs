@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::DoorId;
 use crate::config::Lockout;
-use crate::proto::network::Network;
+use crate::proto::Network;
 use crate::time::Monotonic;
 
 /// How much more of an IPv6 /48 than of a /64 may fail: whoever has one has 65536 of them.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::proto::knock::Knock;
+use crate::proto::Knock;
 use crate::time::Monotonic;
 
 /// The times at which the knocks that a source has matched so far were seen. Its length is the

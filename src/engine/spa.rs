@@ -16,11 +16,11 @@ use super::{
     Refusal, Setup, UncleanStart, is_over,
 };
 use crate::config::{self, AddressPolicy, Name};
-use crate::proto::method::Method;
-use crate::proto::network::{Network, Widths, may_ask_for};
+use crate::proto::network::may_ask_for;
 use crate::proto::spa::{
     Addresses, LEN, NamedAddresses, PrivateKey, PublicKey, Receiver, SpaError, SpaRequest,
 };
+use crate::proto::{Method, Network, Widths};
 use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};

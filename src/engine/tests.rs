@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::Recognition;
-use crate::proto::flags::TcpFlags;
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::{Knock, Protocol, TcpFlags};
 use crate::time::Wall;
 use crate::wire::Transport;
 

@@ -12,7 +12,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 use std::time::Duration;
 
 use super::{ClientId, Reason, is_over};
-use crate::proto::knock::Knock;
+use crate::proto::Knock;
 use crate::proto::totp::{Scheme, TotpKey};
 use crate::time::{Monotonic, Now, Wall};
 use step::Step;

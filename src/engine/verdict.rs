@@ -8,10 +8,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_with::DeserializeFromStr;
 
 use crate::proto::fwknop::FwknopError;
-use crate::proto::knock::Knock;
-use crate::proto::method::Method;
-use crate::proto::network::Network;
 use crate::proto::words::UnknownWord;
+use crate::proto::{Knock, Method, Network};
 use crate::time::{Monotonic, Wall};
 use crate::wire::{Ignored, Packet};
 

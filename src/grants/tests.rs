@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::method::Method;
+use crate::proto::Method;
 
 impl Grants {
     /// All that end now or have ended.

@@ -14,11 +14,8 @@ use crate::engine::{
 };
 use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::ledger::{Durability, Proof};
-use crate::proto::knock::Knock;
-use crate::proto::method::Method;
-use crate::proto::network::{Network, Widths};
-use crate::proto::secret::Secret;
 use crate::proto::totp::Scheme;
+use crate::proto::{Knock, Method, Network, Secret, Widths};
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much longer than it can be good what was used is remembered: a clock may be set back.

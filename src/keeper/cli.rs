@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
-use crate::config::load::Options;
-use crate::config::{LogLevel, Settings};
+use crate::config::{LogLevel, Options, Settings};
 use crate::control::CONFIG;
-use crate::proto::duration;
-use crate::proto::interface::InterfaceName;
+use crate::proto::{InterfaceName, duration};
 
 /// Watches the wire for a knock and opens a door in the firewall for the address that knocked.
 ///

@@ -56,8 +56,8 @@ use crate::engine::{
 };
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;
-use crate::proto::method::Method;
-use crate::proto::network::{Widths, is_a_hosts, may_ask_for};
+use crate::proto::network::{is_a_hosts, may_ask_for};
+use crate::proto::{Method, Widths};
 use crate::time::Monotonic;
 
 /// A lie: what was said that no honest watcher says.

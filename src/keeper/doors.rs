@@ -31,7 +31,7 @@ use crate::grants::{
 };
 use crate::ledger::Durability;
 use crate::log::limit::Limit;
-use crate::proto::network::Network;
+use crate::proto::Network;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 

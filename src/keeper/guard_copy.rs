@@ -13,8 +13,7 @@ use tracing::warn;
 
 use super::kernel_sets::ruleset;
 use super::rights::remedy;
-use crate::config::load::Options;
-use crate::config::{Config, GuardMode, read_list};
+use crate::config::{Config, GuardMode, Options, read_list};
 use crate::firewall::ruleset::Ruleset;
 use crate::sys::files;
 

@@ -19,7 +19,7 @@ use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
 use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::FromWatcher;
 use crate::log::limit::Limit;
-use crate::proto::method::Method;
+use crate::proto::Method;
 use crate::sys::clock;
 use crate::time::Monotonic;
 

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::ipc::InterfaceState::{self, Gone, Listening, Missing};
-use crate::proto::interface::InterfaceName;
+use crate::proto::InterfaceName;
 use crate::sys::host::{self, Changes};
 use crate::time::Monotonic;
 

@@ -18,7 +18,7 @@ use crate::firewall::nft_set::{NftSetError, OwnSets};
 use crate::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use crate::grants::{GrantKey, KernelElement, KernelGrant};
 use crate::log::limit::Limit;
-use crate::proto::network::Network;
+use crate::proto::Network;
 use crate::time::Monotonic;
 
 use self::standing::comment;

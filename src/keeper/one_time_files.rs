@@ -10,11 +10,9 @@ use std::time::Duration;
 
 use tracing::error;
 
-use crate::config::diagnostic::Diagnostic;
-use crate::config::load::Options;
 use crate::config::one_time::{self, OneTimeLine};
-use crate::config::{Config, OneTime, read_list};
-use crate::proto::knock::Knock;
+use crate::config::{Config, Diagnostic, OneTime, Options, read_list};
+use crate::proto::Knock;
 use crate::sys::files;
 use crate::time::Monotonic;
 

@@ -17,8 +17,8 @@ use crate::control::{
 use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::ledger::Query;
-use crate::proto::method::Method;
-use crate::proto::network::{Network, is_a_hosts};
+use crate::proto::network::is_a_hosts;
+use crate::proto::{Method, Network};
 use crate::sys::clock;
 use crate::time::{Monotonic, Now, Wall};
 

@@ -19,8 +19,7 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 use tracing::warn;
 
-use crate::config::load::Loaded;
-use crate::config::{Config, Door, Mechanism, Name};
+use crate::config::{Config, Door, Loaded, Mechanism, Name};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
 use crate::sys::privileges::Identity;

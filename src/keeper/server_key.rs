@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 use zeroize::Zeroizing;
 
-use crate::config::diagnostic::Diagnostic;
-use crate::config::load::Options;
-use crate::config::{Config, read_server_key};
+use crate::config::{Config, Diagnostic, Options, read_server_key};
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::proto::spa::PrivateKey;
 use crate::sys::files;

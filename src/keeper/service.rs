@@ -6,7 +6,8 @@ use tracing::warn;
 
 use super::cli::KnockdCli;
 use super::state::Keeper;
-use crate::config::load::{self, Loaded, Report};
+use crate::config::Loaded;
+use crate::config::load::{self, Report};
 use crate::time::Monotonic;
 
 /// Tells the service manager.

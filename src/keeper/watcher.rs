@@ -15,7 +15,7 @@ use super::output_lines::OutputLines;
 use crate::config::Config;
 use crate::engine::spa::SpaServer;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
-use crate::proto::interface::InterfaceName;
+use crate::proto::InterfaceName;
 use crate::sys::sandbox::SandboxReport;
 use crate::sys::{clock, files, host, process};
 use crate::time::Monotonic;

@@ -9,7 +9,7 @@ use super::Retention;
 use super::rows::{AT_A_TIME, integer, optional_word, word};
 use crate::config::Name;
 use crate::grants::OpenedBy;
-use crate::proto::network::Network;
+use crate::proto::Network;
 use crate::proto::words::words;
 use crate::time::Wall;
 

@@ -14,7 +14,7 @@ use crate::grants::{
     CommandPair, Extension, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState,
     Origin,
 };
-use crate::proto::method::Method;
+use crate::proto::Method;
 use crate::time::{Monotonic, Wall};
 
 /// How many rows of history, or proofs, are forgotten at a time: some two milliseconds.

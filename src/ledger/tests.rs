@@ -13,7 +13,7 @@ use crate::config::Rendered;
 use crate::grants::{
     CommandPair, Extension, GrantBackend, GrantKey, KernelElement, OpenedBy, Origin,
 };
-use crate::proto::method::Method;
+use crate::proto::Method;
 use crate::time::{BootId, Monotonic};
 
 fn now() -> Wall {

@@ -10,9 +10,7 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
 use super::link::LinkType;
-use crate::proto::flags::{FlagTest, TcpFlags};
-use crate::proto::knock::Protocol;
-use crate::proto::ports::PortSet;
+use crate::proto::{FlagTest, PortSet, Protocol, TcpFlags};
 
 /// Datagrams of certain lengths to certain ports.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use etherparse::err::ipv6_exts;
 use etherparse::{IpNumber, Ipv6Header, LaxIpSlice, LenSource, TcpHeader, UdpHeader};
 
 use super::link::{self, IpVersion, LinkType};
-use crate::proto::flags::TcpFlags;
-use crate::proto::knock::{Knock, Protocol};
 use crate::proto::words::words;
+use crate::proto::{Knock, Protocol, TcpFlags};
 
 /// A packet, as far as the engine needs to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,14 +13,13 @@ use crate::client::settings::{
 };
 use crate::client::values::{self, A_NAT_TARGET, A_WIDTH, Address};
 use crate::client::{MAX_DELAY, RETRY_RANGE};
-use crate::config::diagnostic::{Diagnostic, Problems, closest_match};
-use crate::config::read_widths;
+use crate::config::diagnostic::closest_match;
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
-use crate::proto::duration;
-use crate::proto::knock::Knock;
+use crate::config::{Diagnostic, Problems, read_widths};
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::totp::LENGTHS;
 use crate::proto::words::UnknownWord;
+use crate::proto::{Knock, duration};
 
 /// The time between two knocks, unless something else is said: packets to different ports can
 /// overtake each other on the way.

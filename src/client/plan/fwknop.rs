@@ -12,9 +12,9 @@ use crate::client::settings::{ClientSettings, FIELDS, FwknopOptions};
 use crate::client::spa::RequestError;
 use crate::client::values::Address;
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, NatAccess, User};
-use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::pick;
 use crate::proto::spa::PORTS;
+use crate::proto::{Knock, Protocol};
 
 /// The variables of a stanza that an option, or the hosts file, says instead.
 pub(super) fn settled(settings: &ClientSettings) -> Vec<&'static str> {

@@ -13,16 +13,16 @@ use super::commands::{PairNames, lacks_program, pairs};
 use super::door::parse_target;
 use super::sequence::{Sequence, check_length, read_one_time};
 use super::tree::{absolute_path, given_twice};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, SourceText};
+use crate::config::diagnostic::Parsed;
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
 use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
 use crate::config::{
-    Command, CommandText, Commands, Door, DoorPlaces, GuardMode, Loaded, Mechanism, Name,
-    NewPrivileges, Opening, Options, Places, Recognition, Settings,
+    Command, CommandText, Commands, Diagnostic, Door, DoorPlaces, GuardMode, Loaded, Mechanism,
+    Name, NewPrivileges, Opening, Options, Place, Places, Problems, Recognition, Settings,
+    SourceText,
 };
-use crate::proto::flags::FlagTest;
-use crate::proto::knock::{Knock, KnockError};
+use crate::proto::{FlagTest, Knock, KnockError};
 
 const COMMANDS: PairNames = [
     "Start_Command",

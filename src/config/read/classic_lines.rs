@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::tree::given_twice;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match, narrow};
-use crate::proto::interface::InterfaceName;
+use crate::config::diagnostic::{closest_match, narrow};
+use crate::config::{Diagnostic, Place, Problems, SourceText};
+use crate::proto::InterfaceName;
 
 /// The directives of the section `[options]`.
 pub(crate) const OPTIONS: &str = "UseSyslog LogFile PidFile Interface";

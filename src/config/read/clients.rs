@@ -6,8 +6,8 @@ use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
 use super::date;
 use super::hold::read_width;
 use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, closest_match};
-use crate::config::{Client, ClientPlaces, Name};
+use crate::config::diagnostic::{Parsed, closest_match};
+use crate::config::{Client, ClientPlaces, Diagnostic, Name, Place, Problems};
 
 pub(super) const CLIENT: KnownKeys =
     KnownKeys { of: "a client", known: &["doors", "expires", "width", "totp", "spa", "fwknop"] };

@@ -6,8 +6,10 @@ use std::sync::LazyLock;
 
 use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
 use super::yaml;
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, SourceText};
-use crate::config::{Command, CommandText, Commands, Hole, Name, Pair};
+use crate::config::diagnostic::Parsed;
+use crate::config::{
+    Command, CommandText, Commands, Diagnostic, Hole, Name, Pair, Place, Problems, SourceText,
+};
 
 pub(super) const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEMPLATE_NAMES };
 

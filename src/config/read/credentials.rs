@@ -11,10 +11,11 @@ use super::files::{exposed, one_line, read_secret};
 use super::tree::{
     KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice, refuse_repetitions,
 };
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
-use crate::config::{AddressPolicy, FwknopClient, Options, SpaClient, TotpClient};
-use crate::proto::network::Network;
-use crate::proto::{fwknop, spa, totp};
+use crate::config::diagnostic::Parsed;
+use crate::config::{
+    AddressPolicy, Diagnostic, FwknopClient, Options, Place, Problems, SpaClient, TotpClient,
+};
+use crate::proto::{Network, fwknop, spa, totp};
 
 pub(super) const TOTP: KnownKeys =
     KnownKeys { of: "a client's totp", known: &["secret secret_file old_secret_file old_until"] };

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::date;
 use super::tree::{KnownKeys, Node, Reader};
-use crate::config::diagnostic::{Diagnostic, Problems};
-use crate::config::{FwknopSettings, SpaSettings};
-use crate::proto::port_range::{self, PortRange};
+use crate::config::{Diagnostic, FwknopSettings, Problems, SpaSettings};
+use crate::proto::PortRange;
+use crate::proto::port_range;
 
 pub(super) const SPA: KnownKeys = KnownKeys {
     of: "spa",

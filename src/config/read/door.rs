@@ -11,14 +11,15 @@ use super::opening::read_opening;
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
+use crate::config::diagnostic::Parsed;
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::lockout::CODE_LOCKOUT;
-use crate::config::{Door, DoorPlaces, Lockout, Mechanism, Options, Recognition, Settings};
-use crate::proto::flags::FlagTest;
-use crate::proto::knock::Knock;
-use crate::proto::open_ports::OpenPorts;
+use crate::config::{
+    Diagnostic, Door, DoorPlaces, Lockout, Mechanism, Options, Place, Problems, Recognition,
+    Settings,
+};
 use crate::proto::totp::{Scheme, TotpMode};
+use crate::proto::{FlagTest, Knock, OpenPorts};
 
 pub(super) const DOOR: KnownKeys = KnownKeys {
     of: "a door",

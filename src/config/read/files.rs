@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::libc::O_NONBLOCK;
 use zeroize::Zeroizing;
 
-use crate::config::Options;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::config::permissions::{OTHERS_READ, OTHERS_WRITE, unsafe_to_use};
 use crate::config::trusted_path::{Leaf, check_path};
+use crate::config::{Diagnostic, Options, Place, Problems, SourceText};
 
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 64 << 20;

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::tree::{KnownKeys, Node, Reader, given_twice};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
-use crate::config::{Family, Forward};
-use crate::proto::knock::Knock;
+use crate::config::diagnostic::Parsed;
+use crate::config::{Diagnostic, Family, Forward, Place, Problems};
+use crate::proto::Knock;
 use crate::proto::network::is_a_hosts;
 
 pub(super) const FORWARD: KnownKeys =

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::tree::{KnownKeys, MappingEntry, Node, Reader};
-use crate::config::diagnostic::{Diagnostic, Parsed, Problems};
-use crate::config::{Hold, Hole, Opening};
-use crate::proto::duration;
-use crate::proto::network::Widths;
+use crate::config::diagnostic::Parsed;
+use crate::config::{Diagnostic, Hold, Hole, Opening, Problems};
+use crate::proto::{Widths, duration};
 
 pub(super) const HOLD: KnownKeys = KnownKeys { of: "hold", known: &["idle", "grace", "at_most"] };
 pub(super) const WIDTH: KnownKeys = KnownKeys { of: "width", known: &["ipv4", "ipv6"] };

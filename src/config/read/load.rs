@@ -16,9 +16,8 @@ use super::files::{read_directory, read_file, unreadable};
 use super::settings::read_settings;
 use super::tree::{KnownKeys, MappingEntry, Value, refuse_repetitions};
 use super::yaml;
-use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::config::lint::access;
-use crate::config::{Door, DoorPlaces, Mechanism, Settings};
+use crate::config::{Diagnostic, Door, DoorPlaces, Mechanism, Problems, Settings, SourceText};
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::tree::{KnownKeys, Node, Reader, Scalar, Value};
-use crate::config::Lockout;
-use crate::config::diagnostic::{Parsed, Problems};
+use crate::config::diagnostic::Parsed;
+use crate::config::{Lockout, Problems};
 
 pub(super) const LOCKOUT: KnownKeys =
     KnownKeys { of: "lockout", known: &["failures", "within", "for"] };

@@ -1,7 +1,7 @@
 //! The keys of a door that say by which methods it opens.
 
 use super::tree::Mapping;
-use crate::proto::method::Method;
+use crate::proto::Method;
 
 /// The key of a method: its word, but for the sequences of which there are many.
 const fn key(method: Method) -> &'static str {

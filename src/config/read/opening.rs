@@ -14,14 +14,14 @@ use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
-use crate::config::diagnostic::{Diagnostic, Parsed, Place};
+use crate::config::diagnostic::Parsed;
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
 use crate::config::{
-    Command, Commands, Forward, GuardMode, Hole, Mechanism, NewPrivileges, Opening, Settings,
+    Command, Commands, Diagnostic, Forward, GuardMode, Hole, Mechanism, NewPrivileges, Opening,
+    Place, Settings,
 };
-use crate::proto::duration;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::{OpenPorts, duration};
 
 const DOOR_COMMANDS: PairNames = [
     "start_command",

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::tree::{KnownKeys, Node, Reader};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
-use crate::proto::port_range::{self, PortRange};
+use crate::config::diagnostic::Parsed;
+use crate::config::{Diagnostic, Place, Problems};
+use crate::proto::PortRange;
+use crate::proto::port_range;
 use crate::proto::totp::{
     Digits, LENGTH, LENGTHS, Protocols, SKEWS, STEP, STEPS, Scheme, TotpMode,
 };

@@ -6,11 +6,12 @@ use std::str::FromStr;
 
 use super::files::read_list;
 use super::tree::{Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, SourceText};
+use crate::config::diagnostic::Parsed;
 use crate::config::lint::scan::is_completed_in_order;
 use crate::config::one_time::{self, OneTimeLine, OneTimeLineError};
-use crate::config::{OneTime, Options};
-use crate::proto::knock::{Knock, MAX_KNOCKS};
+use crate::config::{Diagnostic, OneTime, Options, Place, Problems, SourceText};
+use crate::proto::Knock;
+use crate::proto::knock::MAX_KNOCKS;
 
 const A_PORT: &str = "a port such as 7000 or 8000/udp";
 

@@ -5,9 +5,8 @@ use std::io;
 use std::path::Path;
 
 use super::files::{one_line, read_secret};
-use crate::config::Options;
-use crate::config::diagnostic::Diagnostic;
 use crate::config::trusted_path::{Leaf, check_path};
+use crate::config::{Diagnostic, Options};
 use crate::proto::spa::PrivateKey;
 
 /// The key in a file; `None`: there is no such file.

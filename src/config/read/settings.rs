@@ -5,14 +5,14 @@ use super::datagrams::{read_fwknop, read_spa};
 use super::lockout::read_lockout;
 use super::opening::{read_command_limit, read_guard_mode, read_new_privileges};
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, Reported};
+use crate::config::diagnostic::{Parsed, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
 use crate::config::{
-    Email, Log, LogFormat, LogLevel, MetricsSocket, OnExit, SandboxMode, Settings,
+    Diagnostic, Email, Log, LogFormat, LogLevel, MetricsSocket, OnExit, Place, Problems,
+    SandboxMode, Settings,
 };
-use crate::proto::interface::InterfaceName;
-use crate::proto::network::Network;
+use crate::proto::{InterfaceName, Network};
 
 pub(super) const SETTINGS: KnownKeys = KnownKeys {
     of: "knockd",

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, closest_match};
+use crate::config::diagnostic::{Parsed, closest_match};
+use crate::config::{Diagnostic, Place, Problems};
 use crate::proto::duration;
 use crate::proto::name::Name;
 

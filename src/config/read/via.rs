@@ -2,8 +2,10 @@
 
 use super::commands::{AvailableHoles, Template, Templates, check_holes, missing_program};
 use super::tree::{KnownKeys, Mapping, Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, closest_match};
-use crate::config::{Family, Mechanism, Name, NftFamily, NftName, NftSet};
+use crate::config::diagnostic::{Parsed, closest_match};
+use crate::config::{
+    Diagnostic, Family, Mechanism, Name, NftFamily, NftName, NftSet, Place, Problems,
+};
 
 pub(super) const VIA: KnownKeys = KnownKeys { of: "via", known: &["nft_set"] };
 pub(super) const NFT_SET: KnownKeys =

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use serde_yaml::granit_parser::{self as yaml, Event, Parser, ScalarStyle, Span};
 
 use super::tree::{Mapping, MappingEntry, Node, Scalar, Value, refuse_repetitions};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, narrow};
+use crate::config::diagnostic::narrow;
+use crate::config::{Diagnostic, Place, Problems, SourceText};
 
 /// How deep a file may nest; a configuration needs six levels.
 const MAX_DEPTH: usize = 32;

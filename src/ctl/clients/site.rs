@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::Flock;
 
 use super::client_file::{self, ClientFile, NotOurs};
-use crate::config::load;
-use crate::config::{Config, Loaded, Name, SourceText};
+use crate::config::{Config, Loaded, Name, SourceText, load};
 use crate::control::Request;
 use crate::ctl::edit::{self, Edit, make_directory};
 use crate::ctl::{Error, Target, Timeout, say};

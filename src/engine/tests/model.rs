@@ -13,8 +13,7 @@ use proptest::sample::{Index, select};
 use super::super::*;
 use crate::config::Recognition;
 use crate::config::watch::watch_sets;
-use crate::proto::flags::TcpFlags;
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::{Knock, Protocol, TcpFlags};
 use crate::time::Wall;
 use crate::wire::Transport;
 

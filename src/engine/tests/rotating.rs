@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{Client, Lockout, TotpClient};
-use crate::proto::secret::Secret;
+use crate::proto::Secret;
 use crate::proto::totp::{Digits, Protocols, Scheme, TotpKey, TotpMode};
 
 const BOB: &str = "192.0.2.3";

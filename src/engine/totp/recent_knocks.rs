@@ -6,7 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Stage;
-use crate::proto::knock::Knock;
+use crate::proto::Knock;
 use crate::time::Monotonic;
 
 /// As many of the latest knocks as a sequence may need: as many different ones in a row, and of

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::{DoorRotation, RecentKnocks};
 use crate::engine::EventKind;
 use crate::engine::doors::TrackId;
-use crate::proto::knock::Knock;
+use crate::proto::Knock;
 use crate::time::{Monotonic, Now};
 
 /// How far a clock may be off, in seconds.

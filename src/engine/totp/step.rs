@@ -4,7 +4,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::SecretHolder;
-use crate::proto::knock::Knock;
+use crate::proto::Knock;
 use crate::proto::totp::Scheme;
 
 /// The sequences of all holders in one step, as far as they are prepared.

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::knock::Protocol;
-use crate::proto::secret::Secret;
 use crate::proto::totp::{Digits, Protocols, TotpMode};
+use crate::proto::{Protocol, Secret};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);

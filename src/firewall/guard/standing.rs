@@ -12,7 +12,7 @@ use crate::firewall::ruleset::{
     GuardElement, GuardGrant, GuardSet, Lifetime, Ruleset, SetKind, TABLE, VERSION, guarded,
 };
 use crate::grants::GrantKey;
-use crate::proto::knock::Knock;
+use crate::proto::Knock;
 use crate::time::Monotonic;
 
 /// The grants that hold in a table that an earlier process has left; none where there is no table.

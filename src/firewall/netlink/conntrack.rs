@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::attribute::{Attributes, array, find, find_u32};
 use crate::firewall::connections::InboundConnection;
 use crate::grants::{ConnectionPhase, TrackedConnection};
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::{Knock, Protocol};
 
 /// Kinds of messages: a question for them, or what one of them has become; and one that is no more.
 pub(super) const GET: u16 = 1 << 8 | 1;

@@ -8,7 +8,7 @@ use derive_more::Display;
 
 use super::attribute::array;
 use crate::config::{Family, NftFamily, NftName, NftNameError};
-use crate::proto::port_range::PortRange;
+use crate::proto::PortRange;
 
 /// The name of a set with that of its table: `inet knockd open_4`.
 #[derive(Clone, Debug, Display, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use nix::sys::socket::SockProtocol;
 use super::attribute::{Attributes, array};
 use super::{Netlink, NetlinkError, Result, message};
 use crate::config::NftFamily;
-use crate::proto::knock::Protocol;
+use crate::proto::Protocol;
 use crate::sys::fault;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY`.

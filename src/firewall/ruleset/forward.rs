@@ -7,7 +7,7 @@
 use super::{FAMILIES, GuardElement, GuardSet, GuardedDoor, LABEL, Ruleset, SetKind, TableNeeds};
 use crate::config::{Family, Forward};
 use crate::firewall::netlink::{ElementKey, KeyPart, Load, NftRule};
-use crate::proto::network::Network;
+use crate::proto::Network;
 
 /// The bit of a connection's label that says: it is led to another host. Bit 93 on machines that
 /// are little-endian.

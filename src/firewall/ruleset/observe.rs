@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{FAMILIES, GuardSet, SetKind, TableNeeds};
 use crate::firewall::netlink::{Counter, Load, NftRule, Noting, SetElement};
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::{Knock, Protocol};
 
 /// How long a connection has to stand: two minutes in which sshd lets one log in, and some in which
 /// the kernel hangs up on who does not answer.

@@ -7,9 +7,8 @@ use std::time::Duration;
 use super::{FAMILIES, GuardElement, TABLE, TableNeeds, wide};
 use crate::config::{Family, NftFamily, NftName};
 use crate::firewall::netlink::{ElementKey, KeyPart, Load, NftChange, NftRule, SetRef};
-use crate::proto::duration;
 use crate::proto::words::words;
-use crate::proto::{Network, OpenPorts};
+use crate::proto::{Network, OpenPorts, duration};
 
 words! {
 /// The purpose of a set.

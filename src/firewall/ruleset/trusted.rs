@@ -2,7 +2,7 @@
 
 use crate::config::Family;
 use crate::firewall::netlink::{Comment, ElementKey, SetElement};
-use crate::proto::network::Network;
+use crate::proto::Network;
 
 /// The elements of such a set: the networks of the configuration, and those that somebody else has
 /// added to the set as it is `there`. What meets becomes one.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::config::Hold;
 use crate::grants::{ConnectionPhase, DoorSessions, HoldEnd, TrackedConnection};
-use crate::proto::knock::Protocol;
+use crate::proto::Protocol;
 
 const OPEN_FOR: u64 = 30;
 const HOLD: Hold = Hold {

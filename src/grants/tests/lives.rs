@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::grants::*;
-use crate::proto::method::Method;
+use crate::proto::Method;
 use crate::time::{BootId, Now, Wall};
 
 /// The keeper has died.

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::firewall::netlink::{ConnectionEvents, Netlink, NetlinkError};
 use crate::grants::{DoorSessions, GrantChange, GrantId, TrackedConnection};
 use crate::ledger::Durability;
-use crate::proto::open_ports::OpenPorts;
+use crate::proto::OpenPorts;
 use crate::time::{Monotonic, Now};
 
 /// How often connections are asked for where the kernel does not tell of them.

@@ -13,7 +13,7 @@ use crate::keeper::claim::Claim;
 use crate::keeper::metrics::{CLOSED, OPENED, REQUESTS};
 use crate::ledger::{HistoryEntry, HistoryEvent};
 use crate::log::{self, limit::Limit};
-use crate::proto::method::Method;
+use crate::proto::Method;
 use crate::sys::clock;
 use crate::time::{Monotonic, Now};
 

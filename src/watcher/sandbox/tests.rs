@@ -14,9 +14,7 @@ use nix::unistd::{Pid, getpid, getppid};
 use super::*;
 use crate::capture::Live;
 use crate::control::WatcherSandbox;
-use crate::proto::flags::FlagTest;
-use crate::proto::knock::Knock;
-use crate::proto::ports::PortSet;
+use crate::proto::{FlagTest, Knock, PortSet};
 use crate::sys::seccomp::tests::{alone, call};
 use crate::wire::filter::Filter;
 

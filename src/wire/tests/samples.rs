@@ -8,8 +8,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 
-use crate::proto::flags::TcpFlags;
-use crate::proto::knock::Protocol;
+use crate::proto::{Protocol, TcpFlags};
 use crate::wire::link::LinkType;
 
 pub(crate) const SOURCE_PORT: u16 = 40_000;
