@@ -129,6 +129,16 @@ fn talks_by_udp(net: &Net, to: &str, port: u16, time: Duration) {
 /// Doors that open 22/tcp and 5000/udp in each of the ways in which that is held.
 const WAYS: [&str; 3] = ["via: guard", "via: iptables", "via: {nft_set: SET}"];
 
+/// Does this in all of these ways at the same time, each between namespaces of its own.
+fn in_each_way(test: impl Fn(&str) + Sync) {
+    let test = &test;
+    thread::scope(|scope| {
+        for way in WAYS {
+            scope.spawn(move || test(way));
+        }
+    });
+}
+
 fn held(way: &str) -> String {
     let way = way.replace("SET", "{table: inet filter, set4: allowed}");
     format!("open: [22, 5000/udp], {way}, hold: {{idle: 4s, grace: 2s, at_most: 1h}}")
@@ -163,7 +173,7 @@ fn prepared(way: &str) -> Net {
 #[test]
 fn a_session_holds_its_door_and_shuts_it_when_it_ends() {
     needs!("hold", "nft", "iptables");
-    for way in WAYS {
+    in_each_way(|way| {
         let scene = Scene::opened(prepared(way), &held(way));
         let mut session = scene.connect(22);
         scene.is_held_by(1);
@@ -177,7 +187,7 @@ fn a_session_holds_its_door_and_shuts_it_when_it_ends() {
         drop(session);
         scene.closes("closed: session ended");
         assert!(!scene.net.client.can_connect(SERVER, 22), "{way}");
-    }
+    });
 }
 
 #[test]
@@ -200,25 +210,25 @@ fn a_session_that_begins_as_soon_as_the_door_opens_is_heard_to_end() {
 #[test]
 fn datagrams_hold_a_door_until_they_cease() {
     needs!("hold by udp", "nft", "iptables");
-    for way in WAYS {
+    in_each_way(|way| {
         let scene = Scene::opened(prepared(way), &held(way));
         talks_by_udp(&scene.net, SERVER, 5000, LONG);
         assert!(scene.is_open(), "{way}");
         scene.closes("closed: idle");
         assert!(!scene.net.client.is_answered(SERVER, 5000, SOON * 30), "{way}");
-    }
+    });
 }
 
 #[test]
 fn a_client_that_vanishes_or_falls_silent_holds_nothing_for_long() {
     needs!("hold idle", "nft", "iptables");
-    for way in WAYS {
+    in_each_way(|way| {
         let scene = Scene::opened(prepared(way), &held(way));
         let mut session = scene.connect(22);
         talks(&mut session, SOON * 30);
         scene.net.client.must("ip", &["link", "set", "eth0", "down"]);
         scene.closes("closed: idle");
-    }
+    });
 }
 
 #[test]
@@ -269,7 +279,7 @@ fn without_a_connection_or_with_one_that_nobody_answers_it_ends_as_any_door_does
 #[test]
 fn nothing_is_open_for_longer_than_at_most() {
     needs!("hold at_most", "nft", "iptables");
-    for way in WAYS {
+    in_each_way(|way| {
         let door = held(way).replace("idle: 4s, grace: 2s, at_most: 1h", "idle: 3s, at_most: 5s");
         let scene = Scene::opened(prepared(way), &door);
         let mut session = scene.connect(22);
@@ -281,7 +291,7 @@ fn nothing_is_open_for_longer_than_at_most() {
         assert!(!scene.net.client.can_connect(SERVER, 22), "{way}");
         scene.knock();
         assert!(scene.net.client.can_connect(SERVER, 22), "{way}: a knock opens it anew");
-    }
+    });
 }
 
 #[test]
@@ -303,7 +313,7 @@ fn the_kernel_alone_holds_it_and_lets_go_while_knockd_is_dead() {
 #[test]
 fn who_starts_again_knows_what_is_held_and_how_long_it_may_be() {
     needs!("hold after a crash", "nft", "iptables");
-    for way in WAYS {
+    in_each_way(|way| {
         let door = held(way).replace("at_most: 1h", "at_most: 12s");
         let mut scene = Scene::opened(prepared(way), &door);
         let mut session = scene.connect(22);
@@ -319,7 +329,7 @@ fn who_starts_again_knows_what_is_held_and_how_long_it_may_be() {
         let talk = thread::spawn(move || talks(&mut session, LONG));
         scene.closes("closed: open for at_most");
         talk.join().unwrap();
-    }
+    });
 }
 
 #[test]
@@ -348,7 +358,7 @@ fn ranges_and_what_leads_inside_are_held_too() {
 #[test]
 fn where_the_kernel_tells_of_no_connections_they_are_asked_for() {
     needs!("hold without events", "nft", "iptables");
-    for way in WAYS {
+    in_each_way(|way| {
         let net = prepared(way);
         net.server.must("sysctl", &["-qw", "net.netfilter.nf_conntrack_events=0"]);
         let scene = Scene::opened(net, &held(way));
@@ -358,7 +368,7 @@ fn where_the_kernel_tells_of_no_connections_they_are_asked_for() {
         assert!(scene.is_open(), "{way}");
         drop(session);
         scene.closes("closed: session ended");
-    }
+    });
 }
 
 #[test]
