@@ -131,9 +131,8 @@ fn grants(out: &mut dyn Write, grants: &[GrantStatus], now: Wall) -> io::Result<
         let left = time_left(grant.seconds_left, now, &TimeZone::system());
         let closes = match grant.state {
             GrantCondition::Open if grant.held_by == 0 => left,
-            GrantCondition::Open => {
-                format!("{left}, held by {}", count(grant.held_by, "connection"))
-            }
+            // When that is over nobody knows yet.
+            GrantCondition::Open => format!("held by {}", count(grant.held_by, "connection")),
             state @ (GrantCondition::OpenedWithErrors | GrantCondition::Gone) => {
                 format!("{left}, {state}")
             }

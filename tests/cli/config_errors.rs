@@ -636,7 +636,7 @@ doors.yaml:5:5: warning: 'guard' has no effect: the guard does not open this doo
 doors.yaml:2:64: error: idle cannot be zero
       ssh: {sequence: [7000, 9000, 8000], open: [22], hold: {idle: 0s, at_most: 10s}}
                                                                    ^^
-doors.yaml:3:78: error: at_most is shorter than idle: 2h
+doors.yaml:3:78: error: at_most, 1h, is shorter than idle, 2h
       mosh: {sequence: [7001, 9001, 8001], open: [23], hold: {idle: 2h, at_most: 1h}, on_expiry: maybe}
                                                                                  ^^
     nothing is open for longer than at_most: write at least as much

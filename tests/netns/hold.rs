@@ -65,6 +65,14 @@ impl Scene {
         stream
     }
 
+    /// What knockctl says, on either stream.
+    fn knockctl(&self, command: &str) -> String {
+        let config = self.knockd.config.to_str().unwrap();
+        let arguments = ["-c", config, command];
+        let output = self.net.server.run(env!("CARGO_BIN_EXE_knockctl"), &arguments);
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
     /// The grant is held by so many connections.
     fn is_held_by(&self, count: u64) {
         let held = || self.knockd.grants().iter().any(|grant| grant["held_by"] == count);
@@ -182,6 +190,8 @@ fn a_session_holds_its_door_and_shuts_it_when_it_ends() {
         let mut second = scene.connect(22);
         talks(&mut second, SOON * 30);
         scene.is_held_by(2);
+        let status = scene.knockctl("status");
+        assert!(status.contains("sequence  held by 2 connections\n"), "{status}");
         drop(second);
         scene.is_held_by(1);
         drop(session);
@@ -428,14 +438,7 @@ fn what_is_not_tracked_holds_nothing_and_check_says_so() {
            add rule inet r p tcp dport 22 notrack"],
     );
     let scene = Scene::opened(net, &held("via: iptables"));
-    let check = scene
-        .net
-        .server
-        .command(env!("CARGO_BIN_EXE_knockctl"))
-        .args(["-c", scene.knockd.config.to_str().unwrap(), "check"])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    let said = scene.knockctl("check");
     assert!(said.contains("a rule seems to say notrack for 22/tcp"), "{said}");
     let _session = scene.connect(22);
     scene.closes("command timeout");

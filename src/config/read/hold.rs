@@ -28,8 +28,8 @@ pub(super) fn read_hold(
     let (longest, what) = (idle, "idle").max((open_for?, "open_for"));
     if at_most < longest {
         let at = &hold.value("at_most").unwrap_or(given).at;
-        let error =
-            at.error(format!("at_most is shorter than {what}: {}", duration::format(longest)));
+        let [at_most, longest] = [at_most, longest].map(duration::format);
+        let error = at.error(format!("at_most, {at_most}, is shorter than {what}, {longest}"));
         return hold
             .fail(error.help("nothing is open for longer than at_most: write at least as much"));
     }
