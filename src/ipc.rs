@@ -4,6 +4,8 @@
 //! its type goes: it may name a door of the configuration that this watcher was given, an address,
 //! a time. Anything else is [`MalformedFrame`], and ends the watcher.
 
+pub mod courier;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;

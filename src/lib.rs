@@ -3,13 +3,13 @@
 //! The layers, each importing only from those below it and from the left in its own row:
 //!
 //! ```text
-//! bin              knock · knockd · knockctl
-//! client  watcher  keeper  ctl      the shells: sockets, processes, files, clocks
-//! control  ipc  log                 what the shells share
-//! sys  firewall  ledger  capture    one outside thing each; `sys` alone may hold `unsafe`
-//! engine  grants                    pure: (now, input) -> decision
-//! proto  wire  config               pure but for config's file reading
-//! time                              Now { monotonic, wall }: passed in, never asked for
+//! bin              knock · knockd · knockctl · knock-courier
+//! client  watcher  courier  keeper  ctl    the shells: sockets, processes, files, clocks
+//! control  ipc  log                        what the shells share
+//! sys  firewall  ledger  capture           one outside thing each; `sys` alone may hold `unsafe`
+//! engine  grants  fleet                    pure: (now, input) -> decision
+//! proto  wire  config                      pure but for config's file reading
+//! time                                     Now { monotonic, wall }: passed in, never asked for
 //! ```
 
 #![cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the client is a part of it"))]
@@ -24,12 +24,16 @@ pub mod time;
 pub mod capture;
 #[cfg(feature = "daemon")]
 pub mod control;
+#[cfg(feature = "fleet")]
+pub mod courier;
 #[cfg(feature = "daemon")]
 pub mod ctl;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod firewall;
+#[cfg(feature = "daemon")]
+pub mod fleet;
 #[cfg(feature = "daemon")]
 pub mod grants;
 #[cfg(feature = "daemon")]

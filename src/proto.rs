@@ -3,6 +3,7 @@
 pub(crate) mod duration;
 pub(crate) mod escape;
 pub mod flags;
+pub mod fleet;
 pub mod fwknop;
 pub(crate) mod interface;
 pub mod knock;

@@ -16,6 +16,8 @@ use crate::proto::{Knock, OpenPorts};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
     pub mechanism: Mechanism,
+    /// Whether what opens here opens at every gateway of the fleet that has the door.
+    pub fleet: bool,
     /// What the guard does there, where it opens the door.
     pub guard: GuardMode,
     /// What is opened. Firewall commands run once for each of these; once, without `%PORT%`, if

@@ -9,6 +9,7 @@ mod datagrams;
 mod date;
 mod door;
 mod files;
+mod fleet;
 mod forward;
 mod hold;
 pub mod load;
@@ -39,6 +40,7 @@ pub fn keys() -> Vec<String> {
         ("knockd.track.", &settings::TRACK),
         ("knockd.alert.", &settings::ALERT),
         ("knockd.metrics.", &settings::METRICS),
+        ("knockd.fleet.", &fleet::FLEET),
         ("knockd.spa.", &datagrams::SPA),
         ("knockd.fwknop.", &datagrams::FWKNOP),
         ("knockd.lockout.", &lockout::LOCKOUT),

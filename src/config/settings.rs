@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::datagrams::{FwknopSettings, SpaSettings};
 use super::email::Email;
+use super::fleet::FleetSettings;
 use super::lockout::Lockout;
 use crate::proto::words::words;
 use crate::proto::{InterfaceName, Network};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub on_exit: OnExit,
     /// Where figures can be read; `None`: by `knockctl metrics` only.
     pub metrics: Option<MetricsSocket>,
+    /// The fleet that it is of, if any.
+    pub fleet: Option<FleetSettings>,
     /// What the guard does at a door that does not say otherwise.
     pub guard: GuardMode,
     /// Who gets mail when a door is opened, and when it is closed.
@@ -226,6 +229,7 @@ impl Default for Settings {
             trusted: Vec::new(),
             on_exit: OnExit::Keep,
             metrics: None,
+            fleet: None,
             guard: GuardMode::Lock,
             alert: None,
             spa: SpaSettings::default(),

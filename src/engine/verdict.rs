@@ -249,6 +249,10 @@ reasons! {
     Changed = "changed", "the configuration has changed since the knock began";
     /// What proves it was used before.
     Used = "used", "it has been used before";
+    /// What proves it was used at another gateway of the fleet.
+    UsedElsewhere = "used-elsewhere", "it has been used at another gateway";
+    /// The fleet's store does not answer, and without it nothing opens.
+    StoreLost = "store-lost", "the fleet's store does not answer";
     /// The source has failed too often.
     LockedOut = "locked-out", "locked out after too many failures";
     /// The client's credentials have run out.

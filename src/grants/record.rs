@@ -37,7 +37,7 @@ pub struct GrantRecord {
 }
 
 /// The key of a grant: what there can be one for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GrantKey {
     pub door: Name,
     pub network: Network,
@@ -88,7 +88,8 @@ pub enum GrantState {
 }
 }
 
-/// The way in which a grant came about: by a method of its door, or by the administrator.
+/// The way in which a grant came about: by a method of its door, by the administrator, or at another
+/// gateway.
 #[derive(
     Clone, Copy, Debug, Display, PartialEq, Eq, Hash, SerializeDisplay, DeserializeFromStr,
 )]
@@ -96,6 +97,9 @@ pub enum OpenedBy {
     Method(Method),
     #[display("knockctl")]
     Knockctl,
+    /// Another gateway has told of it.
+    #[display("fleet")]
+    Fleet,
 }
 
 impl OpenedBy {
@@ -104,6 +108,7 @@ impl OpenedBy {
         match self {
             Self::Method(method) => method.as_str(),
             Self::Knockctl => "knockctl",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -112,7 +117,11 @@ impl FromStr for OpenedBy {
     type Err = UnknownWord;
 
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        if word == "knockctl" { Ok(Self::Knockctl) } else { word.parse().map(Self::Method) }
+        match word {
+            "knockctl" => Ok(Self::Knockctl),
+            "fleet" => Ok(Self::Fleet),
+            method => method.parse().map(Self::Method),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use snow::params::NoiseParams;
 
+pub(super) use self::key::decode;
 pub use self::key::{KEY_LEN, PrivateKey, PublicKey, SpaKeyError};
 pub use self::payload::{MalformedPayload, PAYLOAD_LEN};
 use crate::proto::name::Name;

@@ -4,6 +4,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getpid;
@@ -19,6 +20,9 @@ const LACKS: &str = "KNOCKD_LACKS";
 
 /// The variable that names a program which runs as the watcher.
 pub const WATCHER: &str = "KNOCKD_WATCHER";
+
+/// The variable that names a program which runs as the courier.
+pub const COURIER: &str = "KNOCKD_COURIER";
 
 /// Kills this process if a test asks for it at this step.
 pub fn point(step: &str) {
@@ -38,6 +42,11 @@ pub fn calendar_set_by() -> i64 {
 /// replaced, unless a test names another.
 pub fn watcher() -> OsString {
     wanted(WATCHER).unwrap_or_else(|| "/proc/self/exe".into())
+}
+
+/// The program that a test names to run as the courier.
+pub fn courier() -> Option<PathBuf> {
+    wanted(COURIER).map(PathBuf::from)
 }
 
 /// Whether a test asks for any fault: it has files of its own then.

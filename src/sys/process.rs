@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use super::command_table::CommandTable;
 use super::fault;
 use crate::config::{NewPrivileges, PATH};
 
-/// The descriptors under which the watcher finds its channel and its configuration.
+/// The descriptors under which watcher and courier find their channel and its configuration.
 pub const WATCHER_CHANNEL: i32 = 3;
 pub const WATCHER_CONFIG: i32 = 4;
 
@@ -32,6 +33,9 @@ pub const WATCHER: &CStr = c"knockd: watcher";
 
 /// The same of the process that looks up names.
 pub const NAMES: &CStr = c"knockd: names";
+
+/// The same of the courier.
+pub const COURIER: &CStr = c"knock-courier";
 
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
@@ -111,13 +115,44 @@ pub fn run_watcher(
     configuration: OwnedFd,
     complaints: OwnedFd,
 ) -> io::Result<Child> {
+    run_child(fault::watcher(), WATCHER, channel, configuration, complaints)
+}
+
+/// Runs the courier, a program beside this one.
+///
+/// # Errors
+/// Whatever keeps the program from starting: most often that it is not installed.
+pub fn run_courier(
+    channel: OwnedFd,
+    configuration: OwnedFd,
+    complaints: OwnedFd,
+) -> io::Result<Child> {
+    let program = fault::courier().map_or_else(courier, Ok)?;
+    run_child(program, COURIER, channel, configuration, complaints)
+}
+
+/// Where the courier is: beside this program, also after that has been replaced.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn courier() -> io::Result<PathBuf> {
+    Ok(fs::read_link("/proc/self/exe")?.with_file_name("knock-courier"))
+}
+
+fn run_child(
+    program: impl AsRef<OsStr>,
+    name: &CStr,
+    channel: OwnedFd,
+    configuration: OwnedFd,
+    complaints: OwnedFd,
+) -> io::Result<Child> {
     let descriptors = vec![
         FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
         FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
     ];
-    let mut command = command(fault::watcher());
+    let mut command = command(program);
     command.fd_mappings(descriptors).map_err(io::Error::other)?;
-    command.arg0(OsStr::from_bytes(WATCHER.to_bytes())).stderr(complaints).spawn()
+    command.arg0(OsStr::from_bytes(name.to_bytes())).stderr(complaints).spawn()
 }
 
 /// Runs this very program anew as the process that looks up names, which reads and writes lines.

@@ -139,6 +139,7 @@ fn read_door(
         opening: Opening {
             max_grants: default_max_grants(&mechanism),
             mechanism,
+            fleet: false,
             guard: GuardMode::Lock,
             ports: Vec::new(),
             forwards: Vec::new(),

@@ -93,7 +93,7 @@ impl Secrets {
     }
 
     /// The one line of the file that a node names.
-    fn read_file(&mut self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
+    pub(super) fn read_file(&mut self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
         let path = node.path()?;
         let text = read_secret(&path, self.options);
         let text = text.map_err(|problem| problem.named_at(&node.at))?;

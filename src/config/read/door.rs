@@ -26,7 +26,7 @@ pub(super) const DOOR: KnownKeys = KnownKeys {
     known: &[
         "sequence one_time_sequences totp spa fwknop",
         "seq_timeout tcpflags target trip_wires lockout",
-        "open forward open_for open_for_max max_grants hold on_expiry addresses width cooldown",
+        "open forward open_for open_for_max max_grants hold on_expiry addresses fleet width cooldown",
         "via guard on_open on_close start_command stop_command start_command_6 stop_command_6",
         "verify_command verify_command_6 cmd_timeout command_limit no_new_privs",
     ],

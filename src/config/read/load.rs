@@ -94,7 +94,8 @@ fn build_one(source: &SourceText, options: Options, problems: &mut Problems) -> 
 
 fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut Problems) -> Loaded {
     let ([settings, templates, clients, doors], unparsed) = gather(sources, problems);
-    let (mut read, interfaces) = read_settings(&settings, problems);
+    let mut secrets = Secrets::new(options);
+    let (mut read, interfaces) = read_settings(&settings, &mut secrets, options, problems);
     // What knockd has left there, or who listens there, has to be found all the same.
     for (key, path) in [("state_dir", &mut read.state_dir), ("run_dir", &mut read.run_dir)] {
         if !settings.iter().any(|entry| entry.key == key)
@@ -105,7 +106,6 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
     }
     let templates = read_templates(&templates, problems);
     let names: HashSet<&str> = doors.iter().map(|entry| entry.key.as_str()).collect();
-    let mut secrets = Secrets::new(options);
     let written = clients.len();
     let clients: Vec<_> = clients
         .iter()

@@ -50,6 +50,7 @@ pub(super) fn read_opening(
     let max_grants = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS));
     let hold = read_hold(reader, open_for);
     let cuts = reader.read("on_expiry", |node| node.one_of(&[("keep", false), ("cut", true)]));
+    let fleet = reader.read("fleet", Node::boolean);
     let addresses = reader.read("addresses", |node| node.integer(NonZeroUsize::MIN, MOST));
     let cooldown = reader.duration("cooldown", Duration::from_millis(1));
     let count = ports.as_ref().map_or(1, Vec::len);
@@ -72,6 +73,7 @@ pub(super) fn read_opening(
         hold: hold?,
         cuts: cuts?.unwrap_or_default(),
         addresses: addresses?,
+        fleet: fleet?.unwrap_or_default(),
         cooldown: cooldown?.unwrap_or_default(),
         on_open: on_open?,
         on_close: on_close?,

@@ -1,7 +1,9 @@
 //! Reader of the `knockd:` mapping.
 
 use super::commands::missing_program;
+use super::credentials::Secrets;
 use super::datagrams::{read_fwknop, read_spa};
+use super::fleet::read_fleet;
 use super::lockout::read_lockout;
 use super::opening::{read_command_limit, read_guard_mode, read_new_privileges};
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
@@ -9,7 +11,7 @@ use crate::config::diagnostic::{Parsed, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
 use crate::config::{
-    Diagnostic, Email, Log, LogFormat, LogLevel, MetricsSocket, OnExit, Place, Problems,
+    Diagnostic, Email, Log, LogFormat, LogLevel, MetricsSocket, OnExit, Options, Place, Problems,
     SandboxMode, Settings,
 };
 use crate::proto::{InterfaceName, Network};
@@ -18,7 +20,7 @@ pub(super) const SETTINGS: KnownKeys = KnownKeys {
     of: "knockd",
     known: &[
         "interfaces only_ipv4 user state_dir run_dir pid_file log track max_grants",
-        "trusted on_exit guard alert metrics spa fwknop lockout command_limit no_new_privs sandbox",
+        "trusted on_exit guard alert metrics fleet spa fwknop lockout command_limit no_new_privs sandbox",
     ],
 };
 pub(super) const LOG: KnownKeys =
@@ -40,6 +42,8 @@ const MAX_SOURCES: usize = 16_777_216;
 /// default.
 pub(super) fn read_settings(
     entries: &[MappingEntry],
+    secrets: &mut Secrets,
+    options: Options,
     problems: &mut Problems,
 ) -> (Settings, Vec<Place>) {
     let mapping = Mapping { entries: entries.to_vec() };
@@ -77,6 +81,9 @@ pub(super) fn read_settings(
     reader.section("alert", |node, problems| settings.alert = read_alert(node, problems).ok());
     reader
         .section("metrics", |node, problems| settings.metrics = read_metrics(node, problems).ok());
+    reader.section("fleet", |node, problems| {
+        settings.fleet = read_fleet(node, secrets, options, problems).ok();
+    });
     reader.section("spa", |node, problems| read_spa(node, &mut settings.spa, problems));
     reader.section("fwknop", |node, problems| read_fwknop(node, &mut settings.fwknop, problems));
     reader.section("lockout", |node, problems| {

@@ -118,7 +118,7 @@ impl TryFrom<Secret> for PrivateKey {
     }
 }
 
-fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, SpaKeyError> {
+pub(in crate::proto) fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, SpaKeyError> {
     let text = text.trim();
     if let Some(position) = text.chars().position(|c| !c.is_ascii()) {
         return Err(SpaKeyError::Character(position + 1));
