@@ -4,6 +4,7 @@
 //! It never sees a packet.
 
 mod alerts;
+mod child;
 mod claim;
 pub mod cli;
 mod control;
