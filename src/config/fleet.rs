@@ -1,5 +1,6 @@
 //! The fleet that a gateway is of: its name there, its store, and what it does without that.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -72,6 +73,24 @@ impl StoreAddress {
     }
 }
 
+/// As it is written.
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp { user, host, port, tls, service } => {
+                f.write_str(if *tls { "rediss://" } else { "redis://" })?;
+                user.iter().try_for_each(|user| write!(f, "{user}@"))?;
+                match host.contains(':') {
+                    true => write!(f, "[{host}]:{port}")?,
+                    false => write!(f, "{host}:{port}")?,
+                }
+                service.iter().try_for_each(|service| write!(f, "/{service}"))
+            }
+        }
+    }
+}
+
 /// The reason why a text does not say where a store is. It never quotes a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreAddressError {
@@ -124,3 +143,20 @@ impl FromStr for StoreAddress {
 
 /// Where stores listen unless they say otherwise.
 const PORT: u16 = 6379;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_store_is_is_shown_as_it_is_written() {
+        for text in [
+            "unix:/run/valkey/valkey.sock",
+            "rediss://gw1@valkey.example.net:6379",
+            "redis://[2001:db8::1]:6380",
+            "rediss://gw1@sentinel.example.net:26379/fleet",
+        ] {
+            assert_eq!(text.parse::<StoreAddress>().unwrap().to_string(), text);
+        }
+    }
+}

@@ -11,8 +11,8 @@ use super::doors::ClaimOutcome;
 use super::state::Keeper;
 use crate::config::{Door, Name};
 use crate::control::{
-    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
-    SandboxStatus, Status, WatcherSandbox, What, seconds,
+    ClientStatus, DoorStatus, EventLine, FleetStatus, GrantCondition, GrantStatus, HistoryQuery,
+    Reply, Request, SandboxStatus, Status, WatcherSandbox, What, seconds,
 };
 use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
@@ -108,6 +108,7 @@ impl Keeper {
             Request::Status => return self.look_for_status(now, id),
             Request::Metrics { format } => Ok(self.metrics(now, format)),
             Request::Clients => self.clients(id),
+            Request::Fleet => self.fleet(now, id),
             Request::Open { door, address, seconds } => {
                 match self.open(now, id, &door, address, seconds).transpose() {
                     None => return,
@@ -169,6 +170,21 @@ impl Keeper {
         });
         self.control.reply(id, &Reply::Clients { clients: clients.collect() });
         Ok(String::new())
+    }
+
+    fn fleet(&mut self, now: Now, id: ConnectionId) -> Result<String, String> {
+        let status = self.fleet_status(now).ok_or_else(|| {
+            "this knockd is of no fleet\n    write which, below 'knockd:': \
+             'fleet: {name: gw1, store: ..., key_file: ...}'; knock.d(5) has the keys"
+                .to_owned()
+        })?;
+        self.control.reply(id, &Reply::Fleet(status));
+        Ok(String::new())
+    }
+
+    /// How the fleet fares, as this gateway sees it; `None`: it is of none.
+    pub(super) fn fleet_status(&self, _: Now) -> Option<FleetStatus> {
+        None
     }
 
     /// Opens a door by hand; `Ok(None)`: [`serve`](Self::serve) answers when its commands have
@@ -336,7 +352,9 @@ impl Keeper {
             sandbox: SandboxStatus {
                 keeper: Some(self.rights.status()),
                 watcher: self.watchers.sandbox.map(WatcherSandbox::from),
+                courier: None,
             },
+            fleet: self.fleet_status(now).map(|status| status.link),
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
     }
