@@ -278,8 +278,13 @@ fn once(
     }
 }
 
+/// A line of a list, used up by what [`one_time_proof`] makes of it.
+pub(super) fn used_line(door: &Door, line: &[u8]) -> Proof {
+    once(door, None, Method::OneTimeSequence, line.to_vec(), None)
+}
+
 /// A line of a list proves something once, wherever it stands in the list.
-fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
+pub(super) fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
     let knocks: Vec<String> = door.recognition.sequence.iter().map(ToString::to_string).collect();
     format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
 }
