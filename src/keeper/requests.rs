@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
-use super::doors::ClaimOutcome;
+use super::doors::{AskedAt, ClaimOutcome};
 use super::state::Keeper;
 use crate::config::{Door, Name};
 use crate::control::{
@@ -118,7 +118,7 @@ impl Keeper {
             Request::Close { door, address, cut } => self.close(now, &door, address, cut),
             Request::CloseAll { cut } => {
                 let count = self.doors.list().len();
-                self.doors.close_all(now, cut);
+                self.doors.close_all(now, cut, AskedAt::Here);
                 let closes = match count {
                     0 => "nothing is open".to_owned(),
                     1 => "1 open door closes".to_owned(),
@@ -127,7 +127,7 @@ impl Keeper {
                 self.and_cut(closes)
             }
             Request::Revoke { client, cut } => {
-                let closes = match self.doors.close_client(now, &client, cut) {
+                let closes = match self.doors.close_client(now, &client, cut, AskedAt::Here) {
                     0 => String::new(),
                     1 => format!("1 door that '{client}' has opened closes"),
                     count => format!("{count} doors that '{client}' has opened close"),
@@ -251,7 +251,8 @@ impl Keeper {
         address: Network,
         cut: bool,
     ) -> Result<String, String> {
-        let is_open = self.doors.close(now, door, address, cut);
+        let key = GrantKey::new(door.clone(), address);
+        let is_open = self.doors.close(now, &key, cut, AskedAt::Here);
         let closes = is_open.then(|| format!("{door} closes for {address}"));
         let said = self.and_cut(closes.unwrap_or_default())?;
         if said.is_empty() {

@@ -133,6 +133,7 @@ impl Keeper {
                 self.memory.keep(line);
             }
             Notice::Replayed(line) => self.memory.keep(line),
+            Notice::LockedOut { .. } => {}
             Notice::InForce(config) => self.in_force(now, &config)?,
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed(config) => {

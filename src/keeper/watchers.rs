@@ -25,9 +25,10 @@ use super::credible::Lie;
 use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
+use super::lockouts::lock_of;
 use super::metrics::RESTARTS;
 use super::watcher::WatcherProcess;
-use crate::config::{Config, LogLevel};
+use crate::config::{Config, LogLevel, Name};
 use crate::control::WatcherSandbox;
 use crate::engine::spa::SpaServer;
 use crate::engine::{Setup, UncleanStart};
@@ -170,6 +171,28 @@ impl Watchers {
     /// The user that the latest watcher has become.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref().map(|(_, identity)| identity)
+    }
+
+    /// Has a source that another gateway has locked out not be listened to here either, where this
+    /// configuration locks out, and for no longer than it does.
+    pub(super) fn lock(
+        &mut self,
+        now: Monotonic,
+        door: Option<&Name>,
+        source: IpAddr,
+        until: Monotonic,
+    ) {
+        let known = door.and_then(|name| self.config.door(name));
+        if known.is_none() && door.is_some() {
+            return;
+        }
+        let lockouts = &mut self.intake.lockouts;
+        let Some(until) = lockouts.note(now, &self.config, known, source, until) else { return };
+        for watcher in self.all() {
+            if let Some(lock) = lock_of(&watcher.config, source, door, until) {
+                watcher.tell(ToWatcher::Lock { lock });
+            }
+        }
     }
 
     /// Lets a source be listened to again. False: it was not locked out.
