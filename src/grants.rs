@@ -551,6 +551,11 @@ impl Grants {
         held.for_each(|held| _ = self.holders.remove(&held));
     }
 
+    /// How many a door has.
+    pub fn count(&self, door: &Name) -> usize {
+        self.of_door.get(door).copied().unwrap_or(0)
+    }
+
     /// When the next open grant ends.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         self.deadlines.first().map(|&(deadline, _)| deadline)

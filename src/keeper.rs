@@ -11,6 +11,7 @@ mod control;
 mod credible;
 mod daemon;
 mod doors;
+mod fleet;
 #[cfg(fuzzing)]
 #[path = "../fuzz/src/keeper.rs"]
 pub mod fuzzing;

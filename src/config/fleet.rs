@@ -35,6 +35,16 @@ pub struct Store {
     pub authorities: Option<String>,
 }
 
+/// Where it is, for people.
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addresses.iter().enumerate().try_for_each(|(place, address)| {
+            f.write_str(if place > 0 { ", " } else { "" })?;
+            address.fmt(f)
+        })
+    }
+}
+
 /// Where a store listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreAddress {

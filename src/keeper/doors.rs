@@ -166,6 +166,11 @@ impl Doors {
         self.grants.list().collect()
     }
 
+    /// How many grants a door has.
+    pub(super) fn count(&self, door: &Name) -> usize {
+        self.grants.count(door)
+    }
+
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
     pub(super) fn poll(&mut self, now: Now) {
         for finished in self.commands.poll(now.monotonic) {

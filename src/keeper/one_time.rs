@@ -10,7 +10,8 @@ use super::one_time_files::{StrikeError, strike_out};
 use super::state::Keeper;
 use crate::config::Name;
 use crate::engine::Reason;
-use crate::ledger::Durability;
+use crate::fleet::News;
+use crate::ledger::{Durability, Proof};
 use crate::time::Now;
 
 /// From here on each use says how many are left.
@@ -25,6 +26,12 @@ impl Keeper {
         match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
                 say_left(claim.door.name(), left);
+                if let (Some(fleet), Some(Proof::Once { door, bytes, .. })) =
+                    (&mut self.fleet, &claim.proof)
+                {
+                    let (door, line) = (door.clone(), bytes.expose().to_vec());
+                    fleet.tell(now, News::Struck { door, line }, false);
+                }
                 if let Err(reason) = self.doors.carry_out(now, claim) {
                     // It has been logged.
                     self.watchers.intake.refused(claim, reason);

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
 use super::doors::{AskedAt, ClaimOutcome};
+use super::fleet::news_of;
 use super::state::Keeper;
 use crate::config::{Door, Name};
 use crate::control::{
-    ClientStatus, DoorStatus, EventLine, FleetStatus, GrantCondition, GrantStatus, HistoryQuery,
-    Reply, Request, SandboxStatus, Status, WatcherSandbox, What, seconds,
+    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
+    SandboxStatus, Status, WatcherSandbox, What, seconds,
 };
 use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
@@ -104,6 +105,7 @@ impl Keeper {
 
     /// Answers a request, or sees to it that it is answered when it is known what has come of it.
     fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
+        let news = news_of(&request);
         let done = match request {
             Request::Status => return self.look_for_status(now, id),
             Request::Metrics { format } => Ok(self.metrics(now, format)),
@@ -149,7 +151,10 @@ impl Keeper {
             Request::Explain { address } => return self.explain(now, id, address),
             Request::History(query) => self.history(id, query),
         };
-        self.done(id, done);
+        match news {
+            Some(news) => self.tell_others(now, id, news, done),
+            None => self.done(id, done),
+        }
     }
 
     /// A status is answered when it is known what is open, in this turn if nothing has to be run.
@@ -180,11 +185,6 @@ impl Keeper {
         })?;
         self.control.reply(id, &Reply::Fleet(status));
         Ok(String::new())
-    }
-
-    /// How the fleet fares, as this gateway sees it; `None`: it is of none.
-    pub(super) fn fleet_status(&self, _: Now) -> Option<FleetStatus> {
-        None
     }
 
     /// Opens a door by hand; `Ok(None)`: [`serve`](Self::serve) answers when its commands have

@@ -255,6 +255,21 @@ impl Doors {
         reason
     }
 
+    /// Refuses what the fleet's store has decided about; why. What proves it is used up here too.
+    pub(in crate::keeper) fn refuse_used(
+        &mut self,
+        now: Now,
+        claim: &Claim,
+        reason: Reason,
+    ) -> Reason {
+        let is_used = reason == Reason::UsedElsewhere;
+        let proof = claim.proof.as_ref().filter(|_| is_used);
+        let written =
+            proof.and_then(|proof| self.journal.write(&[], Some(proof), Durability::Crash));
+        let was_here = written == Some(Written::Used);
+        self.refuse_all(now, claim, if was_here { Reason::Used } else { reason })
+    }
+
     fn refuse(&mut self, now: Now, claim: &Claim, network: Network, reason: Reason) {
         // What another gateway has told comes again when somebody repeats it, and at every start.
         if claim.gateway.is_some() && reason == Reason::Used {
