@@ -353,7 +353,7 @@ impl Keeper {
             sandbox: SandboxStatus {
                 keeper: Some(self.rights.status()),
                 watcher: self.watchers.sandbox.map(WatcherSandbox::from),
-                courier: None,
+                courier: self.fleet.as_ref().and_then(|it| it.sandbox).map(WatcherSandbox::from),
             },
             fleet: self.fleet_status(now).map(|status| status.link),
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
