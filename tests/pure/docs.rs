@@ -629,6 +629,18 @@ fn the_oldest_rust_is_named_once_and_read_there() {
 }
 
 #[test]
+fn the_manual_knows_every_figure_of_the_rules() {
+    let manual = read("man/knockctl.8");
+    let rules = read("docs/knockd.rules.yml");
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for name in rules.split(|c| !is_of_name(c)).filter(|word| word.starts_with("knockd_")) {
+        let figure = name.trim_end_matches("_total").trim_end_matches("_bucket");
+        let is_item = |line: &str| line.split([' ', ',']).any(|word| word == figure);
+        assert!(manual.lines().any(|it| it.starts_with(".It Cm ") && is_item(it)), "{name}");
+    }
+}
+
+#[test]
 fn every_file_that_is_linked_exists() {
     for path in pages().into_iter().chain([root().join("CONTRIBUTING.md")]) {
         let page = fs::read_to_string(&path).unwrap();
