@@ -212,8 +212,8 @@ impl Intake {
             }
             (EventKind::LockedOut { until }, _) => {
                 self.metrics.add(LOCKOUTS, &[&door.map_or("", |door| door.name().as_str())], 1);
-                let until = self.lockouts.note(now, grounds.then, door, event.source, until);
-                let (door, source) = (door.map(|door| door.name().clone()), event.source);
+                let (door, source) = (door.map(Door::name).cloned(), event.source);
+                let until = self.lockouts.note(now, grounds.then, door.as_ref(), source, until);
                 let locked = until.map(|until| Notice::LockedOut { door, source, until });
                 self.notices.extend(locked);
             }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::claim::{Claim, one_time_proof, used_line};
+use super::claim::{Claim, once, one_time_proof};
 use super::one_time_files::{StrikeError, strike_out};
 use super::state::Keeper;
 use crate::config::Name;
 use crate::engine::Reason;
 use crate::ledger::Durability;
+use crate::proto::Method;
 use crate::time::Now;
 
 /// From here on each use says how many are left.
@@ -24,7 +25,16 @@ impl Keeper {
         let Some(one_time) = &claim.door.one_time else { return };
         match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
-                say_left(claim.door.name(), left);
+                let door = claim.door.name().as_str();
+                match left {
+                    0 => warn!(
+                        door,
+                        "no one-time sequence is left: the door stays shut for new knocks"
+                    ),
+                    1 => warn!(door, "1 one-time sequence is left"),
+                    2..=FEW => warn!(door, "{left} one-time sequences are left"),
+                    _ => info!(door, "{left} one-time sequences are left"),
+                }
                 if let Err(reason) = self.doors.carry_out(now, claim) {
                     // It has been logged.
                     self.watchers.intake.refused(claim, reason);
@@ -50,18 +60,14 @@ impl Keeper {
         let Some(door) = config.door(door) else { return };
         let Some(one_time) = &door.one_time else { return };
         // Lines may be told of in another order than they were used in.
-        let _logged =
-            self.doors.journal.write(&[], Some(&used_line(door, line)), Durability::PowerLoss);
+        let proof = once(door, None, Method::OneTimeSequence, line.to_vec(), None);
+        let _logged = self.doors.journal.write(&[], Some(&proof), Durability::PowerLoss);
         if one_time_proof(one_time.line, door) != line {
             return;
         }
         match strike_out(one_time, &door.recognition.sequence, self.cli.options()) {
-            Ok(left) => {
-                info!(door = %door.name(), "a line is struck out that another gateway has used");
-                say_left(door.name(), left);
-            }
-            // It is struck out already, and a watcher starts that knows.
-            Err(StrikeError::NotCurrent(_)) => {}
+            Ok(left) => warn!(door = %door.name(),
+                "a line that another gateway has used is struck out: {left} left"),
             Err(why) => error!(door = %door.name(), "{why}"),
         }
         self.take_up_lists(now);
@@ -87,15 +93,5 @@ impl Keeper {
             error!("cannot start a watcher: {why}");
             self.lists.pending = true;
         }
-    }
-}
-
-fn say_left(door: &Name, left: usize) {
-    let door = door.as_str();
-    match left {
-        0 => warn!(door, "no one-time sequence is left: the door stays shut for new knocks"),
-        1 => warn!(door, "1 one-time sequence is left"),
-        2..=FEW => warn!(door, "{left} one-time sequences are left"),
-        _ => info!(door, "{left} one-time sequences are left"),
     }
 }
