@@ -103,7 +103,7 @@ impl Doors {
             self.cuts.with.extend(ids.iter().map(|id| (*id, CutCause::Request)));
             self.cuts.due.insert((asked.clone(), CutCause::Request));
         }
-        self.end_all(now, &ids, Some(by), "closed by hand");
+        self.end_all(now, &ids, Some(by), closed_by(by));
         let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
         let struck = struck.map(|(_, (id, _))| self.journal.forget(id)).count();
         !ids.is_empty() || struck > 0
@@ -252,7 +252,7 @@ impl Doors {
         if cut {
             self.cut_with(by, &ids, None);
         }
-        self.end_all(now, &ids, Some(by), "closed by hand");
+        self.end_all(now, &ids, Some(by), closed_by(by));
     }
 
     /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by
@@ -311,6 +311,11 @@ impl Doors {
         fds.extend(self.alerts.runner.fds());
         fds
     }
+}
+
+/// Why a grant ends that somebody has asked to end, other than its client.
+const fn closed_by(by: OpenedBy) -> &'static str {
+    if matches!(by, OpenedBy::Fleet) { "closed at another gateway" } else { "closed by hand" }
 }
 
 /// What the kernel has to hold, of these; what was opened or extended last comes last.

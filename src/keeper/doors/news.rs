@@ -188,6 +188,8 @@ mod tests {
         assert!(!gateway.close("own", ALICE, OpenedBy::Fleet));
         gateway.doors.close_all(clock::now(), false, OpenedBy::Fleet);
         gateway.settle();
+        let said = gateway.doors.take_logged().into_iter().map(|it| it.message);
+        assert_eq!(said.last().as_deref(), Some("closed at another gateway"));
         let left: Vec<_> = gateway.doors.list().iter().map(|it| it.key.clone()).collect();
         assert_eq!(left, [key("own", ALICE)]);
     }
