@@ -195,6 +195,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_moves_away_from_is_news_where_it_moved_here() {
+        let mut gateway = Gateway::new();
+        let phone = || Some("phone".parse().unwrap());
+        let mut open = |address: &str, by| {
+            let hand = Claim::by_administrator(
+                gateway.door("ssh"),
+                address.parse().unwrap(),
+                clock::now().monotonic,
+                None,
+            );
+            gateway.carry_out(&Claim { origin: Origin { by, client: phone() }, ..hand });
+            let news = gateway.doors.take_news();
+            news.into_iter().filter(|it| matches!(it, DoorNews::Close { .. })).collect::<Vec<_>>()
+        };
+        assert_eq!(open(ALICE, OpenedBy::Knockctl), []);
+        assert_eq!(open("192.0.2.3", OpenedBy::Knockctl), [closed("ssh", ALICE)]);
+        assert_eq!(open("192.0.2.4", OpenedBy::Fleet), []);
+        let (now, by) = (clock::now(), OpenedBy::Knockctl);
+        assert_eq!(gateway.doors.close_client(now, &phone().unwrap(), false, by), 1);
+        assert_eq!(gateway.doors.take_news(), [closed("ssh", "192.0.2.4")]);
+    }
+
+    #[test]
     fn the_end_of_its_time_is_no_news() {
         let mut gateway = Gateway::new();
         gateway.open_by_hand("ssh", ALICE);
