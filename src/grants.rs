@@ -572,12 +572,6 @@ impl Grants {
         grant.is_open().then_some(grant.deadline)
     }
 
-    /// When the grant for a key ends that is open, or about to be; `None`: there is none.
-    pub fn stands_until(&self, key: &GrantKey) -> Option<Monotonic> {
-        let grant = self.grants.get(self.by_key.get(key)?)?;
-        (grant.state() != GrantState::Closing).then_some(grant.deadline)
-    }
-
     /// All grants, in the order of their keys.
     pub fn list(&self) -> impl Iterator<Item = &Grant> {
         self.by_key.values().filter_map(|id| self.grants.get(id))

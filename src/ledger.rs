@@ -223,6 +223,11 @@ impl Ledger {
         })
     }
 
+    /// Whether this has been used; not, where that cannot be read.
+    pub fn is_used(&self, proof: &Proof) -> bool {
+        rows::is_used(&self.db, proof).unwrap_or_default()
+    }
+
     /// The stamps of keys that were used since `marks_since`, and what was used once and proves
     /// something after `now`: the newest, as many as are worth telling others.
     ///

@@ -126,18 +126,6 @@ fn what_opened_at_another_gateway_opens_while_a_door_cools_down_and_begins_that_
 }
 
 #[test]
-fn a_grant_stands_from_its_request_until_it_begins_to_close() {
-    let mut grants = Grants::default();
-    assert_eq!(grants.stands_until(&key(ADDRESS)), None);
-    let Decision::Open(id, _) = ask(&mut grants, 100, ADDRESS, action(1, 30)) else { panic!() };
-    assert_eq!(grants.stands_until(&key(ADDRESS)), Some(at(130)));
-    assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
-    assert_eq!(grants.stands_until(&key(ADDRESS)), Some(at(130)));
-    assert!(grants.close(id).is_some());
-    assert_eq!(grants.stands_until(&key(ADDRESS)), None);
-}
-
-#[test]
 fn a_grant_closes_at_its_deadline_and_not_before() {
     let mut grants = Grants::default();
     let id = open(&mut grants, 100, 30);

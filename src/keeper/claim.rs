@@ -137,13 +137,9 @@ impl Claim {
         proof: Proof,
     ) -> Self {
         let origin = Origin { by: OpenedBy::Fleet, client };
-        Self {
-            source_port: key.source_port,
-            open_for: Some(open_for),
-            proof: Some(proof),
-            gateway: Some(gateway),
-            ..Self::of(door, origin, vec![key.network], since)
-        }
+        let claim = Self::of(door, origin, vec![key.network], since);
+        let (open_for, proof, gateway) = (Some(open_for), Some(proof), Some(gateway));
+        Self { source_port: key.source_port, open_for, proof, gateway, ..claim }
     }
 
     /// What a sequence asks for that was completed under an earlier configuration, or this one.
@@ -284,7 +280,8 @@ const fn so(holds: bool, reason: Reason) -> Result<(), Reason> {
     if holds { Ok(()) } else { Err(reason) }
 }
 
-fn once(
+/// What can be used once.
+pub(super) fn once(
     door: &Door,
     client: Option<&Client>,
     method: Method,
@@ -299,11 +296,6 @@ fn once(
         bytes: Secret::new(bytes),
         until,
     }
-}
-
-/// A line of a list, used up by what [`one_time_proof`] makes of it.
-pub(super) fn used_line(door: &Door, line: &[u8]) -> Proof {
-    once(door, None, Method::OneTimeSequence, line.to_vec(), None)
 }
 
 /// A line of a list proves something once, wherever it stands in the list.

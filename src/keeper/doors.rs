@@ -16,7 +16,7 @@ use tracing::error;
 
 use self::cut::{CutCause, Cuts};
 use self::jobs::Purpose;
-pub(super) use self::news::{AskedAt, DoorNews};
+pub(super) use self::news::DoorNews;
 use self::sessions::Sessions;
 use self::tell::DoorEvent;
 
@@ -92,18 +92,18 @@ impl Doors {
     /// Closes a door that is open for an address of a network, for this source port or whichever,
     /// or strikes off that it could not be closed. False: it is not open. To `cut`: connections from
     /// there are [due](Self::cut_due) to end.
-    pub(super) fn close(&mut self, now: Now, asked: &GrantKey, cut: bool, from: AskedAt) -> bool {
+    pub(super) fn close(&mut self, now: Now, asked: &GrantKey, cut: bool, by: OpenedBy) -> bool {
         let is_meant = |key: &GrantKey| {
             key.door == asked.door
                 && key.network.meets(&asked.network)
                 && (asked.source_port.is_none() || key.source_port == asked.source_port)
         };
-        let ids = self.reached(from, |it| is_meant(&it.key));
+        let ids = self.grants.matching(|it| is_meant(&it.key) && self.reaches(by, &it.key.door));
         if cut {
             self.cuts.with.extend(ids.iter().map(|id| (*id, CutCause::Request)));
             self.cuts.due.insert((asked.clone(), CutCause::Request));
         }
-        self.end_as_asked(now, from, &ids, "closed by hand");
+        self.end_all(now, &ids, Some(by), closed_by(by));
         let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
         let struck = struck.map(|(_, (id, _))| self.journal.forget(id)).count();
         !ids.is_empty() || struck > 0
@@ -115,48 +115,35 @@ impl Doors {
     }
 
     /// Closes what a client has opened, or extended last. How many doors that were.
-    pub(super) fn close_client(
-        &mut self,
-        now: Now,
-        client: &Name,
-        cut: bool,
-        from: AskedAt,
-    ) -> usize {
-        let ids = self.reached(from, |it| it.origin.client.as_ref() == Some(client));
+    pub(super) fn close_client(&mut self, now: Now, of: &Name, cut: bool, by: OpenedBy) -> usize {
+        let is_meant = |it: &Grant| it.origin.client.as_ref() == Some(of);
+        let ids = self.grants.matching(|it| is_meant(it) && self.reaches(by, &it.key.door));
         if cut {
-            self.cut_with(from, &ids, Some(client));
+            self.cut_with(by, &ids, Some(of));
         }
-        self.end_as_asked(now, from, &ids, "closed, since its client is revoked");
+        self.end_all(now, &ids, Some(by), "closed, since its client is revoked");
         ids.len()
     }
 
     /// Ends those that a grant which is open takes the place of.
     fn displace(&mut self, now: Now, id: GrantId, key: &GrantKey) {
-        let by = self.grants.get(id).map(|grant| grant.origin.by);
-        let from =
-            if by == Some(OpenedBy::Fleet) { AskedAt::AnotherGateway } else { AskedAt::Here };
+        let by = self.owner(id).map(|(_, origin)| origin.by);
         let ids = self.grants.displaced_by(id);
-        self.end_as_asked(now, from, &ids, format!("moved to {}", key.network));
+        self.end_all(now, &ids, by, &format!("moved to {}", key.network));
     }
 
-    /// Ends what somebody has asked to end before its time.
-    fn end_as_asked(
-        &mut self,
-        now: Now,
-        from: AskedAt,
-        ids: &[GrantId],
-        why: impl Into<EndReason>,
-    ) {
-        self.note_closing(from, ids);
-        self.end_all(now, ids, why);
-    }
-
-    fn end_all(&mut self, now: Now, ids: &[GrantId], why: impl Into<EndReason>) {
-        let why = why.into();
+    /// `by`: somebody has asked for it, which the other gateways hear unless it was one of them.
+    fn end_all(&mut self, now: Now, ids: &[GrantId], by: Option<OpenedBy>, why: &str) {
         for &id in ids {
+            if by.is_some_and(|by| by != OpenedBy::Fleet)
+                && let Some((key, _)) = self.owner(id)
+                && self.is_fleets(&key.door)
+            {
+                self.news.push(DoorNews::Close { key });
+            }
             // What is under way ends when its command has ended.
             if let Some(expired) = self.grants.close(id) {
-                self.end(now, expired, why.clone());
+                self.end(now, expired, why.to_owned());
             }
         }
     }
@@ -265,12 +252,12 @@ impl Doors {
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
-    pub(super) fn close_all(&mut self, now: Now, cut: bool, from: AskedAt) {
-        let ids = self.reached(from, |_| true);
+    pub(super) fn close_all(&mut self, now: Now, cut: bool, by: OpenedBy) {
+        let ids = self.grants.matching(|it| self.reaches(by, &it.key.door));
         if cut {
-            self.cut_with(from, &ids, None);
+            self.cut_with(by, &ids, None);
         }
-        self.end_as_asked(now, from, &ids, "closed by hand");
+        self.end_all(now, &ids, Some(by), closed_by(by));
     }
 
     /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by
@@ -329,6 +316,11 @@ impl Doors {
         fds.extend(self.alerts.runner.fds());
         fds
     }
+}
+
+/// Why a grant ends that somebody has asked to end, other than its client.
+const fn closed_by(by: OpenedBy) -> &'static str {
+    if matches!(by, OpenedBy::Fleet) { "closed at another gateway" } else { "closed by hand" }
 }
 
 /// What the kernel has to hold, of these; what was opened or extended last comes last.

@@ -212,8 +212,8 @@ impl Intake {
             }
             (EventKind::LockedOut { until }, _) => {
                 self.metrics.add(LOCKOUTS, &[&door.map_or("", |door| door.name().as_str())], 1);
-                let until = self.lockouts.note(now, grounds.then, door, event.source, until);
-                let (door, source) = (door.map(|door| door.name().clone()), event.source);
+                let (door, source) = (door.map(Door::name).cloned(), event.source);
+                let until = self.lockouts.note(now, grounds.then, door.as_ref(), source, until);
                 let locked = until.map(|until| Notice::LockedOut { door, source, until });
                 self.notices.extend(locked);
             }
@@ -336,11 +336,27 @@ mod tests {
     use super::*;
     use crate::config::OneTime;
     use crate::engine::{CompletedBy, DatagramRequest};
-    use crate::keeper::credible::tests::{PLAIN, SPA, World};
+    use crate::keeper::credible::tests::{CODE, PLAIN, SPA, World, address};
 
     /// How many of so many are not too much.
     fn passed(intake: &mut Intake, now: Monotonic, claim: &Claim, count: u32) -> usize {
         (0..count).filter(|_| intake.is_not_too_much(now, claim).is_ok()).count()
+    }
+
+    #[test]
+    fn a_lockout_is_told_of_once_it_is_remembered() {
+        let (world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let (now, source) = (world.now.monotonic, address("198.51.100.7"));
+        let until = now + Duration::from_secs(1);
+        let event = Event { source, ..world.event(CODE, EventKind::LockedOut { until }) };
+        intake.event(now, 1, &world.grounds(), &event, now).unwrap();
+        let told = intake.notices.iter().find_map(|notice| match notice {
+            Notice::LockedOut { door, source, until } => Some((door.clone(), *source, *until)),
+            _ => None,
+        });
+        let door = world.config.doors[CODE.0 as usize].name().clone();
+        assert_eq!(told, Some((Some(door), source, until)));
+        assert_eq!(intake.lockouts.status(now).len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::{Config, Door, Name};
+use crate::config::{Config, Name};
 use crate::control::LockStatus;
 use crate::engine::{DoorId, LockedSource};
 use crate::time::Monotonic;
@@ -24,14 +24,15 @@ impl LockoutTable {
         &mut self,
         now: Monotonic,
         config: &Config,
-        door: Option<&Door>,
+        door: Option<&Name>,
         source: IpAddr,
         until: Monotonic,
     ) -> Option<Monotonic> {
-        let rule = door.map_or(config.settings.lockout, |door| door.recognition.lockout);
+        let of_door = |name| config.door(name).and_then(|door| door.recognition.lockout);
+        let rule = door.map_or(config.settings.lockout, of_door);
         let lasts = rule.map_or(Duration::ZERO, |rule| rule.lasts);
         self.0.retain(|_, until| *until > now);
-        let key = (source, door.map(|door| door.name().clone()));
+        let key = (source, door.cloned());
         let until = until.min(now + lasts);
         if until <= now || (self.0.len() >= MOST && !self.0.contains_key(&key)) {
             return None;
@@ -43,7 +44,13 @@ impl LockoutTable {
 
     /// What a watcher for this configuration has to know.
     pub(super) fn of(&self, now: Monotonic, config: &Config) -> Vec<LockedSource> {
-        let lock = |(source, door, until)| lock_of(config, source, door, until);
+        let lock = |(source, door, until): (IpAddr, Option<&Name>, Monotonic)| {
+            let door = match door {
+                None => None,
+                Some(name) => Some(DoorId(u32::try_from(config.place_of(name)?).ok()?)),
+            };
+            Some(LockedSource { door, source, until })
+        };
         self.holding(now).filter_map(lock).collect()
     }
 
@@ -73,20 +80,6 @@ impl LockoutTable {
     }
 }
 
-/// A lock as a watcher for this configuration knows it; `None`: the door is not in it.
-pub(super) fn lock_of(
-    config: &Config,
-    source: IpAddr,
-    door: Option<&Name>,
-    until: Monotonic,
-) -> Option<LockedSource> {
-    let door = match door {
-        None => None,
-        Some(name) => Some(DoorId(u32::try_from(config.place_of(name)?).ok()?)),
-    };
-    Some(LockedSource { door, source, until })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +101,10 @@ mod tests {
         )
     }
 
+    fn code() -> Name {
+        "code".parse().unwrap()
+    }
+
     fn source(host: u16) -> IpAddr {
         let [high, low] = host.to_be_bytes();
         IpAddr::from([198, 51, high, low])
@@ -125,7 +122,7 @@ mod tests {
     fn a_lock_holds_for_the_watchers_that_come_after() {
         let (mut locks, config) = (LockoutTable::default(), codes());
         let now = at(Duration::ZERO);
-        locks.note(now, &config, config.doors.first(), source(1), at(HOUR));
+        locks.note(now, &config, Some(&code()), source(1), at(HOUR));
         locks.note(now, &config, None, source(2), at(2 * HOUR));
         let both = [locked_at(Some(0), 1, HOUR), locked_at(None, 2, 2 * HOUR)];
         assert_eq!(locks.of(now, &config), both);
@@ -136,7 +133,7 @@ mod tests {
     #[test]
     fn a_lock_goes_with_the_name_of_its_door() {
         let (mut locks, now) = (LockoutTable::default(), at(Duration::ZERO));
-        locks.note(now, &codes(), codes().doors.first(), source(1), at(HOUR));
+        locks.note(now, &codes(), Some(&code()), source(1), at(HOUR));
         let another = config(
             "doors: {another: {sequence: [7300, 7100, 7200], start_command: 'true'}, \
              code: {totp: {mode: code, base: 7000}, start_command: 'true'}}",
@@ -151,15 +148,15 @@ mod tests {
     fn no_watcher_can_lock_out_for_longer_than_the_configuration_says() {
         let (mut locks, config) = (LockoutTable::default(), codes());
         let now = at(Duration::ZERO);
-        locks.note(now, &config, config.doors.first(), source(1), Monotonic::MAX);
+        locks.note(now, &config, Some(&code()), source(1), Monotonic::MAX);
         assert_eq!(locks.of(now, &config), [locked_at(Some(0), 1, HOUR)]);
     }
 
     #[test]
     fn a_lock_is_told_of_with_the_time_that_it_holds_here() {
         let (mut locks, config) = (LockoutTable::default(), codes());
-        let (now, door) = (at(Duration::ZERO), codes().doors.remove(0));
-        let mut note = |until| locks.note(now, &config, Some(&door), source(1), until);
+        let now = at(Duration::ZERO);
+        let mut note = |until| locks.note(now, &config, Some(&code()), source(1), until);
         assert_eq!(note(at(HOUR / 2)), Some(at(HOUR / 2)));
         assert_eq!(note(at(2 * HOUR)), Some(at(HOUR)));
         assert_eq!(note(at(HOUR / 2)), Some(at(HOUR)), "another gateway does not shorten it");
@@ -170,7 +167,7 @@ mod tests {
         let mut locks = LockoutTable::default();
         let config =
             config("doors: {plain: {sequence: [7300, 7100, 7200], start_command: 'true'}}");
-        for door in [None, config.doors.first()] {
+        for door in [None, Some(&"plain".parse().unwrap()), Some(&code())] {
             assert_eq!(locks.note(at(Duration::ZERO), &config, door, source(1), at(HOUR)), None);
         }
         assert_eq!(locks.status(at(Duration::ZERO)).len(), 0);
@@ -181,14 +178,14 @@ mod tests {
         let (mut locks, config) = (LockoutTable::default(), codes());
         for host in 0..=MOST as u16 {
             let now = at(Duration::from_secs(host.into()));
-            locks.note(now, &config, config.doors.first(), source(host), now + HOUR);
+            locks.note(now, &config, Some(&code()), source(host), now + HOUR);
         }
         let now = at(Duration::from_secs(MOST as u64));
         assert_eq!(locks.status(now).len(), MOST);
         assert!(!locks.forget(now, source(MOST as u16)));
         assert!(locks.forget(now, source(0)));
         let later = at(HOUR);
-        locks.note(later, &config, config.doors.first(), source(5000), later + HOUR);
+        locks.note(later, &config, Some(&code()), source(5000), later + HOUR);
         assert!(locks.forget(later, source(5000)));
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::claim::{Claim, one_time_proof, used_line};
+use super::claim::{Claim, once, one_time_proof};
 use super::one_time_files::{StrikeError, strike_out};
 use super::state::Keeper;
 use crate::config::Name;
 use crate::engine::Reason;
 use crate::fleet::News;
 use crate::ledger::{Durability, Proof};
+use crate::proto::Method;
 use crate::time::Now;
 
 /// From here on each use says how many are left.
@@ -25,7 +26,16 @@ impl Keeper {
         let Some(one_time) = &claim.door.one_time else { return };
         match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
-                say_left(claim.door.name(), left);
+                let door = claim.door.name().as_str();
+                match left {
+                    0 => warn!(
+                        door,
+                        "no one-time sequence is left: the door stays shut for new knocks"
+                    ),
+                    1 => warn!(door, "1 one-time sequence is left"),
+                    2..=FEW => warn!(door, "{left} one-time sequences are left"),
+                    _ => info!(door, "{left} one-time sequences are left"),
+                }
                 if let (Some(fleet), Some(Proof::Once { door, bytes, .. })) =
                     (&mut self.fleet, &claim.proof)
                 {
@@ -50,28 +60,35 @@ impl Keeper {
         self.take_up_lists(now);
     }
 
-    /// Another gateway has used the line of a list that this proves. It opens nothing here any more,
-    /// and is struck out where it is the one that counts.
+    /// Another gateway has used the line of a list that this proves: it opens nothing here any more.
     pub(super) fn strike(&mut self, now: Now, door: &Name, line: &[u8]) {
         let config = Arc::clone(&self.watchers.config);
-        let Some(door) = config.door(door) else { return };
-        let Some(one_time) = &door.one_time else { return };
-        // Lines may be told of in another order than they were used in.
-        let _logged =
-            self.doors.journal.write(&[], Some(&used_line(door, line)), Durability::PowerLoss);
-        if one_time_proof(one_time.line, door) != line {
-            return;
-        }
-        match strike_out(one_time, &door.recognition.sequence, self.cli.options()) {
-            Ok(left) => {
-                info!(door = %door.name(), "a line is struck out that another gateway has used");
-                say_left(door.name(), left);
+        let Some(door) = config.door(door).filter(|door| door.one_time.is_some()) else { return };
+        let proof = once(door, None, Method::OneTimeSequence, line.to_vec(), None);
+        let _logged = self.doors.journal.write(&[], Some(&proof), Durability::PowerLoss);
+        self.strike_used(now);
+    }
+
+    /// Strikes out the lines that count and that another gateway has used. Lines may be told of in
+    /// another order than they were used in, and while a watcher starts.
+    pub(super) fn strike_used(&mut self, now: Now) {
+        let config = Arc::clone(&self.watchers.config);
+        for door in &config.doors {
+            let Some(one_time) = &door.one_time else { continue };
+            let line = one_time_proof(one_time.line, door);
+            let proof = once(door, None, Method::OneTimeSequence, line, None);
+            if !self.doors.journal.ledger.is_used(&proof) {
+                continue;
             }
-            // It is struck out already, and a watcher starts that knows.
-            Err(StrikeError::NotCurrent(_)) => {}
-            Err(why) => error!(door = %door.name(), "{why}"),
+            match strike_out(one_time, &door.recognition.sequence, self.cli.options()) {
+                Ok(left) => warn!(door = %door.name(),
+                    "a line that another gateway has used is struck out: {left} left"),
+                // A watcher starts that knows.
+                Err(StrikeError::NotCurrent(_)) => {}
+                Err(why) => error!(door = %door.name(), "{why}"),
+            }
+            self.take_up_lists(now);
         }
-        self.take_up_lists(now);
     }
 
     /// Takes up lists that have changed since they were read.
@@ -94,15 +111,5 @@ impl Keeper {
             error!("cannot start a watcher: {why}");
             self.lists.pending = true;
         }
-    }
-}
-
-fn say_left(door: &Name, left: usize) {
-    let door = door.as_str();
-    match left {
-        0 => warn!(door, "no one-time sequence is left: the door stays shut for new knocks"),
-        1 => warn!(door, "1 one-time sequence is left"),
-        2..=FEW => warn!(door, "{left} one-time sequences are left"),
-        _ => info!(door, "{left} one-time sequences are left"),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
-use super::doors::{AskedAt, ClaimOutcome};
+use super::doors::ClaimOutcome;
 use super::fleet::news_of;
 use super::state::Keeper;
 use crate::config::{Door, Name};
@@ -15,7 +15,7 @@ use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
     SandboxStatus, Status, WatcherSandbox, What, seconds,
 };
-use crate::grants::{Grant, GrantKey, GrantState, Origin};
+use crate::grants::{Grant, GrantKey, GrantState, OpenedBy, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::ledger::Query;
 use crate::proto::network::is_a_hosts;
@@ -123,7 +123,7 @@ impl Keeper {
             Request::Close { door, address, cut } => self.close(now, &door, address, cut),
             Request::CloseAll { cut } => {
                 let count = self.doors.list().len();
-                self.doors.close_all(now, cut, AskedAt::Here);
+                self.doors.close_all(now, cut, OpenedBy::Knockctl);
                 let closes = match count {
                     0 => "nothing is open".to_owned(),
                     1 => "1 open door closes".to_owned(),
@@ -132,7 +132,7 @@ impl Keeper {
                 self.and_cut(closes)
             }
             Request::Revoke { client, cut } => {
-                let closes = match self.doors.close_client(now, &client, cut, AskedAt::Here) {
+                let closes = match self.doors.close_client(now, &client, cut, OpenedBy::Knockctl) {
                     0 => String::new(),
                     1 => format!("1 door that '{client}' has opened closes"),
                     count => format!("{count} doors that '{client}' has opened close"),
@@ -251,7 +251,7 @@ impl Keeper {
         cut: bool,
     ) -> Result<String, String> {
         let key = GrantKey::new(door.clone(), address);
-        let is_open = self.doors.close(now, &key, cut, AskedAt::Here);
+        let is_open = self.doors.close(now, &key, cut, OpenedBy::Knockctl);
         let closes = is_open.then(|| format!("{door} closes for {address}"));
         let said = self.and_cut(closes.unwrap_or_default())?;
         if said.is_empty() {

@@ -200,6 +200,7 @@ impl Keeper {
         }
         self.give_back_at = Some(now.monotonic + SETTLED);
         self.lists.follow(now.monotonic, config);
+        self.strike_used(now);
         self.is_ready();
         Ok(())
     }

@@ -25,7 +25,6 @@ use super::credible::Lie;
 use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
-use super::lockouts::lock_of;
 use super::metrics::RESTARTS;
 use super::watcher::WatcherProcess;
 use crate::config::{Config, LogLevel, Name};
@@ -182,15 +181,12 @@ impl Watchers {
         source: IpAddr,
         until: Monotonic,
     ) {
-        let known = door.and_then(|name| self.config.door(name));
-        if known.is_none() && door.is_some() {
-            return;
-        }
-        let lockouts = &mut self.intake.lockouts;
-        let Some(until) = lockouts.note(now, &self.config, known, source, until) else { return };
-        for watcher in self.all() {
-            if let Some(lock) = lock_of(&watcher.config, source, door, until) {
-                watcher.tell(ToWatcher::Lock { lock });
+        let locks = &mut self.intake.lockouts;
+        if locks.note(now, &self.config, door, source, until).is_some() {
+            for watcher in self.all() {
+                let locks = self.intake.lockouts.of(now, &watcher.config).into_iter();
+                let locks = locks.filter(|lock| lock.source == source);
+                locks.for_each(|lock| watcher.tell(ToWatcher::Lock { lock }));
             }
         }
     }

@@ -123,29 +123,45 @@ pub(super) fn recent_proofs(
     marks_since: Wall,
     now: Wall,
 ) -> rusqlite::Result<Vec<Proof>> {
+    let stamps = "SELECT key, stamp FROM marks WHERE stamp >= ? ORDER BY stamp DESC LIMIT ?";
     let mut proofs = Vec::new();
-    db.prepare("SELECT key, stamp FROM marks WHERE stamp >= ? ORDER BY stamp DESC LIMIT ?")?
+    db.prepare(stamps)?
         .query_map(params![integer(marks_since.as_nanos()), MOST_RECENT], |row| {
             Ok(Proof::Monotonic { key: row.get(0)?, stamp: Wall::from_nanos(row.get(1)?) })
         })?
         .for_each(|mark| proofs.extend(mark));
     // Each sort is good for as long after its use: which ends last is the newest.
-    db.prepare(
-        "SELECT door, NULLIF(client, '') AS client, kind, bytes, until FROM proofs \
-         WHERE until IS NULL OR until > ? \
-         ORDER BY until DESC NULLS FIRST LIMIT ?",
-    )?
-    .query_map(params![integer(now.as_nanos()), MOST_RECENT - proofs.len()], |row| {
-        Ok(Proof::Once {
-            door: word(row, "door")?,
-            client: optional_word(row, "client")?,
-            kind: word::<Method>(row, "kind")?.as_str(),
-            bytes: Secret::new(row.get::<_, Vec<u8>>("bytes")?),
-            until: row.get::<_, Option<_>>("until")?.map(Wall::from_nanos),
-        })
-    })?
-    .for_each(|once| proofs.extend(once));
+    let once = "SELECT door, NULLIF(client, '') AS client, kind, bytes, until FROM proofs \
+                WHERE until IS NULL OR until > ? ORDER BY until DESC NULLS FIRST LIMIT ?";
+    let room = MOST_RECENT - proofs.len();
+    db.prepare(once)?
+        .query_map(params![integer(now.as_nanos()), room], |row| {
+            let (door, client) = (word(row, "door")?, optional_word(row, "client")?);
+            let kind = word::<Method>(row, "kind")?.as_str();
+            let bytes = Secret::new(row.get::<_, Vec<u8>>("bytes")?);
+            let until = row.get::<_, Option<_>>("until")?.map(Wall::from_nanos);
+            Ok(Proof::Once { door, client, kind, bytes, until })
+        })?
+        .for_each(|once| proofs.extend(once));
     Ok(proofs)
+}
+
+pub(super) fn is_used(db: &Connection, proof: &Proof) -> rusqlite::Result<bool> {
+    match proof {
+        Proof::Once { door, client, kind, bytes, .. } => db
+            .prepare_cached(
+                "SELECT 1 FROM proofs WHERE door=? AND client=? AND kind=? AND bytes=?",
+            )?
+            .exists(params![
+                door.as_str(),
+                client.as_ref().map_or("", Name::as_str),
+                kind,
+                bytes.expose()
+            ]),
+        Proof::Monotonic { key, stamp } => db
+            .prepare_cached("SELECT 1 FROM marks WHERE key=? AND stamp>=?")?
+            .exists(params![key, integer(stamp.as_nanos())]),
+    }
 }
 
 pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<usize> {

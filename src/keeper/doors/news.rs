@@ -2,8 +2,8 @@
 
 use super::Doors;
 use crate::config::Name;
-use crate::grants::{Grant, GrantId, GrantKey, GrantState, OpenedBy, Origin};
-use crate::time::{Monotonic, Now};
+use crate::grants::{Grant, GrantKey, GrantState, OpenedBy, Origin};
+use crate::time::Monotonic;
 
 /// The news of a door of the fleet. What ends by itself is none: the others know when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,14 +14,6 @@ pub(in crate::keeper) enum DoorNews {
     Close { key: GrantKey },
 }
 
-/// The place where it was asked that something close.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::keeper) enum AskedAt {
-    Here,
-    /// Reaches doors of the fleet only, and is no news to the others.
-    AnotherGateway,
-}
-
 impl Doors {
     /// What is new since the last call, in its order.
     pub(in crate::keeper) fn take_news(&mut self) -> Vec<DoorNews> {
@@ -30,50 +22,31 @@ impl Doors {
 
     /// What is open, or about to be, at doors of the fleet, and no other gateway has told of.
     pub(in crate::keeper) fn fleet_grants(&self) -> impl Iterator<Item = &Grant> {
-        self.grants.list().filter(|grant| {
-            grant.state() != GrantState::Closing
-                && grant.origin.by != OpenedBy::Fleet
-                && self.is_fleets(&grant.key.door)
-        })
+        let is_own = |it: &&Grant| it.origin.by != OpenedBy::Fleet && self.is_fleets(&it.key.door);
+        self.grants.list().filter(is_own).filter(|it| it.state() != GrantState::Closing)
     }
 
-    /// Until when a door is open, or about to be; `None`: it is shut, or closing.
+    /// Until when a door is open; `None`: it is not.
     pub(in crate::keeper) fn stands_until(&self, key: &GrantKey) -> Option<Monotonic> {
-        self.grants.stands_until(key)
+        self.grants.open_until(key)
     }
 
-    fn is_fleets(&self, door: &Name) -> bool {
+    pub(super) fn is_fleets(&self, door: &Name) -> bool {
         self.grants.sessions_of(door).is_some_and(|door| door.fleet)
     }
 
-    /// What may be asked to close from there, the oldest first.
-    pub(super) fn reached(&self, from: AskedAt, is_meant: impl Fn(&Grant) -> bool) -> Vec<GrantId> {
-        self.grants.matching(|grant| self.reaches(from, &grant.key.door) && is_meant(grant))
+    /// Whether something at a door closes because these ask for it: other gateways close what is the
+    /// fleet's.
+    pub(super) fn reaches(&self, by: OpenedBy, door: &Name) -> bool {
+        by != OpenedBy::Fleet || self.is_fleets(door)
     }
 
-    pub(super) fn reaches(&self, from: AskedAt, door: &Name) -> bool {
-        from == AskedAt::Here || self.is_fleets(door)
-    }
-
-    /// These close before their time.
-    pub(super) fn note_closing(&mut self, from: AskedAt, ids: &[GrantId]) {
-        if from == AskedAt::Here {
-            let keys = ids.iter().filter_map(|id| Some(&self.grants.get(*id)?.key));
-            let keys = keys.filter(|key| self.is_fleets(&key.door)).cloned();
-            let news: Vec<_> = keys.map(|key| DoorNews::Close { key }).collect();
-            self.news.extend(news);
-        }
-    }
-
-    /// It is open. One that somebody has asked to close meanwhile is about to.
-    pub(super) fn note_open(&mut self, now: Now, key: &GrantKey, origin: &Origin) {
-        if origin.by != OpenedBy::Fleet
-            && self.is_fleets(&key.door)
-            && let Some(until) = self.stands_until(key).filter(|it| *it > now.monotonic)
-        {
-            let (key, client) = (key.clone(), origin.client.clone());
-            self.news.push(DoorNews::Open { key, client, until });
-        }
+    /// It is open until then.
+    pub(super) fn note_open(&mut self, key: &GrantKey, origin: &Origin, until: Option<Monotonic>) {
+        let is_told = origin.by != OpenedBy::Fleet && self.is_fleets(&key.door);
+        let (key, client) = (key.clone(), origin.client.clone());
+        let open = until.map(|until| DoorNews::Open { key, client, until });
+        self.news.extend(open.filter(|_| is_told));
     }
 }
 
@@ -89,7 +62,7 @@ mod tests {
     use crate::keeper::journal::Journal;
     use crate::ledger::Proof;
     use crate::sys::clock;
-    use crate::time::{BootId, Wall};
+    use crate::time::{BootId, Now, Wall};
 
     const ALICE: &str = "192.0.2.2";
 
@@ -160,8 +133,8 @@ mod tests {
             }
         }
 
-        fn close(&mut self, door: &str, address: &str, from: AskedAt) -> bool {
-            let is_open = self.doors.close(clock::now(), &key(door, address), false, from);
+        fn close(&mut self, door: &str, address: &str, by: OpenedBy) -> bool {
+            let is_open = self.doors.close(clock::now(), &key(door, address), false, by);
             self.settle();
             is_open
         }
@@ -189,7 +162,7 @@ mod tests {
         let longer = DoorNews::Open { key: key("ssh", ALICE), client: None, until };
         assert_eq!(gateway.doors.take_news(), [longer]);
         for door in ["ssh", "own"] {
-            assert!(gateway.close(door, ALICE, AskedAt::Here));
+            assert!(gateway.close(door, ALICE, OpenedBy::Knockctl));
         }
         assert_eq!(gateway.doors.take_news(), [closed("ssh", ALICE)]);
     }
@@ -199,10 +172,10 @@ mod tests {
         let mut gateway = Gateway::new();
         gateway.open_by_gateway(ALICE, 1).unwrap();
         assert_eq!(gateway.doors.fleet_grants().count(), 0);
-        assert!(gateway.close("ssh", ALICE, AskedAt::AnotherGateway));
+        assert!(gateway.close("ssh", ALICE, OpenedBy::Fleet));
         assert_eq!(gateway.doors.take_news(), []);
         gateway.open_by_gateway(ALICE, 2).unwrap();
-        assert!(gateway.close("ssh", ALICE, AskedAt::Here));
+        assert!(gateway.close("ssh", ALICE, OpenedBy::Knockctl));
         assert_eq!(gateway.doors.take_news(), [closed("ssh", ALICE)]);
     }
 
@@ -212,11 +185,36 @@ mod tests {
         for door in ["ssh", "own"] {
             gateway.open_by_hand(door, ALICE);
         }
-        assert!(!gateway.close("own", ALICE, AskedAt::AnotherGateway));
-        gateway.doors.close_all(clock::now(), false, AskedAt::AnotherGateway);
+        assert!(!gateway.close("own", ALICE, OpenedBy::Fleet));
+        gateway.doors.close_all(clock::now(), false, OpenedBy::Fleet);
         gateway.settle();
+        let said = gateway.doors.take_logged().into_iter().map(|it| it.message);
+        assert_eq!(said.last().as_deref(), Some("closed at another gateway"));
         let left: Vec<_> = gateway.doors.list().iter().map(|it| it.key.clone()).collect();
         assert_eq!(left, [key("own", ALICE)]);
+    }
+
+    #[test]
+    fn what_a_client_moves_away_from_is_news_where_it_moved_here() {
+        let mut gateway = Gateway::new();
+        let phone = || Some("phone".parse().unwrap());
+        let mut open = |address: &str, by| {
+            let hand = Claim::by_administrator(
+                gateway.door("ssh"),
+                address.parse().unwrap(),
+                clock::now().monotonic,
+                None,
+            );
+            gateway.carry_out(&Claim { origin: Origin { by, client: phone() }, ..hand });
+            let news = gateway.doors.take_news();
+            news.into_iter().filter(|it| matches!(it, DoorNews::Close { .. })).collect::<Vec<_>>()
+        };
+        assert_eq!(open(ALICE, OpenedBy::Knockctl), []);
+        assert_eq!(open("192.0.2.3", OpenedBy::Knockctl), [closed("ssh", ALICE)]);
+        assert_eq!(open("192.0.2.4", OpenedBy::Fleet), []);
+        let (now, by) = (clock::now(), OpenedBy::Knockctl);
+        assert_eq!(gateway.doors.close_client(now, &phone().unwrap(), false, by), 1);
+        assert_eq!(gateway.doors.take_news(), [closed("ssh", "192.0.2.4")]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::{AskedAt, ClaimOutcome, DoorEvent, Doors, Purpose, holding};
+use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
 use crate::firewall::guard::{self, Disturbance};
@@ -173,7 +173,7 @@ impl Doors {
             && !self.journal.record(GrantChange::Record(record), Durability::Crash)
         {
             let outcome = self.not_recorded(now, key, origin);
-            self.end_all(now, &[id], "closed at once, since it cannot be recorded");
+            self.end_all(now, &[id], None, "closed at once, since it cannot be recorded");
             return outcome;
         }
         fault::point("open");
@@ -234,7 +234,7 @@ impl Doors {
                 && claim.networks.iter().any(|it| key.network.meets(it))
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
         });
-        self.end_as_asked(now, AskedAt::Here, &ids, "closed as asked");
+        self.end_all(now, &ids, Some(claim.origin.by), "closed as asked");
         self.metrics.add(REQUESTS, &[claim.door.name(), &claim.origin.by, &"closed"], 1);
         Ok(ClaimOutcome::Done)
     }

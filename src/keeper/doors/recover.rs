@@ -148,9 +148,9 @@ impl Doors {
             element.is_some()
                 && !matches!(action, Some(Ok(action)) if action.backend.element() == element)
         });
-        self.end_all(now, &gone, "closed, since the door is no more");
+        self.end_all(now, &gone, None, "closed, since the door is no more");
         let is_gone = |client: &Name| config.client(client).is_none();
         let revoked = self.grants.matching(|it| it.origin.client.as_ref().is_some_and(is_gone));
-        self.end_all(now, &revoked, "closed, since its client is no more");
+        self.end_all(now, &revoked, None, "closed, since its client is no more");
     }
 }

@@ -61,14 +61,15 @@ impl DoorEvent<'_> {
                 line(What::Stage { stage, knock }, &format!("Stage {stage}"))
             });
             let gateway = claim.and_then(|claim| claim.gateway.as_ref());
-            let text = match (origin.by, gateway) {
-                (OpenedBy::Method(_), _) => "OPEN SESAME".to_owned(),
-                (OpenedBy::Knockctl, _) => "opened by hand".to_owned(),
-                (OpenedBy::Fleet, Some(gateway)) => format!("opened at {gateway}"),
-                (OpenedBy::Fleet, None) => "opened at another gateway".to_owned(),
+            let text = match origin.by {
+                OpenedBy::Method(_) => "OPEN SESAME",
+                OpenedBy::Knockctl => "opened by hand",
+                OpenedBy::Fleet => {
+                    &format!("opened at {}", gateway.map_or("another gateway", Name::as_str))
+                }
             };
             let asked_by = claim.and_then(|claim| claim.asked_by);
-            let done = line(what, &text).of_client(origin.client.as_ref()).asked_by(asked_by);
+            let done = line(what, text).of_client(origin.client.as_ref()).asked_by(asked_by);
             stage.into_iter().chain([EventLine { by: Some(origin.by), ..done }]).collect()
         };
         let line = match self {
@@ -163,17 +164,16 @@ impl Doors {
         if let Some(outcome) = outcome {
             self.metrics.add(REQUESTS, &[&key.door, &origin.by, &outcome], 1);
         }
-        if matches!(what, DoorEvent::Open(_) | DoorEvent::Extended { until: Some(_), .. }) {
-            self.note_open(now, key, origin);
-        }
         match what {
             DoorEvent::Open(_) => {
                 self.metrics.add(OPENED, &[&key.door], 1);
                 debug!(source = %key.network, door = %key.door, "open");
                 let until = self.grants.open_until(key);
+                self.note_open(key, origin, until);
                 let until = until.map(|until| now.wall + until.since(now.monotonic));
                 self.alerts.tell(now, key, origin, true, until);
             }
+            DoorEvent::Extended { until, .. } => self.note_open(key, origin, until),
             DoorEvent::Closed(_) => {
                 self.metrics.add(CLOSED, &[&key.door], 1);
                 debug!(source = %key.network, door = %key.door, "closed");

@@ -8,10 +8,9 @@ use tracing::{debug, warn};
 use super::{CLOCK_PAUSE, Decided, Fleet};
 use crate::config::Name;
 use crate::fleet::{Beat, Entry, News, may_open};
-use crate::grants::GrantKey;
+use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::courier::FromCourier;
 use crate::keeper::claim::Claim;
-use crate::keeper::doors::AskedAt;
 use crate::keeper::state::Keeper;
 use crate::ledger::{Durability, Proof, Written};
 use crate::proto::duration;
@@ -157,7 +156,10 @@ impl Keeper {
     /// Follows the fleet: decides what waited for the store, does what others have told, and tells
     /// them what has happened here.
     pub(in crate::keeper) fn follow_fleet(&mut self, now: Now) {
-        let Some(mut fleet) = self.fleet.take() else { return };
+        let Some(mut fleet) = self.fleet.take() else {
+            // Nobody is to be told.
+            return _ = self.doors.take_news();
+        };
         let was_live = fleet.is_live;
         let decided = fleet.poll(now);
         if fleet.is_live && !was_live {
@@ -206,15 +208,15 @@ impl Keeper {
         if self.doors.journal.write(&[], Some(&proof), Durability::Crash) == Some(Written::Used) {
             return false;
         }
-        let from = AskedAt::AnotherGateway;
+        let by = OpenedBy::Fleet;
         match &entry.news {
             News::Close { door, network, source_port, cut } => {
                 let key =
                     GrantKey { source_port: *source_port, ..GrantKey::new(door.clone(), *network) };
-                self.doors.close(now, &key, *cut, from);
+                self.doors.close(now, &key, *cut, by);
             }
-            News::CloseAll { cut } => self.doors.close_all(now, *cut, from),
-            News::Revoke { client, cut } => _ = self.doors.close_client(now, client, *cut, from),
+            News::CloseAll { cut } => self.doors.close_all(now, *cut, by),
+            News::Revoke { client, cut } => _ = self.doors.close_client(now, client, *cut, by),
             News::LockOut { door, source, until } => {
                 let until = now.monotonic + until.since(now.wall);
                 self.watchers.lock(now.monotonic, door.as_ref(), *source, until);

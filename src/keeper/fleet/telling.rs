@@ -100,7 +100,8 @@ impl Fleet {
             let (number, sealed, keep) = (*number, sealed.clone(), *keep);
             self.queue.push_back(ToCourier::Tell { number, sealed, keep });
         }
-        let used = used.iter().map(|proof| self.shared(proof));
+        let is_gateways = |proof: &&Proof| matches!(proof, Proof::Monotonic { key: [0, ..], .. });
+        let used = used.iter().filter(|it| !is_gateways(it)).map(|proof| self.shared(proof));
         let takes: Vec<_> = used.map(|proof| ToCourier::Take { ask: None, proof }).collect();
         self.queue.extend(takes);
         self.flush(now);
