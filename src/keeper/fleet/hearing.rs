@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::telling::OF_GATEWAYS;
 use super::{CLOCK_PAUSE, Decided, Fleet};
 use crate::config::Name;
 use crate::fleet::{Beat, Entry, News, may_open};
@@ -145,8 +146,9 @@ impl Fleet {
 
     /// What uses an entry up, so that it takes effect once.
     fn proof(&self, entry: &Entry) -> Proof {
-        let mut key = [0; 32];
         let id = self.settings.key.id(format!("gateway {}", entry.gateway).as_bytes());
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&OF_GATEWAYS);
         key[16..].copy_from_slice(&id);
         Proof::Monotonic { key, stamp: Wall::from_nanos(entry.counter) }
     }
@@ -158,7 +160,8 @@ impl Keeper {
     pub(in crate::keeper) fn follow_fleet(&mut self, now: Now) {
         let Some(mut fleet) = self.fleet.take() else {
             // Nobody is to be told.
-            return _ = self.doors.take_news();
+            let _untold = self.doors.take_news();
+            return;
         };
         let was_live = fleet.is_live;
         let decided = fleet.poll(now);
