@@ -110,6 +110,11 @@ impl Keeper {
                 );
             }
         }
+        if loaded.config.settings.fleet.is_some()
+            && let Some(missing) = process::missing_courier()
+        {
+            warn!("{missing}");
+        }
         let files = FilesInUse::of(&cli.config, &loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
         let names = cli.lookup.then(ReverseDns::new);
