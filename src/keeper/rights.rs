@@ -159,21 +159,22 @@ impl FilesInUse {
         read.chain(written).chain(directories).chain(changed).all(is_open)
     }
 
-    /// With the network where names are looked up, or for the courier, which this process starts.
+    /// With the network where names are looked up, or for the courier, which is started from its
+    /// directory: also one that is installed later.
     fn restrict(
         &self,
         looks_up: bool,
-        courier: Option<&Path>,
+        couriers: Option<&Path>,
     ) -> Result<LandlockReport, LandlockError> {
         let exe = Path::new("/proc/self/exe");
-        let networked = looks_up || courier.is_some();
+        let networked = looks_up || couriers.is_some();
         let system = SYSTEM.iter().chain(if networked { NAMES.as_slice() } else { &[] });
-        let system = system.chain(courier.map_or(&[][..], |_| &AUTHORITIES));
+        let system = system.chain(couriers.map_or(&[][..], |_| &AUTHORITIES));
         let path = PathBuf::as_path;
         landlock::restrict(&LandlockRules {
             read: system.map(Path::new).chain(self.read.iter().map(path)).collect(),
             write: self.write.iter().map(path).chain([Path::new("/dev/null")]).collect(),
-            execute: LIBRARIES.iter().map(Path::new).chain([exe]).chain(courier).collect(),
+            execute: LIBRARIES.iter().map(Path::new).chain([exe]).chain(couriers).collect(),
             remove: self.pid_file.iter().map(path).collect(),
             no_network: !networked,
             // The service manager may listen on an abstract socket.
@@ -239,7 +240,8 @@ impl Rights {
         }
         let has_fleet = settings.fleet.is_some();
         let courier = process::courier().ok().filter(|_| has_fleet);
-        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up, courier.as_deref()));
+        let couriers = courier.as_deref().and_then(Path::parent);
+        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up, couriers));
         let landlock = landlock.and_then(|it| it.inspect_err(|why| warn!("{why}")).ok());
         capabilities::keep_only(&needed)?;
         let (capabilities, user) = (capabilities::held()?, settings.user.clone());
@@ -299,6 +301,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
+    use std::sync::Barrier;
     use std::thread;
 
     use super::*;
@@ -429,33 +432,41 @@ mod tests {
         assert_eq!(kept(false, None), Ok(()));
     }
 
-    /// What comes of running a program and of connecting to a port, by a thread of these rights.
-    fn reaches(courier: Option<&Path>, program: &Path) -> Option<[bool; 2]> {
+    /// Whether a program that is installed later runs, and a port is reached, by a thread that may
+    /// start a courier from this directory.
+    fn reaches(couriers: Option<&Path>, program: &Path) -> Option<[bool; 2]> {
         let files = FilesInUse::of(Path::new("/no/such"), &loaded("doors: {}"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        let installed = Barrier::new(2);
         let restricted = || {
-            let report = files.restrict(false, courier).unwrap();
+            let report = files.restrict(false, couriers).unwrap();
+            installed.wait();
+            installed.wait();
             #[expect(clippy::disallowed_methods, reason = "the courier is a program")]
             let runs = Command::new(program).status().is_ok();
             report.missing().is_empty().then_some([runs, TcpStream::connect(address).is_ok()])
         };
-        thread::scope(|scope| scope.spawn(restricted).join().unwrap())
+        thread::scope(|scope| {
+            let restricted = scope.spawn(restricted);
+            installed.wait();
+            fs::copy("/bin/true", program).unwrap();
+            installed.wait();
+            restricted.join().unwrap()
+        })
     }
 
     #[test]
     fn the_courier_runs_and_reaches_the_network_and_nothing_does_without_a_fleet() {
-        let directory = tempfile::tempdir().unwrap();
-        let [courier, other] = ["courier", "other"].map(|name| directory.path().join(name));
-        for copy in [&courier, &other] {
-            fs::copy("/bin/true", copy).unwrap();
-        }
-        let Some(with_fleet) = reaches(Some(&courier), &courier) else {
+        let [here, elsewhere] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let courier = here.path().join("knock-courier");
+        let Some(with_fleet) = reaches(Some(here.path()), &courier) else {
             eprintln!("SKIPPED: this kernel lacks Landlock, or a part of it");
             return;
         };
         assert_eq!(with_fleet, [true, true]);
-        assert_eq!(reaches(Some(&courier), &other), Some([false, true]));
+        let other = elsewhere.path().join("other");
+        assert_eq!(reaches(Some(here.path()), &other), Some([false, true]));
         assert_eq!(reaches(None, &courier), Some([false, false]));
     }
 
