@@ -110,9 +110,7 @@ impl Keeper {
                 );
             }
         }
-        if loaded.config.settings.fleet.is_some()
-            && let Some(missing) = process::missing_courier()
-        {
+        if let Some(missing) = settings.fleet.as_ref().and_then(|_| process::missing_courier()) {
             warn!("{missing}");
         }
         let files = FilesInUse::of(&cli.config, &loaded);
