@@ -28,6 +28,10 @@ use crate::sys::{capabilities, fault, process};
 /// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
 const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
 
+/// Where the system keeps certificates to which links below `/etc` lead.
+const AUTHORITIES: [&str; 3] =
+    ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/var/lib/ca-certificates"];
+
 /// Where the kernel tells of itself and of interfaces, and time zones are. Not all are everywhere.
 const SYSTEM: [&str; 6] = [
     "/proc",
@@ -43,9 +47,6 @@ pub(super) const LIBRARIES: [&str; 6] =
 /// Where names are looked up; what else that takes may be anywhere below.
 pub(super) const NAMES: [&str; 4] =
     ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
-/// Where the system keeps certificates to which links below `/etc` lead.
-const AUTHORITIES: [&str; 3] =
-    ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/var/lib/ca-certificates"];
 
 /// The doors that run commands, and what sends mail.
 pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {
