@@ -6,7 +6,7 @@
 # make floods    lets strangers flood the programs as they are installed
 # make soak      runs one knockd for an hour
 # make picture   draws README's picture anew, from a demonstration
-# make           builds the three programs
+# make           builds the programs
 # make deb       builds packages for Debian and its like, in target/packages
 # make dist      builds what is published besides: static client, sources, SBOM, checksums
 # make vm-test   tries the packages in whole Debians, as root
@@ -38,7 +38,7 @@ PROGRAMS = knock knockd knockctl
 MAN1 = knock.1
 MAN5 = knock.d.5
 MAN7 = knock-spa.7
-MAN8 = knockd.8 knockctl.8
+MAN8 = knockd.8 knockctl.8 knock-courier.8
 UNITS = knockd.service knockd-lock.service
 USERUNITS = knock@.service
 DOCS = README.md CHANGELOG.md CONTRIBUTING.md
@@ -160,12 +160,12 @@ bench-latency:
 
 # Does not build: with sudo there may be no cargo.
 install:
-	@for built in knock knockd knockctl $(notdir $(NOTICES)); do \
+	@for built in knock knockd knockctl knock-courier $(notdir $(NOTICES)); do \
 	    [ -e $(BUILT)/$$built ] || { echo "There is no $(BUILT)/$$built: run make first." >&2; exit 1; }; \
 	done
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(USERUNITDIR)
 	install -m 0755 $(BUILT)/knock $(DESTDIR)$(BINDIR)
-	install -m 0755 $(BUILT)/knockd $(BUILT)/knockctl $(DESTDIR)$(SBINDIR)
+	install -m 0755 $(BUILT)/knockd $(BUILT)/knockctl $(BUILT)/knock-courier $(DESTDIR)$(SBINDIR)
 	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8
 	install -m 0644 $(MAN1:%=man/%) $(DESTDIR)$(MANDIR)/man1
 	install -m 0644 $(MAN5:%=man/%) $(DESTDIR)$(MANDIR)/man5
@@ -214,7 +214,7 @@ install:
 # ports that nothing opens any more.
 uninstall:
 	@[ -n "$(DESTDIR)" ] || tools/stopped $(SBINDIR)/knockd
-	rm -f $(DESTDIR)$(BINDIR)/knock $(DESTDIR)$(SBINDIR)/knockd $(DESTDIR)$(SBINDIR)/knockctl
+	rm -f $(DESTDIR)$(BINDIR)/knock $(addprefix $(DESTDIR)$(SBINDIR)/,knockd knockctl knock-courier)
 	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN7:%=$(DESTDIR)$(MANDIR)/man7/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BASHDIR)/%) $(PROGRAMS:%=$(DESTDIR)$(ZSHDIR)/_%) $(PROGRAMS:%=$(DESTDIR)$(FISHDIR)/%.fish)
 	rm -f $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) $(USERUNITS:%=$(DESTDIR)$(USERUNITDIR)/%)

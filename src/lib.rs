@@ -1,4 +1,4 @@
-//! Port knocking: the library behind `knock`, `knockd` and `knockctl`.
+//! Port knocking: the library behind `knock`, `knockd`, `knockctl` and `knock-courier`.
 //!
 //! The layers, each importing only from those below it and from the left in its own row:
 //!

@@ -73,7 +73,8 @@ impl Serialize for SourceText {
 }
 
 /// The keys whose values are secrets.
-const SECRET_KEYS: [&str; 5] = ["secret", "key", "key_base64", "hmac_key", "hmac_key_base64"];
+const SECRET_KEYS: [&str; 6] =
+    ["secret", "key", "key_base64", "hmac_key", "hmac_key_base64", "password"];
 /// Keys that look like one of them, and are none.
 const NO_SECRETS: [&str; 2] = ["hmac_type", "socket"];
 
@@ -118,9 +119,12 @@ const BASE64: usize = 43;
 fn resembles_secret(line: &str) -> bool {
     let is_base32 = |c| matches!(c, 'A'..='Z' | '2'..='7');
     let is_base64 = |c: char| c.is_ascii_alphanumeric() || "+/".contains(c);
+    // `redis://USER:PASSWORD@HOST`.
+    let url = line.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
     line.split(|c| !is_base32(c)).any(|word| word.len() >= BASE32)
         || !line.contains("public_key")
             && line.split(|c| !is_base64(c)).any(|word| word.len() >= BASE64)
+        || url.is_some_and(|(user, _)| user.contains(':'))
 }
 
 /// Whether something stands behind the key of a secret.

@@ -1,7 +1,7 @@
 //! The fleet that a gateway is of: its name there, its store, and what it does without that.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -90,11 +90,14 @@ impl StoreAddress {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreAddressError {
     #[error(
-        "a store is unix:/PATH, rediss://[USER@]HOST[:PORT] by TLS, or redis://[USER@]HOST[:PORT]"
+        "a store is unix:/PATH, rediss://[USER@]HOST[:PORT] by TLS, or redis://[USER@]HOST[:PORT]; \
+         an IPv6 address stands in brackets"
     )]
     Form,
     #[error("a password does not belong here: write it to a file, and name that as password_file")]
     Password,
+    #[error("what follows a host is what a Sentinel calls the store; its database is always 0")]
+    Database,
 }
 
 /// Reads `unix:/run/valkey/valkey.sock`, `rediss://gw1@valkey.example.net:6379` or, of a Sentinel,
@@ -125,7 +128,14 @@ impl FromStr for StoreAddress {
             }
             _ => (place, PORT),
         };
-        let host = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
+        let host = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').filter(|it| it.parse::<Ipv6Addr>().is_ok()),
+            None => Some(host).filter(|it| !it.contains([':', ']'])),
+        };
+        let host = host.ok_or(StoreAddressError::Form)?;
+        if service.is_some_and(|it| it.bytes().all(|it| it.is_ascii_digit())) {
+            return Err(StoreAddressError::Database);
+        }
         let is_word = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic());
         let words = [Some(host), user, service].into_iter().flatten();
         if port == 0 || !words.into_iter().all(is_word) {

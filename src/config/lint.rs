@@ -73,6 +73,7 @@ pub fn lint(loaded: &Loaded, host: &HostFacts) -> Vec<Diagnostic> {
     warnings.extend(doors.shared_prefixes());
     warnings.extend(masqueraded_anyway(&doors));
     warnings.extend(rotating::doubts(loaded, &doors, &host.listening));
+    warnings.extend(datagrams::caught(loaded));
     warnings.extend(host.now.into_iter().flat_map(|now| datagrams::expired(loaded, now)));
     warnings
 }

@@ -26,8 +26,8 @@ use crate::client::complain;
 use crate::config::lint::{HostFacts, lint, some_of};
 use crate::config::load::{Report, load};
 use crate::config::{
-    Command, Commands, Diagnostic, Door, Family, Forward, Loaded, Mechanism, Name, NftSet, Options,
-    Pair, Problems, Settings,
+    Command, Commands, Config, Diagnostic, Door, Family, Forward, Loaded, Mechanism, Name, NftSet,
+    Options, Pair, Problems, Settings,
 };
 use crate::firewall;
 use crate::keeper::rights;
@@ -135,7 +135,8 @@ fn print_json(path: &Path, found: Checked) -> Result<(), Error> {
     }
     if let Ok((Loaded { config, .. }, warnings)) = &found {
         for (door, opened_by) in config.doors.iter().zip(methods(config)) {
-            let (door, effects, forwards) = (door.name(), effects(door), &door.opening.forwards);
+            let (door, effects, forwards) =
+                (door.name(), effects(config, door), &door.opening.forwards);
             object(&mut out, &CheckLine::Door { door, opened_by, effects, forwards })?;
         }
         let (doors, clients) = (config.doors.len(), config.clients.len());
@@ -154,7 +155,7 @@ fn print(path: &Path, found: Checked) -> Result<(), Error> {
     let mut out = BufWriter::new(io::stdout().lock());
     for (door, methods) in config.doors.iter().zip(methods(&config)) {
         writeln!(out, "{}: {}", door.name(), methods.join("\n    or "))?;
-        effects(door).iter().try_for_each(|effect| writeln!(out, "    {effect}"))?;
+        effects(&config, door).iter().try_for_each(|effect| writeln!(out, "    {effect}"))?;
     }
     if let Some(commands) = some_of(rights::commands(&config)) {
         writeln!(out, "knockd keeps all its privileges, which a command may need: {commands}")?;
@@ -169,7 +170,7 @@ fn print(path: &Path, found: Checked) -> Result<(), Error> {
 }
 
 /// What opening a door does, a line each.
-fn effects(door: &Door) -> Vec<String> {
+fn effects(config: &Config, door: &Door) -> Vec<String> {
     let opening = &door.opening;
     let ports: Vec<_> = opening.ports.iter().map(ToString::to_string).collect();
     let (ports, after) = (ports.join(" "), duration::format(opening.open_for));
@@ -198,6 +199,9 @@ fn effects(door: &Door) -> Vec<String> {
             "connections hold it: {idle} after a packet, {grace} after their end, {most} at most"
         )
     }));
+    if opening.fleet && config.settings.fleet.is_some() && opening.mechanism.closes() {
+        effects.push("every gateway of the fleet that has this door opens it too".to_owned());
+    }
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {
         let runs = |command| format!("when it has been {when} runs {}", one_line(command));
         effects.extend(command.as_ref().map(runs));

@@ -23,10 +23,14 @@ use crate::config::{Config, Door, Loaded, Mechanism, Name};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LIBRARIES, LandlockError, LandlockReport, LandlockRules, NAMES};
 use crate::sys::privileges::Identity;
-use crate::sys::{capabilities, fault};
+use crate::sys::{capabilities, fault, process};
 
 /// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
 const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
+
+/// Where the system keeps certificates to which links below `/etc` lead.
+const AUTHORITIES: [&str; 3] =
+    ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/var/lib/ca-certificates"];
 
 /// Where the kernel tells of itself and of interfaces, and time zones are. Not all are everywhere.
 const SYSTEM: [&str; 6] = [
@@ -151,16 +155,24 @@ impl FilesInUse {
         read.chain(written).chain(directories).chain(changed).all(is_open)
     }
 
-    fn restrict(&self, looks_up: bool) -> Result<LandlockReport, LandlockError> {
+    /// With the network where names are looked up, or for the courier, which is started from its
+    /// directory: also one that is installed later.
+    fn restrict(
+        &self,
+        looks_up: bool,
+        couriers: Option<&Path>,
+    ) -> Result<LandlockReport, LandlockError> {
         let exe = Path::new("/proc/self/exe");
-        let system = SYSTEM.iter().chain(if looks_up { NAMES.as_slice() } else { &[] });
+        let networked = looks_up || couriers.is_some();
+        let system = SYSTEM.iter().chain(if networked { NAMES.as_slice() } else { &[] });
+        let system = system.chain(couriers.map_or(&[][..], |_| &AUTHORITIES));
         let path = PathBuf::as_path;
         landlock::restrict(&LandlockRules {
             read: system.map(Path::new).chain(self.read.iter().map(path)).collect(),
             write: self.write.iter().map(path).chain([Path::new("/dev/null")]).collect(),
-            execute: LIBRARIES.iter().map(Path::new).chain([exe]).collect(),
+            execute: LIBRARIES.iter().map(Path::new).chain([exe]).chain(couriers).collect(),
             remove: self.pid_file.iter().map(path).collect(),
-            no_network: !looks_up,
+            no_network: !networked,
             // The service manager may listen on an abstract socket.
             scoped: false,
         })
@@ -196,6 +208,8 @@ struct FewRights {
     files: FilesInUse,
     /// Another one is not looked up: where users are kept has been replaced since, if it is new.
     user: Option<String>,
+    /// Whether there was a fleet, and so the network and the courier are left.
+    has_fleet: bool,
     /// `None`: it is not to be had here, or a test has files of its own.
     landlock: Option<LandlockReport>,
 }
@@ -220,11 +234,14 @@ impl Rights {
         if !files.is_open() {
             needed.insert(CAP_DAC_OVERRIDE);
         }
-        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up));
+        let has_fleet = settings.fleet.is_some();
+        let courier = process::courier().ok().filter(|_| has_fleet);
+        let couriers = courier.as_deref().and_then(Path::parent);
+        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up, couriers));
         let landlock = landlock.and_then(|it| it.inspect_err(|why| warn!("{why}")).ok());
         capabilities::keep_only(&needed)?;
         let (capabilities, user) = (capabilities::held()?, settings.user.clone());
-        Ok(Self(Some(FewRights { capabilities, files, user, landlock })))
+        Ok(Self(Some(FewRights { capabilities, files, user, has_fleet, landlock })))
     }
 
     /// Checks that a configuration needs nothing that has been given up.
@@ -245,7 +262,9 @@ impl Rights {
         let file = few.landlock.and_then(|_| files.missing_in(&few.files));
         let file = file.map(|path| format!("the configuration has files in {}", path.display()));
         let user = (config.settings.user != few.user).then(|| "'user' is another one".to_owned());
-        let why = any.or(firewall).or(file).or(user);
+        let fleet = few.landlock.filter(|_| config.settings.fleet.is_some() && !few.has_fleet);
+        let fleet = fleet.map(|_| "'fleet' needs the network and the courier".to_owned());
+        let why = any.or(firewall).or(file).or(user).or(fleet);
         why.map_or(Ok(()), |why| Err(format!("{why}: {RESTART}")))
     }
 
@@ -275,6 +294,12 @@ const RESTART: &str = "knockd has given up what it did not need when it started:
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
     use crate::config::diagnostic::SourceText;
     use crate::config::load;
@@ -315,12 +340,22 @@ mod tests {
         }
     }
 
+    fn kept_landlock() -> Option<LandlockReport> {
+        Some(LandlockReport { abi: 7, no_network: true, scoped: true })
+    }
+
     fn few(doors: &str) -> Rights {
         let Loaded { config, .. } = loaded(doors);
         let capabilities = capabilities(&config).unwrap();
         let files = FilesInUse::of(Path::new("/no/such"), &loaded(doors));
-        let report = LandlockReport { abi: 7, no_network: true, scoped: true };
-        Rights(Some(FewRights { capabilities, files, user: None, landlock: Some(report) }))
+        let has_fleet = false;
+        Rights(Some(FewRights {
+            capabilities,
+            files,
+            user: None,
+            has_fleet,
+            landlock: kept_landlock(),
+        }))
     }
 
     #[test]
@@ -356,8 +391,79 @@ mod tests {
         let guard = loaded(&format!("doors: {{a: {{{GUARD}}}}}"));
         let files = FilesInUse::of(Path::new("/no/such"), &guard);
         let capabilities = [CAP_NET_RAW, CAP_NET_ADMIN].into_iter().collect();
-        let kept = FewRights { capabilities, files: files.clone(), user: None, landlock: None };
+        let files_kept = files.clone();
+        let kept = FewRights {
+            capabilities,
+            files: files_kept,
+            user: None,
+            has_fleet: false,
+            landlock: None,
+        };
         assert_eq!(Rights(Some(kept)).suffice(&guard.config, &files), Ok(()));
+    }
+
+    const FLEET: &str = "knockd: {fleet: {name: gw1, store: 'rediss://a', key_file: KEY}}";
+
+    #[test]
+    fn a_fleet_that_there_was_not_asks_for_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key");
+        fs::write(&key, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let door = format!("doors: {{a: {{{GUARD}}}}}");
+        let fleet = FLEET.replace("KEY", key.to_str().unwrap());
+        let wanted = loaded(&format!("{fleet}\n{door}"));
+        let files = FilesInUse::of(Path::new("/no/such"), &wanted);
+        let Rights(Some(kept)) = few(&door) else { panic!("few") };
+        let kept = |has_fleet, landlock| {
+            let capabilities = kept.capabilities.clone();
+            let kept = files.clone();
+            let kept = FewRights { capabilities, files: kept, user: None, has_fleet, landlock };
+            Rights(Some(kept)).suffice(&wanted.config, &files)
+        };
+        let refused = kept(false, kept_landlock()).unwrap_err();
+        assert!(refused.starts_with("'fleet' needs the network and the courier: "), "{refused}");
+        assert_eq!(kept(true, kept_landlock()), Ok(()));
+        // Nothing has been given up.
+        assert_eq!(kept(false, None), Ok(()));
+    }
+
+    /// Whether a program that is installed later runs, and a port is reached, by a thread that may
+    /// start a courier from this directory.
+    fn reaches(couriers: Option<&Path>, program: &Path) -> Option<[bool; 2]> {
+        let files = FilesInUse::of(Path::new("/no/such"), &loaded("doors: {}"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let installed = Barrier::new(2);
+        let restricted = || {
+            let report = files.restrict(false, couriers).unwrap();
+            installed.wait();
+            installed.wait();
+            #[expect(clippy::disallowed_methods, reason = "the courier is a program")]
+            let runs = Command::new(program).status().is_ok();
+            report.missing().is_empty().then_some([runs, TcpStream::connect(address).is_ok()])
+        };
+        thread::scope(|scope| {
+            let restricted = scope.spawn(restricted);
+            installed.wait();
+            fs::copy("/bin/true", program).unwrap();
+            installed.wait();
+            restricted.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn the_courier_runs_and_reaches_the_network_and_nothing_does_without_a_fleet() {
+        let [here, elsewhere] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let courier = here.path().join("knock-courier");
+        let Some(with_fleet) = reaches(Some(here.path()), &courier) else {
+            eprintln!("SKIPPED: this kernel lacks Landlock, or a part of it");
+            return;
+        };
+        assert_eq!(with_fleet, [true, true]);
+        let other = elsewhere.path().join("other");
+        assert_eq!(reaches(Some(here.path()), &other), Some([false, true]));
+        assert_eq!(reaches(None, &courier), Some([false, false]));
     }
 
     #[test]

@@ -110,6 +110,9 @@ impl Keeper {
                 );
             }
         }
+        if let Some(missing) = settings.fleet.as_ref().and_then(|_| process::missing_courier()) {
+            warn!("{missing}");
+        }
         let files = FilesInUse::of(&cli.config, &loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
         let names = cli.lookup.then(ReverseDns::new);

@@ -127,8 +127,7 @@ pub fn run_courier(
     configuration: OwnedFd,
     complaints: OwnedFd,
 ) -> io::Result<Child> {
-    let program = fault::courier().map_or_else(courier, Ok)?;
-    run_child(program, COURIER, channel, configuration, complaints)
+    run_child(courier()?, COURIER, channel, configuration, complaints)
 }
 
 /// Where the courier is: beside this program, also after that has been replaced.
@@ -136,7 +135,17 @@ pub fn run_courier(
 /// # Errors
 /// When `/proc` is not mounted.
 pub fn courier() -> io::Result<PathBuf> {
-    Ok(fs::read_link("/proc/self/exe")?.with_file_name("knock-courier"))
+    let beside = || Ok(fs::read_link("/proc/self/exe")?.with_file_name("knock-courier"));
+    fault::courier().map_or_else(beside, Ok)
+}
+
+/// That the courier is not installed, in words, and what installs it.
+pub fn missing_courier() -> Option<String> {
+    let courier = courier().ok().filter(|courier| !courier.exists())?.display().to_string();
+    Some(format!(
+        "the fleet's store is not reached, since there is no {courier}: install the package \
+         knock-fleet, then restart knockd"
+    ))
 }
 
 fn run_child(

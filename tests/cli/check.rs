@@ -485,6 +485,39 @@ fn a_door_that_forwards_says_where_each_family_is_led() {
     assert_eq!(door["forwards"][0], first, "{door}");
 }
 
+/// A configuration of a gateway in a fleet, whose courier is that program.
+fn of_a_fleet(courier: &str) -> Said {
+    let (directory, path) = file("");
+    let key = directory.path().join("fleet.key");
+    write(&key, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n");
+    let fleet =
+        format!("{{name: gw1, store: 'unix:/run/valkey.sock', key_file: {}}}", key.display());
+    let doors = "a: {sequence: [201, 403], start_command: 'a', stop_command: 'b', fleet: true}";
+    write(&path, &format!("knockd: {{fleet: {fleet}}}\ndoors: {{{doors}}}\n"));
+    let mut check = Command::cargo_bin("knockctl").unwrap();
+    let output = check.arg("-c").arg(&path).arg("check").env("KNOCKD_COURIER", courier).output();
+    said(output.unwrap(), directory.path())
+}
+
+#[test]
+fn a_door_of_a_fleet_says_that_other_gateways_open_it_too() {
+    let said = of_a_fleet("/bin/true");
+    assert_eq!(said.status, Some(0), "{}", said.errors);
+    assert!(!said.errors.contains("not reached"), "{}", said.errors);
+    let line = "\n    every gateway of the fleet that has this door opens it too\n";
+    assert!(said.output.contains(line), "{}", said.output);
+}
+
+#[test]
+fn a_courier_that_is_not_installed_is_a_warning_that_says_what_to_install() {
+    needs!("a courier that is not installed");
+    let said = of_a_fleet("/no/such/knock-courier");
+    assert_eq!(said.status, Some(0), "{}", said.errors);
+    let warning = "doors.yaml:1:17: warning: the fleet's store is not reached, since there is no \
+                   /no/such/knock-courier: install the package knock-fleet, then restart knockd\n";
+    assert!(said.errors.contains(warning), "{}", said.errors);
+}
+
 #[test]
 fn a_script_is_told_the_same_in_objects() {
     let wrong = run("knockctl", &["check", "--json"], "doors: {a: {sequence: [abc], open: 22}}");

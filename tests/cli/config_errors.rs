@@ -182,7 +182,7 @@ doors.yaml:2:22: error: 's0, lo' is not the name of an interface: it is several,
 doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, forward, open_for, open_for_max, max_grants, hold, on_expiry, addresses, width, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, forward, open_for, open_for_max, max_grants, hold, on_expiry, addresses, fleet, width, cooldown, via, guard, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence

@@ -50,11 +50,14 @@ fn everything_has_its_place_and_mode() {
         ("usr/bin/knock", 0o755),
         ("usr/sbin/knockd", 0o755),
         ("usr/sbin/knockctl", 0o755),
+        // Beside knockd, which looks for it there.
+        ("usr/sbin/knock-courier", 0o755),
         ("usr/share/man/man1/knock.1", 0o644),
         ("usr/share/man/man5/knock.d.5", 0o644),
         ("usr/share/man/man7/knock-spa.7", 0o644),
         ("usr/share/man/man8/knockd.8", 0o644),
         ("usr/share/man/man8/knockctl.8", 0o644),
+        ("usr/share/man/man8/knock-courier.8", 0o644),
         ("usr/lib/systemd/system/knockd.service", 0o644),
         ("usr/lib/systemd/system/knockd-lock.service", 0o644),
         ("usr/lib/systemd/user/knock@.service", 0o644),
@@ -108,9 +111,10 @@ fn the_notices_name_what_is_linked_in_and_nothing_else() {
         let crates = crates.iter().map(|(it, _)| it.rsplit_once(' ').unwrap().0);
         crates.filter_map(|it| it.strip_suffix(name)).collect::<Vec<_>>()
     };
-    // Of all three programs; of the daemon's; of tests; of macros; of build scripts; of fuzzing.
+    // Of all programs; of the daemon's; of the courier alone; of tests; of macros; of build scripts; of fuzzing.
     assert_eq!(marks(" snow"), ["*"]);
     assert_eq!(marks(" rusqlite"), [" "]);
+    assert_eq!([marks(" redis"), marks(" rustls"), marks(" ring")], [["+"], ["+"], ["+"]]);
     for unused in [" knock", " proptest", " syn", " cc", " libfuzzer-sys"] {
         assert!(marks(unused).is_empty(), "{unused}");
     }

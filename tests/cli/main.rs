@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod config_client_errors;
 mod config_errors;
+mod config_fleet_errors;
 #[cfg(feature = "daemon")]
 mod enroll;
 #[cfg(feature = "daemon")]

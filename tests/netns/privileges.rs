@@ -81,10 +81,23 @@ const GUARDED: &str = "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir:
 
 /// Starts a `knockd` that guards a port and runs no command.
 fn guarding(net: &Net) -> Knockd {
+    configured(net, GUARDED)
+}
+
+/// The same as a gateway of a fleet.
+fn in_a_fleet() -> String {
+    let fleet = "knockd: {fleet: {name: gw1, store: 'unix:/no/store', key_file: DIR/key}, ";
+    GUARDED.replace("knockd: {", fleet)
+}
+
+fn configured(net: &Net, text: &str) -> Knockd {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("log")).unwrap();
+    let key = directory.path().join("key");
+    fs::write(&key, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n").unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     let config = directory.path().join("knock.conf");
-    let text = GUARDED.replace("DIR", &directory.path().display().to_string());
+    let text = text.replace("DIR", &directory.path().display().to_string());
     fs::write(&config, text).unwrap();
     // A copy, which can be replaced.
     let program = directory.path().join("knockd");
@@ -222,6 +235,7 @@ fn a_reload_that_needs_what_has_been_given_up_asks_for_a_restart() {
         (listed, "cannot be read: Permission denied"),
         (keyed_elsewhere, "the configuration has files in "),
         (keyed("DIR/server.key"), "server.key: Permission denied"),
+        (in_a_fleet(), "'fleet' needs the network and the courier: "),
     ] {
         knockd.configure(&configuration);
         let answer = knockd.ask(r#"{"do":"reload"}"#).remove(0);
@@ -232,6 +246,19 @@ fn a_reload_that_needs_what_has_been_given_up_asks_for_a_restart() {
     }
     knockd.configure(GUARDED);
     assert_eq!(knockd.ask(r#"{"do":"reload"}"#)[0]["reply"], "done", "{:?}", knockd.log());
+}
+
+#[test]
+fn a_gateway_whose_courier_is_not_installed_says_what_to_install_and_opens_alone() {
+    needs!("no courier", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    // A copy of knockd, and nothing beside it.
+    let knockd = configured(&net, &in_a_fleet());
+    let courier = knockd.directory.path().join("knock-courier");
+    let said = format!("there is no {}: install the package knock-fleet", courier.display());
+    knockd.wait_for(&said);
+    opens(&net, &knockd);
 }
 
 #[test]

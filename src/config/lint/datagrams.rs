@@ -1,7 +1,9 @@
 //! Lints of clients, and of the ports at which datagrams arrive.
 
-use super::doors::common_ports;
-use crate::config::{Diagnostic, Loaded, Place, Recognition};
+use super::doors::{common_ports, some_of};
+use crate::config::{
+    AddressPolicy, Client, Config, Diagnostic, Loaded, Place, Recognition, WhenLost,
+};
 use crate::proto::{PortSet, Protocol};
 use crate::time::Wall;
 
@@ -17,6 +19,30 @@ pub(super) fn expired(loaded: &Loaded, now: Wall) -> Vec<Diagnostic> {
             warning.help("write a later date, or 'knockctl revoke' it")
         })
         .collect()
+}
+
+/// Clients whose requests need not name an address: who has caught one may send it to another gateway
+/// of the fleet, as long as the store cannot say that it has been used.
+pub(super) fn caught(loaded: &Loaded) -> Option<Diagnostic> {
+    let Config { settings, doors, clients } = &loaded.config;
+    settings.fleet.as_ref().filter(|fleet| fleet.when_lost == WhenLost::Alone)?;
+    let may_be_caught = |(client, _): &(&Client, _)| {
+        let is_any = |address: Option<AddressPolicy>| address == Some(AddressPolicy::Any);
+        let spa = is_any(client.spa.as_ref().map(|it| it.address));
+        let fwknop = is_any(client.fwknop.as_ref().map(|it| it.address));
+        let doors = doors.iter().filter(|door| client.doors.contains(door.name()));
+        let mut taken = doors.map(|door| &door.recognition);
+        taken.any(|door| door.spa && spa || door.fwknop && fwknop)
+    };
+    let found = clients.iter().zip(&loaded.places.clients).filter(may_be_caught);
+    let (_, places) = found.clone().next()?;
+    let clients = some_of(found.map(|(client, _)| format!("'{}'", client.name)))?;
+    let message = format!(
+        "while the store is lost, whoever has caught a request of {clients} is let in by it at \
+         another gateway"
+    );
+    let help = "write address: explicit for each that names its own; or fleet: {when_lost: refuse}";
+    Some(places.name.warning(message).help(help))
 }
 
 /// The ports at which datagrams arrive that open some door.

@@ -8,6 +8,7 @@ use super::tree::{KnownKeys, Node, Reader};
 use crate::config::diagnostic::Parsed;
 use crate::config::{Diagnostic, FleetSettings, Options, Problems, Store, StoreAddress, WhenLost};
 use crate::proto::Secret;
+use crate::proto::spa::SpaKeyError;
 
 pub(super) const FLEET: KnownKeys =
     KnownKeys { of: "fleet", known: &["name store password_file key_file ca_file wait when_lost"] };
@@ -39,7 +40,7 @@ pub(super) fn read_fleet(
     let key = reader.require(
         "key_file",
         |node| {
-            let wrong = |error| node.at.error(format!("the key in this file: {error}"));
+            let wrong = |error: SpaKeyError| node.at.error(error.to_string());
             secrets.read_file(node)?.parse().map_err(wrong)
         },
         missing("key_file", help),
@@ -47,9 +48,19 @@ pub(super) fn read_fleet(
     let authorities = reader.read("ca_file", |node| {
         let path = node.path()?;
         let text = read_list(&path, options).map_err(|problem| problem.named_at(&node.at))?;
+        if !text.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(node.at.error(format!("{} holds no certificate in PEM", path.display())));
+        }
         secrets.files.push(path);
         Ok(text.to_string())
     });
+    let is_tls = |it: &StoreAddress| matches!(it, StoreAddress::Tcp { tls: true, .. });
+    if let (Ok(addresses), Some(entry)) = (&store, reader.mapping.get("ca_file"))
+        && !addresses.iter().any(is_tls)
+    {
+        let warning = entry.without_effect("only rediss:// is by TLS", "remove it");
+        reader.problems.push(warning);
+    }
     let wait = reader.read("wait", |node| {
         let wait = node.duration("wait", Duration::from_millis(1))?;
         if wait <= LONGEST_WAIT { Ok(wait) } else { Err(node.at.error("wait is 1s at the most")) }
@@ -87,7 +98,10 @@ fn read_store(reader: &mut Reader<'_>, missing: Diagnostic) -> Parsed<Vec<StoreA
     }
     for (item, address) in items.iter().zip(&addresses).filter(|(_, it)| !it.is_private()) {
         let StoreAddress::Tcp { host, .. } = address else { continue };
-        let warning = format!("whoever is on the way to {host} reads the password of the store");
+        let warning = format!(
+            "whoever is on the way to {host} reads the store's password, and can hold back what \
+             gateways tell each other"
+        );
         reader.problems.push(item.at.warning(warning).help("write rediss:// for TLS"));
     }
     Ok(addresses)

@@ -18,6 +18,7 @@ use crate::keeper::{kernel_sets, server_key};
 use crate::ledger::Ledger;
 use crate::log::check_owner;
 use crate::sys::privileges::Identity;
+use crate::sys::process;
 use crate::time::Now;
 
 /// Errors of a configuration that is read from `path`, each as knockd would put it. It takes root
@@ -64,6 +65,8 @@ pub(super) fn obstacles(
     });
     // It starts all the same.
     let metrics = metrics.map(|why| error("metrics", why).into_warning());
+    let fleet = settings.fleet.as_ref().and_then(|_| process::missing_courier());
+    let courier = fleet.map(|why| error("fleet", why).into_warning());
     let key_file = &settings.spa.key_file;
     if config.doors.iter().any(|door| door.recognition.spa) && !key_file.exists() {
         finds("spa", written(key_file, file(key_file, directory)));
@@ -82,7 +85,7 @@ pub(super) fn obstacles(
     }
     let why = kernel_sets::ruleset(config, None).and_then(|ruleset| said(guard::check(&ruleset)));
     found.extend(why.map(|why| Diagnostic::file(path, format!("cannot set up the guard: {why}"))));
-    found.extend(metrics);
+    found.extend(metrics.into_iter().chain(courier));
     found
 }
 
