@@ -9,6 +9,7 @@
 //! word that one of them does not know is an error which says that the versions differ.
 
 mod event;
+mod fleet;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +27,7 @@ use crate::proto::words::words;
 use crate::proto::{Method, Network};
 use crate::sys::sandbox::{SandboxReport, SeccompState};
 pub use event::{EventLine, RefusalFacts, What, client_of, door_of, seconds};
+pub use fleet::{FleetLink, FleetState, FleetStatus, GatewayStatus};
 
 /// Where the configuration is unless another path is given.
 pub const CONFIG: &str = "/etc/knock.d";
@@ -59,6 +61,8 @@ pub enum Request {
     },
     /// Who may knock: answered by [`Reply::Clients`].
     Clients,
+    /// The gateways of the fleet, and what they share: answered by [`Reply::Fleet`].
+    Fleet,
     /// Opens a door by hand; for as long as the door says where no time is given.
     Open {
         door: Name,
@@ -159,6 +163,7 @@ pub enum Reply {
     Clients {
         clients: Vec<ClientStatus>,
     },
+    Fleet(FleetStatus),
     /// The door is open, before [`Reply::Done`].
     Opened(GrantStatus),
     Event(EventLine),
@@ -200,6 +205,8 @@ pub struct Status {
     pub locked_out: Vec<LockStatus>,
     #[serde(default)]
     pub sandbox: SandboxStatus,
+    /// Absent where it is of no fleet.
+    pub fleet: Option<FleetLink>,
 }
 
 /// What the processes of the daemon may still do.
@@ -209,6 +216,8 @@ pub struct SandboxStatus {
     pub keeper: Option<KeeperRights>,
     /// Absent while none is at work.
     pub watcher: Option<WatcherSandbox>,
+    /// Absent while none is at work.
+    pub courier: Option<WatcherSandbox>,
 }
 
 /// The rights of the keeper.
@@ -235,7 +244,7 @@ impl fmt::Display for KeeperRights {
     }
 }
 
-/// How much of the watcher's sandbox holds, each part in words.
+/// How much of a watcher's sandbox holds, or of a courier's, each part in words.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, derive_more::Display)]
 #[display("system calls {seccomp}; Landlock: {landlock}; memory {memory}")]
 pub struct WatcherSandbox {

@@ -9,6 +9,7 @@ mod edit;
 mod error;
 mod events;
 pub(crate) mod explain;
+mod fleet;
 #[cfg(fuzzing)]
 #[path = "../fuzz/src/ctl.rs"]
 pub mod fuzzing;
@@ -162,6 +163,14 @@ enum KnockctlCommand {
     #[command(subcommand)]
     Client(clients::ClientCommand),
 
+    /// Say which gateways share what they know, how far behind they are, and what is shared
+    Fleet(args::JsonArgs),
+
+    /// Make the key of a fleet, with which its gateways seal what they tell each other
+    ///
+    /// Never overwrites one, and never prints it.
+    FleetKey(fleet::FleetKeyArgs),
+
     /// Print the server's public key for SPA
     ServerKey,
 
@@ -222,6 +231,8 @@ fn run(target: &Target, task: KnockctlCommand) -> Result<(), Error> {
         KnockctlCommand::Init(args) => init::run(target, &args),
         KnockctlCommand::Enroll(args) => clients::enroll::run(target, &args),
         KnockctlCommand::Revoke(args) => clients::revoke::run(target, &args),
+        KnockctlCommand::Fleet(args) => fleet::run(target, &args),
+        KnockctlCommand::FleetKey(args) => fleet::make_key(target, args),
         KnockctlCommand::ServerKey => server_key::run(target),
         KnockctlCommand::Sequence(args) => sequence::run(target, &args),
         KnockctlCommand::OneTime(args) => one_time::run(args),

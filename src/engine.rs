@@ -130,7 +130,7 @@ impl Engine {
         let rotates = doors.rotations().next().is_some();
         let due = if rotates { Monotonic::ZERO } else { Monotonic::MAX };
         let mut lockouts = Lockouts::new(sources);
-        locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
+        locks.into_iter().for_each(|lock| lockouts.lock(Monotonic::ZERO, lock));
         Self {
             tracker: Tracker::new(sources, doors.most_starting()),
             remembered: doors.longest_sequence().max(REMEMBERED),
@@ -149,6 +149,11 @@ impl Engine {
             waiting: WaitingRoom::new(),
             requests: Vec::new(),
         }
+    }
+
+    /// Listens to a source no more until then.
+    pub fn lock(&mut self, now: Monotonic, lock: LockedSource) {
+        self.lockouts.lock(now, lock);
     }
 
     /// Listens to a source again, at every door, as if it had never failed.

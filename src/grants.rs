@@ -190,8 +190,8 @@ pub struct Grants {
     doors: HashMap<Name, DoorSessions>,
     /// How many may follow a session.
     held: usize,
-    /// Of each door with a cooldown the last knock that it did something for, and whether none has
-    /// been refused since.
+    /// Of each door with a cooldown the last knock that it did something for, here or at another
+    /// gateway, and whether none has been refused since.
     cooling: HashMap<Name, (Monotonic, bool)>,
 }
 
@@ -206,7 +206,7 @@ impl Grants {
     ///
     /// # Errors
     /// [`Reason::TooMany`] where there is no room for another grant, [`Reason::Cooldown`] where the
-    /// door has done something for another knock lately, unless an administrator asks.
+    /// door has done something lately, unless an administrator or another gateway asks.
     pub fn prepare(
         &mut self,
         knocked: Monotonic,
@@ -215,7 +215,7 @@ impl Grants {
         action: Action,
         jobs_fit: bool,
     ) -> Result<PreparedGrant, Reason> {
-        if origin.by != OpenedBy::Knockctl
+        if matches!(origin.by, OpenedBy::Method(_))
             && let Some((last, _)) = self.cooling.get(&key.door)
             && knocked.since(*last) < action.cooldown
         {
@@ -551,6 +551,11 @@ impl Grants {
         held.for_each(|held| _ = self.holders.remove(&held));
     }
 
+    /// How many a door has.
+    pub fn count(&self, door: &Name) -> usize {
+        self.of_door.get(door).copied().unwrap_or(0)
+    }
+
     /// When the next open grant ends.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         self.deadlines.first().map(|&(deadline, _)| deadline)
@@ -565,6 +570,12 @@ impl Grants {
     pub fn open_until(&self, key: &GrantKey) -> Option<Monotonic> {
         let grant = self.grants.get(self.by_key.get(key)?)?;
         grant.is_open().then_some(grant.deadline)
+    }
+
+    /// When the grant for a key ends that is open, or about to be; `None`: there is none.
+    pub fn stands_until(&self, key: &GrantKey) -> Option<Monotonic> {
+        let grant = self.grants.get(self.by_key.get(key)?)?;
+        (grant.state() != GrantState::Closing).then_some(grant.deadline)
     }
 
     /// All grants, in the order of their keys.

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::SandboxMode;
-use crate::engine::{DatagramRequest, Event, Reason, Refusal, Setup};
+use crate::engine::{DatagramRequest, Event, LockedSource, Reason, Refusal, Setup};
 use crate::proto::{InterfaceName, Knock};
 use crate::sys::privileges::Identity;
 use crate::sys::sandbox::SandboxReport;
@@ -97,6 +97,8 @@ pub enum ToWatcher {
     Stop,
     /// Tell what is remembered of these sources' knocks, and from now on all there is about them.
     Explain { asked: ExplainFilter },
+    /// Do not listen to this source: another gateway does not.
+    Lock { lock: LockedSource },
     /// Listen to this source again.
     Unlock { source: IpAddr },
     /// An address has become one of this host's, or is not any more.
@@ -379,6 +381,7 @@ pub(crate) mod tests {
             ToWatcher::Explain { asked: ExplainFilter::Nobody },
             ToWatcher::Explain { asked: ExplainFilter::One(source) },
             ToWatcher::Explain { asked: ExplainFilter::All },
+            ToWatcher::Lock { lock: LockedSource { door: Some(DoorId(3)), source, until: time } },
             ToWatcher::Unlock { source },
             ToWatcher::Address { address: source, is_own: false },
         ] {

@@ -4,12 +4,14 @@
 //! It never sees a packet.
 
 mod alerts;
+mod child;
 mod claim;
 pub mod cli;
 mod control;
 mod credible;
 mod daemon;
 mod doors;
+mod fleet;
 #[cfg(fuzzing)]
 #[path = "../fuzz/src/keeper.rs"]
 pub mod fuzzing;

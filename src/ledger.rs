@@ -223,6 +223,15 @@ impl Ledger {
         })
     }
 
+    /// The stamps of keys that were used since `marks_since`, and what was used once and proves
+    /// something after `now`: the newest, as many as are worth telling others.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn recent_proofs(&self, marks_since: Wall, now: Wall) -> Result<Vec<Proof>, LedgerError> {
+        self.done("read proofs", rows::recent_proofs(&self.db, marks_since, now))
+    }
+
     /// Adds to the history.
     ///
     /// # Errors

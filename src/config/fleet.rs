@@ -1,5 +1,6 @@
 //! The fleet that a gateway is of: its name there, its store, and what it does without that.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -32,6 +33,16 @@ pub struct Store {
     pub password: Option<Secret>,
     /// The certificates of those who vouch for it, in PEM, where TLS is spoken.
     pub authorities: Option<String>,
+}
+
+/// Where it is, for people.
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addresses.iter().enumerate().try_for_each(|(place, address)| {
+            f.write_str(if place > 0 { ", " } else { "" })?;
+            address.fmt(f)
+        })
+    }
 }
 
 /// Where a store listens.
@@ -67,6 +78,24 @@ impl StoreAddress {
             Self::Unix(_) => true,
             Self::Tcp { host, tls, .. } => {
                 *tls || host == "localhost" || host.parse().is_ok_and(|it: IpAddr| it.is_loopback())
+            }
+        }
+    }
+}
+
+/// As it is written.
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp { user, host, port, tls, service } => {
+                f.write_str(if *tls { "rediss://" } else { "redis://" })?;
+                user.iter().try_for_each(|user| write!(f, "{user}@"))?;
+                match host.contains(':') {
+                    true => write!(f, "[{host}]:{port}")?,
+                    false => write!(f, "{host}:{port}")?,
+                }
+                service.iter().try_for_each(|service| write!(f, "/{service}"))
             }
         }
     }
@@ -124,3 +153,20 @@ impl FromStr for StoreAddress {
 
 /// Where stores listen unless they say otherwise.
 const PORT: u16 = 6379;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_store_is_is_shown_as_it_is_written() {
+        for text in [
+            "unix:/run/valkey/valkey.sock",
+            "rediss://gw1@valkey.example.net:6379",
+            "redis://[2001:db8::1]:6380",
+            "rediss://gw1@sentinel.example.net:26379/fleet",
+        ] {
+            assert_eq!(text.parse::<StoreAddress>().unwrap().to_string(), text);
+        }
+    }
+}

@@ -17,6 +17,7 @@ use serde::Serialize;
 use start::obstacles;
 
 use super::args::JsonArgs;
+use super::fleet::namesake;
 use super::host;
 use super::output::object;
 use super::wording::count;
@@ -35,7 +36,10 @@ use crate::sys::{clock, privileges};
 
 /// Prints errors and warnings on standard error and each door on standard output.
 pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
-    let found = examine(&target.config, target.options(), |_| ());
+    let mut found = examine(&target.config, target.options(), |_| ());
+    if let Ok((loaded, warnings)) = &mut found {
+        warnings.extend(namesake(target, loaded));
+    }
     if args.json { print_json(&target.config, found) } else { print(&target.config, found) }
 }
 

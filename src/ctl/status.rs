@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use super::fleet::link;
 use super::output::{self, local, table, wall};
 use super::wording::count;
 use super::{Error, Target, Timeout};
@@ -78,12 +79,17 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
     if let Some(keeper) = &status.sandbox.keeper {
         fact("keeper", format!("has {}", escape(&keeper.to_string())));
     }
-    if let Some(watcher) = &status.sandbox.watcher {
-        let extent = match watcher.whole {
+    let sandbox = &status.sandbox;
+    for (name, sandbox) in [("watcher", &sandbox.watcher), ("courier", &sandbox.courier)] {
+        let Some(sandbox) = sandbox else { continue };
+        let extent = match sandbox.whole {
             true => "its sandbox holds".to_owned(),
-            false => format!("its sandbox holds in part: {}", escape(&watcher.to_string())),
+            false => format!("its sandbox holds in part: {}", escape(&sandbox.to_string())),
         };
-        fact("watcher", extent);
+        fact(name, extent);
+    }
+    if let Some(fleet) = &status.fleet {
+        fact("fleet", link(fleet, now, &TimeZone::system()));
     }
     table(out, &[], facts.into_iter())?;
     writeln!(out)?;

@@ -46,6 +46,9 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
             format!("open{whose} ({knock} completes the sequence)")
         }
         What::Complete => format!("complete{whose}"),
+        What::Open { knock: None } if *by == Some(OpenedBy::Fleet) && !message.is_empty() => {
+            format!("open{of}, {message}")
+        }
         What::Open { knock: None } => format!("open{whose}{from}"),
         What::Extend { seconds } => {
             let lasts = seconds.map_or_else(String::new, |seconds| format!(", for {seconds}s"));
@@ -170,6 +173,11 @@ mod tests {
                 "reset at stage 2: the next knock did not come in time",
             ),
             (r#""event":"open","by":"knockctl","client":null"#, "open by knockctl"),
+            (
+                r#""event":"open","by":"fleet","client":"phone","message":"opened at gw1""#,
+                "open of phone, opened at gw1",
+            ),
+            (r#""event":"open","by":"fleet","client":"phone""#, "open by fleet of phone"),
             (
                 r#""event":"open","by":"spa","client":"phone","asked_by":"192.0.2.9""#,
                 "open by spa of phone, asked for by 192.0.2.9",

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 use smallvec::{SmallVec, smallvec};
 
-use super::DoorId;
+use super::{DoorId, LockedSource};
 use crate::config::Lockout;
 use crate::proto::Network;
 use crate::time::Monotonic;
@@ -186,10 +186,10 @@ impl Lockouts {
         }
     }
 
-    /// Locks a source out, as an earlier watcher has.
-    pub(super) fn lock(&mut self, door: Option<DoorId>, source: IpAddr, until: Monotonic) {
-        if let Some(&(network, _)) = networks(source).first() {
-            let _room = self.locked.renew((door, network), 0, Monotonic::ZERO, until);
+    /// Locks a source out, as an earlier watcher has, or another gateway.
+    pub(super) fn lock(&mut self, now: Monotonic, lock: LockedSource) {
+        if let Some(&(network, _)) = networks(lock.source).first() {
+            let _room = self.locked.renew((lock.door, network), 0, now, lock.until);
         }
     }
 
@@ -302,6 +302,18 @@ mod tests {
             assert_eq!(fail(&mut lockouts, source, 1), None);
             assert_eq!(fail(&mut lockouts, source, 1), None);
         }
+    }
+
+    #[test]
+    fn a_lock_from_elsewhere_holds_at_its_door_alone_and_takes_the_room_of_what_is_over() {
+        let mut lockouts = Lockouts::new(1);
+        let lock = |source, until| LockedSource { door: DOOR, source: address(source), until };
+        lockouts.lock(at(0), lock("192.0.2.2", at(10)));
+        lockouts.lock(at(5), lock("192.0.2.3", at(20)));
+        assert_eq!(until(&lockouts, "192.0.2.3", 6), None, "there is room for one");
+        lockouts.lock(at(10), lock("2001:db8::3", at(20)));
+        assert_eq!(until(&lockouts, "2001:db8::4", 11), Some(at(20)));
+        assert_eq!(lockouts.until(None, address("2001:db8::3"), at(11)), None);
     }
 
     fn until(lockouts: &Lockouts, source: &str, seconds: u64) -> Option<Monotonic> {
@@ -419,7 +431,8 @@ mod tests {
     #[test]
     fn what_an_earlier_watcher_locked_stays_locked() {
         let mut lockouts = Lockouts::new(10);
-        lockouts.lock(None, address("2001:db8::1"), at(50));
+        let everywhere = LockedSource { door: None, source: address("2001:db8::1"), until: at(50) };
+        lockouts.lock(at(0), everywhere);
         assert_eq!(lockouts.until(None, address("2001:db8::2"), at(49)), Some(at(50)));
         assert_eq!(lockouts.until(None, address("2001:db8::2"), at(50)), None);
     }

@@ -53,8 +53,8 @@ pub enum HoldEnd {
 }
 }
 
-/// The sessions of a door: which connections are theirs, and how its grants and they follow each
-/// other.
+/// The sessions of a door: which connections are theirs, how its grants and they follow each other,
+/// and whether those of other gateways are let in too.
 #[derive(Clone, Debug)]
 pub struct DoorSessions {
     /// `None`: its grants follow nothing.
@@ -66,12 +66,14 @@ pub struct DoorSessions {
     pub ports: Vec<OpenPorts>,
     /// Whose ports they are; `None`: everybody's.
     pub(super) target: Option<IpAddr>,
+    /// Whether what opens here opens at every gateway of the fleet that has the door.
+    pub fleet: bool,
 }
 
 impl DoorSessions {
     /// What a door says of them.
     pub fn of(door: &Door) -> Self {
-        let Opening { mechanism, ports, forwards, hold, cuts, .. } = &door.opening;
+        let Opening { mechanism, ports, forwards, hold, cuts, fleet, .. } = &door.opening;
         let on = forwards.iter().map(|forward| forward.on.into());
         let is_single = forwards.is_empty() && ports.iter().all(|ports| ports.single().is_some());
         Self {
@@ -80,6 +82,7 @@ impl DoorSessions {
             cuts: *cuts,
             ports: ports.iter().copied().chain(on).collect(),
             target: door.recognition.target,
+            fleet: *fleet,
         }
     }
 

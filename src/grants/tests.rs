@@ -110,6 +110,34 @@ fn a_door_does_nothing_for_anybody_else_while_it_cools_down() {
 }
 
 #[test]
+fn what_opened_at_another_gateway_opens_while_a_door_cools_down_and_begins_that_anew() {
+    let mut grants = Grants::default();
+    let cooling = Action { cooldown: Duration::from_secs(60), ..action(1, 10) };
+    let mut ask = |seconds, by| {
+        let origin = Origin { by, client: None };
+        let asked = grants.prepare(at(seconds), key(ADDRESS), origin, cooling.clone(), true);
+        asked.map(|asked| _ = grants.apply(asked)).err()
+    };
+    let knock = OpenedBy::Method(Method::Sequence);
+    assert_eq!(ask(0, knock), None);
+    assert_eq!(ask(50, OpenedBy::Fleet), None);
+    assert_eq!(ask(109, knock), Some(Reason::Cooldown));
+    assert_eq!(ask(110, knock), None);
+}
+
+#[test]
+fn a_grant_stands_from_its_request_until_it_begins_to_close() {
+    let mut grants = Grants::default();
+    assert_eq!(grants.stands_until(&key(ADDRESS)), None);
+    let Decision::Open(id, _) = ask(&mut grants, 100, ADDRESS, action(1, 30)) else { panic!() };
+    assert_eq!(grants.stands_until(&key(ADDRESS)), Some(at(130)));
+    assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
+    assert_eq!(grants.stands_until(&key(ADDRESS)), Some(at(130)));
+    assert!(grants.close(id).is_some());
+    assert_eq!(grants.stands_until(&key(ADDRESS)), None);
+}
+
+#[test]
 fn a_grant_closes_at_its_deadline_and_not_before() {
     let mut grants = Grants::default();
     let id = open(&mut grants, 100, 30);

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::credible::Lie;
-use crate::config::{Client, Config, Door};
+use crate::config::{Client, Config, Door, Name};
 use crate::control::{client_of, door_of};
 use crate::engine::spa::SpaServer;
 use crate::engine::{
@@ -41,6 +41,8 @@ pub(super) struct Claim {
     /// When a client made the request, as it says itself.
     pub(super) stamp: Option<Wall>,
     pub(super) close: bool,
+    /// The gateway of the fleet that has told of it, where it opened.
+    pub(super) gateway: Option<Name>,
 }
 
 /// A claim, and why it does not hold, or no more: by this host's clocks, its addresses, or the
@@ -120,6 +122,27 @@ impl Claim {
             proof: None,
             stamp: None,
             close: false,
+            gateway: None,
+        }
+    }
+
+    /// What a door that has opened at another gateway asks for here, for as long as it may.
+    pub(super) fn by_gateway(
+        door: Door,
+        gateway: Name,
+        client: Option<Name>,
+        key: &GrantKey,
+        since: Monotonic,
+        open_for: Duration,
+        proof: Proof,
+    ) -> Self {
+        let origin = Origin { by: OpenedBy::Fleet, client };
+        Self {
+            source_port: key.source_port,
+            open_for: Some(open_for),
+            proof: Some(proof),
+            gateway: Some(gateway),
+            ..Self::of(door, origin, vec![key.network], since)
         }
     }
 
@@ -278,8 +301,13 @@ fn once(
     }
 }
 
+/// A line of a list, used up by what [`one_time_proof`] makes of it.
+pub(super) fn used_line(door: &Door, line: &[u8]) -> Proof {
+    once(door, None, Method::OneTimeSequence, line.to_vec(), None)
+}
+
 /// A line of a list proves something once, wherever it stands in the list.
-fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
+pub(super) fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
     let knocks: Vec<String> = door.recognition.sequence.iter().map(ToString::to_string).collect();
     format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
 }

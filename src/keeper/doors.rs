@@ -2,6 +2,7 @@
 
 mod cut;
 mod jobs;
+mod news;
 mod open;
 mod recover;
 mod sessions;
@@ -15,6 +16,7 @@ use tracing::error;
 
 use self::cut::{CutCause, Cuts};
 use self::jobs::Purpose;
+pub(super) use self::news::{AskedAt, DoorNews};
 use self::sessions::Sessions;
 use self::tell::DoorEvent;
 
@@ -27,11 +29,10 @@ use crate::control::EventLine;
 use crate::firewall;
 use crate::firewall::command::{CommandRunner, JobId};
 use crate::grants::{
-    Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, Origin, ToClose,
+    Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, OpenedBy, Origin, ToClose,
 };
 use crate::ledger::Durability;
 use crate::log::limit::Limit;
-use crate::proto::Network;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -57,6 +58,8 @@ pub(super) struct Doors {
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
     cuts: Cuts,
+    /// What the other gateways of the fleet have not been told yet.
+    news: Vec<DoorNews>,
     /// What is counted for monitoring.
     pub(super) metrics: Counts,
 }
@@ -86,18 +89,21 @@ impl Doors {
         self.grants.get(id).map(|grant| (grant.key.clone(), grant.origin.clone()))
     }
 
-    /// Closes a door that is open for an address of a network, or strikes off that it could not be
-    /// closed. False: it is not open. To `cut`: connections from there are [due](Self::cut_due) to
-    /// end.
-    pub(super) fn close(&mut self, now: Now, door: &Name, network: Network, cut: bool) -> bool {
-        let is_meant = |key: &GrantKey| key.door == *door && key.network.meets(&network);
-        let ids = self.grants.matching(|it| is_meant(&it.key));
+    /// Closes a door that is open for an address of a network, for this source port or whichever,
+    /// or strikes off that it could not be closed. False: it is not open. To `cut`: connections from
+    /// there are [due](Self::cut_due) to end.
+    pub(super) fn close(&mut self, now: Now, asked: &GrantKey, cut: bool, from: AskedAt) -> bool {
+        let is_meant = |key: &GrantKey| {
+            key.door == asked.door
+                && key.network.meets(&asked.network)
+                && (asked.source_port.is_none() || key.source_port == asked.source_port)
+        };
+        let ids = self.reached(from, |it| is_meant(&it.key));
         if cut {
             self.cuts.with.extend(ids.iter().map(|id| (*id, CutCause::Request)));
-            let key = GrantKey::new(door.clone(), network);
-            self.cuts.due.insert((key, CutCause::Request));
+            self.cuts.due.insert((asked.clone(), CutCause::Request));
         }
-        self.end_all(now, &ids, "closed by hand");
+        self.end_as_asked(now, from, &ids, "closed by hand");
         let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
         let struck = struck.map(|(_, (id, _))| self.journal.forget(id)).count();
         !ids.is_empty() || struck > 0
@@ -109,18 +115,40 @@ impl Doors {
     }
 
     /// Closes what a client has opened, or extended last. How many doors that were.
-    pub(super) fn close_client(&mut self, now: Now, client: &Name, cut: bool) -> usize {
-        let ids = self.grants.matching(|it| it.origin.client.as_ref() == Some(client));
+    pub(super) fn close_client(
+        &mut self,
+        now: Now,
+        client: &Name,
+        cut: bool,
+        from: AskedAt,
+    ) -> usize {
+        let ids = self.reached(from, |it| it.origin.client.as_ref() == Some(client));
         if cut {
-            self.cut_with(&ids, Some(client));
+            self.cut_with(from, &ids, Some(client));
         }
-        self.end_all(now, &ids, "closed, since its client is revoked");
+        self.end_as_asked(now, from, &ids, "closed, since its client is revoked");
         ids.len()
     }
 
     /// Ends those that a grant which is open takes the place of.
     fn displace(&mut self, now: Now, id: GrantId, key: &GrantKey) {
-        self.end_all(now, &self.grants.displaced_by(id), format!("moved to {}", key.network));
+        let by = self.grants.get(id).map(|grant| grant.origin.by);
+        let from =
+            if by == Some(OpenedBy::Fleet) { AskedAt::AnotherGateway } else { AskedAt::Here };
+        let ids = self.grants.displaced_by(id);
+        self.end_as_asked(now, from, &ids, format!("moved to {}", key.network));
+    }
+
+    /// Ends what somebody has asked to end before its time.
+    fn end_as_asked(
+        &mut self,
+        now: Now,
+        from: AskedAt,
+        ids: &[GrantId],
+        why: impl Into<EndReason>,
+    ) {
+        self.note_closing(from, ids);
+        self.end_all(now, ids, why);
     }
 
     fn end_all(&mut self, now: Now, ids: &[GrantId], why: impl Into<EndReason>) {
@@ -136,6 +164,11 @@ impl Doors {
     /// What is open, opening or closing.
     pub(super) fn list(&self) -> Vec<&Grant> {
         self.grants.list().collect()
+    }
+
+    /// How many grants a door has.
+    pub(super) fn count(&self, door: &Name) -> usize {
+        self.grants.count(door)
     }
 
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
@@ -232,12 +265,12 @@ impl Doors {
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
-    pub(super) fn close_all(&mut self, now: Now, cut: bool) {
-        let ids = self.grants.matching(|_| true);
+    pub(super) fn close_all(&mut self, now: Now, cut: bool, from: AskedAt) {
+        let ids = self.reached(from, |_| true);
         if cut {
-            self.cut_with(&ids, None);
+            self.cut_with(from, &ids, None);
         }
-        self.end_all(now, &ids, "closed by hand");
+        self.end_as_asked(now, from, &ids, "closed by hand");
     }
 
     /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by

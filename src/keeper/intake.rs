@@ -45,6 +45,8 @@ pub(super) enum Notice {
     Seen(EventLine),
     /// Something that was reported before: somebody asks what happened lately.
     Replayed(EventLine),
+    /// A source has failed too often, at a door or at all.
+    LockedOut { door: Option<Name>, source: IpAddr, until: Monotonic },
     /// This configuration is at work from now on.
     InForce(Arc<Config>),
     /// No watcher could start with this configuration. Fatal only where none has ever worked.
@@ -210,7 +212,10 @@ impl Intake {
             }
             (EventKind::LockedOut { until }, _) => {
                 self.metrics.add(LOCKOUTS, &[&door.map_or("", |door| door.name().as_str())], 1);
-                self.lockouts.note(now, grounds.then, door, event.source, until);
+                let until = self.lockouts.note(now, grounds.then, door, event.source, until);
+                let (door, source) = (door.map(|door| door.name().clone()), event.source);
+                let locked = until.map(|until| Notice::LockedOut { door, source, until });
+                self.notices.extend(locked);
             }
             (EventKind::Missed { .. } | EventKind::Unmatched, _) => {
                 self.requested(door, Method::Totp.as_str(), "unmatched");

@@ -11,7 +11,7 @@ use crate::ledger::{
     Ahead, Durability, HistoryEntry, HistoryEvent, Ledger, LedgerError, OpenLedger, Proof,
     Quarantined, Retention, Written,
 };
-use crate::time::{BootId, Monotonic, Now};
+use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How often what need not be kept is looked for, and how soon again when there is more.
 const TIDY: Duration = Duration::from_secs(600);
@@ -91,6 +91,12 @@ impl Journal {
     pub(super) fn append(&mut self, entry: &HistoryEntry) -> bool {
         let written = self.ledger.append(entry);
         self.log_recovery(written).is_some()
+    }
+
+    /// What was used lately, for others to know; nothing where it cannot be read, which is logged.
+    pub(super) fn recent_proofs(&mut self, marks_since: Wall, now: Wall) -> Vec<Proof> {
+        let read = self.ledger.recent_proofs(marks_since, now);
+        self.log_failure(read).unwrap_or_default()
     }
 
     /// Forgets what a client has used ahead of its time, and notes it in the history. How much that

@@ -18,8 +18,8 @@ const MOST: usize = 1024;
 pub(super) struct LockoutTable(BTreeMap<(IpAddr, Option<Name>), Monotonic>);
 
 impl LockoutTable {
-    /// Takes note of a lock that a watcher has found due. It lasts no longer than the
-    /// configuration says.
+    /// Takes note of a lock that a watcher has found due, or another gateway. It lasts no longer than
+    /// the configuration says; until when, where it is remembered.
     pub(super) fn note(
         &mut self,
         now: Monotonic,
@@ -27,25 +27,23 @@ impl LockoutTable {
         door: Option<&Door>,
         source: IpAddr,
         until: Monotonic,
-    ) {
+    ) -> Option<Monotonic> {
         let rule = door.map_or(config.settings.lockout, |door| door.recognition.lockout);
         let lasts = rule.map_or(Duration::ZERO, |rule| rule.lasts);
         self.0.retain(|_, until| *until > now);
         let key = (source, door.map(|door| door.name().clone()));
-        if self.0.len() < MOST || self.0.contains_key(&key) {
-            self.0.insert(key, until.min(now + lasts));
+        let until = until.min(now + lasts);
+        if until <= now || (self.0.len() >= MOST && !self.0.contains_key(&key)) {
+            return None;
         }
+        let known = self.0.entry(key).or_insert(until);
+        *known = until.max(*known);
+        Some(*known)
     }
 
     /// What a watcher for this configuration has to know.
     pub(super) fn of(&self, now: Monotonic, config: &Config) -> Vec<LockedSource> {
-        let lock = |(source, door, until): (IpAddr, Option<&Name>, Monotonic)| {
-            let door = match door {
-                None => None,
-                Some(name) => Some(DoorId(u32::try_from(config.place_of(name)?).ok()?)),
-            };
-            Some(LockedSource { door, source, until })
-        };
+        let lock = |(source, door, until)| lock_of(config, source, door, until);
         self.holding(now).filter_map(lock).collect()
     }
 
@@ -73,6 +71,20 @@ impl LockoutTable {
             .filter(move |&(_, &until)| until > now)
             .map(|((source, door), &until)| (*source, door.as_ref(), until))
     }
+}
+
+/// A lock as a watcher for this configuration knows it; `None`: the door is not in it.
+pub(super) fn lock_of(
+    config: &Config,
+    source: IpAddr,
+    door: Option<&Name>,
+    until: Monotonic,
+) -> Option<LockedSource> {
+    let door = match door {
+        None => None,
+        Some(name) => Some(DoorId(u32::try_from(config.place_of(name)?).ok()?)),
+    };
+    Some(LockedSource { door, source, until })
 }
 
 #[cfg(test)]
@@ -141,6 +153,27 @@ mod tests {
         let now = at(Duration::ZERO);
         locks.note(now, &config, config.doors.first(), source(1), Monotonic::MAX);
         assert_eq!(locks.of(now, &config), [locked_at(Some(0), 1, HOUR)]);
+    }
+
+    #[test]
+    fn a_lock_is_told_of_with_the_time_that_it_holds_here() {
+        let (mut locks, config) = (LockoutTable::default(), codes());
+        let (now, door) = (at(Duration::ZERO), codes().doors.remove(0));
+        let mut note = |until| locks.note(now, &config, Some(&door), source(1), until);
+        assert_eq!(note(at(HOUR / 2)), Some(at(HOUR / 2)));
+        assert_eq!(note(at(2 * HOUR)), Some(at(HOUR)));
+        assert_eq!(note(at(HOUR / 2)), Some(at(HOUR)), "another gateway does not shorten it");
+    }
+
+    #[test]
+    fn where_the_configuration_locks_nobody_out_no_other_gateway_does() {
+        let mut locks = LockoutTable::default();
+        let config =
+            config("doors: {plain: {sequence: [7300, 7100, 7200], start_command: 'true'}}");
+        for door in [None, config.doors.first()] {
+            assert_eq!(locks.note(at(Duration::ZERO), &config, door, source(1), at(HOUR)), None);
+        }
+        assert_eq!(locks.status(at(Duration::ZERO)).len(), 0);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
-use super::doors::ClaimOutcome;
+use super::doors::{AskedAt, ClaimOutcome};
+use super::fleet::news_of;
 use super::state::Keeper;
 use crate::config::{Door, Name};
 use crate::control::{
@@ -104,10 +105,12 @@ impl Keeper {
 
     /// Answers a request, or sees to it that it is answered when it is known what has come of it.
     fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
+        let news = news_of(&request);
         let done = match request {
             Request::Status => return self.look_for_status(now, id),
             Request::Metrics { format } => Ok(self.metrics(now, format)),
             Request::Clients => self.clients(id),
+            Request::Fleet => self.fleet(now, id),
             Request::Open { door, address, seconds } => {
                 match self.open(now, id, &door, address, seconds).transpose() {
                     None => return,
@@ -117,7 +120,7 @@ impl Keeper {
             Request::Close { door, address, cut } => self.close(now, &door, address, cut),
             Request::CloseAll { cut } => {
                 let count = self.doors.list().len();
-                self.doors.close_all(now, cut);
+                self.doors.close_all(now, cut, AskedAt::Here);
                 let closes = match count {
                     0 => "nothing is open".to_owned(),
                     1 => "1 open door closes".to_owned(),
@@ -126,7 +129,7 @@ impl Keeper {
                 self.and_cut(closes)
             }
             Request::Revoke { client, cut } => {
-                let closes = match self.doors.close_client(now, &client, cut) {
+                let closes = match self.doors.close_client(now, &client, cut, AskedAt::Here) {
                     0 => String::new(),
                     1 => format!("1 door that '{client}' has opened closes"),
                     count => format!("{count} doors that '{client}' has opened close"),
@@ -148,7 +151,10 @@ impl Keeper {
             Request::Explain { address } => return self.explain(now, id, address),
             Request::History(query) => self.history(id, query),
         };
-        self.done(id, done);
+        match news {
+            Some(news) => self.tell_others(now, id, news, done),
+            None => self.done(id, done),
+        }
     }
 
     /// A status is answered when it is known what is open, in this turn if nothing has to be run.
@@ -168,6 +174,16 @@ impl Keeper {
             expires: client.expires.map(seconds),
         });
         self.control.reply(id, &Reply::Clients { clients: clients.collect() });
+        Ok(String::new())
+    }
+
+    fn fleet(&mut self, now: Now, id: ConnectionId) -> Result<String, String> {
+        let status = self.fleet_status(now).ok_or_else(|| {
+            "this knockd is of no fleet\n    write which, below 'knockd:': \
+             'fleet: {name: gw1, store: ..., key_file: ...}'; knock.d(5) has the keys"
+                .to_owned()
+        })?;
+        self.control.reply(id, &Reply::Fleet(status));
         Ok(String::new())
     }
 
@@ -235,7 +251,8 @@ impl Keeper {
         address: Network,
         cut: bool,
     ) -> Result<String, String> {
-        let is_open = self.doors.close(now, door, address, cut);
+        let key = GrantKey::new(door.clone(), address);
+        let is_open = self.doors.close(now, &key, cut, AskedAt::Here);
         let closes = is_open.then(|| format!("{door} closes for {address}"));
         let said = self.and_cut(closes.unwrap_or_default())?;
         if said.is_empty() {
@@ -336,7 +353,9 @@ impl Keeper {
             sandbox: SandboxStatus {
                 keeper: Some(self.rights.status()),
                 watcher: self.watchers.sandbox.map(WatcherSandbox::from),
+                courier: None,
             },
+            fleet: self.fleet_status(now).map(|status| status.link),
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
     }

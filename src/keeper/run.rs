@@ -9,7 +9,9 @@ use nix::poll::{PollFd, PollFlags};
 use sd_notify::NotifyState;
 use tracing::{error, info};
 
+use super::claim::Claim;
 use super::cli::KnockdCli;
+use super::fleet::Fleet;
 use super::intake::Notice;
 use super::reverse_dns::ReverseDns;
 use super::service::{first_line, tell_systemd};
@@ -19,8 +21,11 @@ use super::trials::Trial;
 use crate::client::complain;
 use crate::config::lint::some_of;
 use crate::config::{Config, OnExit};
+use crate::engine::Reason;
+use crate::fleet::News;
 use crate::grants::OpenedBy;
 use crate::ipc::{ExplainFilter, ToWatcher};
+use crate::ledger::Proof;
 use crate::log;
 use crate::proto::{Method, Network, OpenPorts};
 use crate::sys::signals::Pending;
@@ -73,6 +78,7 @@ impl Keeper {
                 self.act(now, notice)?;
             }
             self.doors.poll(now);
+            self.follow_fleet(now);
             self.look_after_lists(now);
             self.names.iter_mut().for_each(|names| names.poll(now.monotonic));
             self.serve(now);
@@ -110,17 +116,12 @@ impl Keeper {
     fn act(&mut self, now: Now, notice: Notice) -> Result<(), StartError> {
         match notice {
             Notice::Claim(claim) => {
-                if claim.origin.by == OpenedBy::Method(Method::OneTimeSequence) {
-                    self.use_line(now, &claim);
-                } else if let Err(reason) = self.doors.carry_out(now, &claim) {
-                    // It has been logged.
-                    self.watchers.intake.refused(&claim, reason);
-                }
-                if let Some(names) = &mut self.names
-                    && let Some(identity) = self.watchers.identity()
-                {
-                    let look_up = |address| names.look_up(now.monotonic, identity, address);
-                    claim.networks.iter().filter_map(Network::single).for_each(look_up);
+                let decided = match &mut self.fleet {
+                    Some(fleet) => fleet.ask(now, claim),
+                    None => Some((claim, Ok(()))),
+                };
+                if let Some((claim, outcome)) = decided {
+                    self.decide(now, &claim, outcome);
                 }
             }
             Notice::StaleClaim(claim, reason) => {
@@ -133,6 +134,12 @@ impl Keeper {
                 self.memory.keep(line);
             }
             Notice::Replayed(line) => self.memory.keep(line),
+            Notice::LockedOut { door, source, until } => {
+                let until = now.wall + until.since(now.monotonic);
+                if let Some(fleet) = &mut self.fleet {
+                    fleet.tell(now, News::LockOut { door, source, until }, false);
+                }
+            }
             Notice::InForce(config) => self.in_force(now, &config)?,
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed(config) => {
@@ -141,6 +148,34 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// Opens what is asked for, as far as the ledger has nothing against it, or refuses it.
+    pub(super) fn decide(&mut self, now: Now, claim: &Claim, outcome: Result<(), Reason>) {
+        let is_line = claim.origin.by == OpenedBy::Method(Method::OneTimeSequence);
+        let refused = match outcome {
+            Ok(()) if is_line => {
+                self.use_line(now, claim);
+                None
+            }
+            // It has been logged.
+            Ok(()) => self.doors.carry_out(now, claim).err(),
+            Err(reason) => Some(self.doors.refuse_used(now, claim, reason)),
+        };
+        if let Some(reason) = refused {
+            self.watchers.intake.refused(claim, reason);
+        }
+        if let (Some(Reason::UsedElsewhere), Some(Proof::Once { door, bytes, .. }), true) =
+            (refused, &claim.proof, is_line)
+        {
+            self.strike(now, door, bytes.expose());
+        }
+        if let Some(names) = &mut self.names
+            && let Some(identity) = self.watchers.identity()
+        {
+            let look_up = |address| names.look_up(now.monotonic, identity, address);
+            claim.networks.iter().filter_map(Network::single).for_each(look_up);
+        }
     }
 
     /// A configuration has taken effect: the first, or a new one.
@@ -155,6 +190,7 @@ impl Keeper {
                 left.started().map_err(system("cannot close standard error"))?;
             }
         }
+        self.join_fleet(now, config);
         self.has_taken_effect(now, config, metrics);
         if self.explains {
             self.watchers.tell(ToWatcher::Explain { asked: ExplainFilter::All });
@@ -174,7 +210,7 @@ impl Keeper {
         let status = "closing what commands have opened";
         tell_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.watchers.stop();
-        self.names = None;
+        (self.names, self.fleet) = (None, None);
         self.trials.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
         let mut tell_by = None;
@@ -226,6 +262,7 @@ impl Keeper {
             self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
             self.names.as_ref().and_then(|names| names.answer_by),
+            self.fleet.as_ref().and_then(Fleet::next_deadline),
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
@@ -233,6 +270,7 @@ impl Keeper {
         let mut fds = vec![readable(self.signals.fd())];
         let others = self.names.iter().filter_map(ReverseDns::fd);
         fds.extend(others.chain(self.watchers.fds()).chain(self.doors.fds()).map(readable));
+        fds.extend(self.fleet.iter().flat_map(Fleet::fds).map(readable));
         fds.extend(self.control.fds());
         fds.extend(self.metrics_socket.iter().flat_map(|(_, readers)| readers.fds()));
         files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;

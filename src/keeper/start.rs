@@ -142,6 +142,7 @@ impl Keeper {
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;
         Ok(Self {
             since: now.wall,
+            fleet: None,
             control,
             metrics_socket: None,
             explains: false,

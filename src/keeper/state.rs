@@ -7,6 +7,7 @@ use super::cli::KnockdCli;
 use super::control::{ConnectionId, Control};
 use super::daemon::{Launcher, PidFile};
 use super::doors::Doors;
+use super::fleet::Fleet;
 use super::guard_copy::GuardCopy;
 use super::one_time_files::OneTimeFiles;
 use super::recent_events::RecentEvents;
@@ -28,6 +29,8 @@ pub(super) struct Keeper {
     pub(super) signals: Signals,
     pub(super) watchers: Watchers,
     pub(super) doors: Doors,
+    /// The fleet that this gateway is of, if any.
+    pub(super) fleet: Option<Fleet>,
     pub(super) control: Control,
     /// Who reads figures, and where they may.
     pub(super) metrics_socket: Option<(MetricsSocket, Control)>,

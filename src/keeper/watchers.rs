@@ -20,13 +20,15 @@ use nix::sys::socket::UnixCredentials;
 use tracing::{error, info, warn};
 
 use self::ending::{EndingWatchers, WatcherEnd, how_ended};
+use super::child::ChildOutput;
 use super::credible::Lie;
 use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
+use super::lockouts::lock_of;
 use super::metrics::RESTARTS;
-use super::watcher::{WatcherOutput, WatcherProcess};
-use crate::config::{Config, LogLevel};
+use super::watcher::WatcherProcess;
+use crate::config::{Config, LogLevel, Name};
 use crate::control::WatcherSandbox;
 use crate::engine::spa::SpaServer;
 use crate::engine::{Setup, UncleanStart};
@@ -169,6 +171,28 @@ impl Watchers {
     /// The user that the latest watcher has become.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref().map(|(_, identity)| identity)
+    }
+
+    /// Has a source that another gateway has locked out not be listened to here either, where this
+    /// configuration locks out, and for no longer than it does.
+    pub(super) fn lock(
+        &mut self,
+        now: Monotonic,
+        door: Option<&Name>,
+        source: IpAddr,
+        until: Monotonic,
+    ) {
+        let known = door.and_then(|name| self.config.door(name));
+        if known.is_none() && door.is_some() {
+            return;
+        }
+        let lockouts = &mut self.intake.lockouts;
+        let Some(until) = lockouts.note(now, &self.config, known, source, until) else { return };
+        for watcher in self.all() {
+            if let Some(lock) = lock_of(&watcher.config, source, door, until) {
+                watcher.tell(ToWatcher::Lock { lock });
+            }
+        }
     }
 
     /// Lets a source be listened to again. False: it was not locked out.
@@ -324,10 +348,10 @@ impl Watchers {
     ) -> Option<WatcherEnd> {
         loop {
             match watcher.hear()? {
-                WatcherOutput::Frame(FromWatcher::Done) if !is_current => {
+                ChildOutput::Frame(FromWatcher::Done) if !is_current => {
                     return Some(WatcherEnd::Over(None));
                 }
-                WatcherOutput::Frame(frame) => {
+                ChildOutput::Frame(frame) => {
                     let (intake, interfaces) = (&mut self.intake, &mut self.interfaces);
                     let local = &self.home.local;
                     let taken = intake.frame(now, watcher, &self.config, local, interfaces, frame);
@@ -339,9 +363,9 @@ impl Watchers {
                         return None;
                     }
                 }
-                WatcherOutput::StderrLine(line) => self.intake.stderr_line(now, &line),
-                WatcherOutput::Malformed => return Some(WatcherEnd::Lied("a malformed message")),
-                WatcherOutput::Ended(status) => return Some(WatcherEnd::Over(status)),
+                ChildOutput::StderrLine(line) => self.intake.stderr_line(now, &line),
+                ChildOutput::Malformed => return Some(WatcherEnd::Lied("a malformed message")),
+                ChildOutput::Ended(status) => return Some(WatcherEnd::Over(status)),
             }
         }
     }
@@ -353,21 +377,21 @@ impl Watchers {
             match watcher.hear() {
                 None if now < watcher.limit => return self.successor = Some(watcher),
                 None => break format!("did not start within {} s", START_LIMIT.as_secs()),
-                Some(WatcherOutput::Frame(FromWatcher::Ready)) => return self.hand_over(watcher),
-                Some(WatcherOutput::Frame(FromWatcher::Interface { index, state }))
+                Some(ChildOutput::Frame(FromWatcher::Ready)) => return self.hand_over(watcher),
+                Some(ChildOutput::Frame(FromWatcher::Interface { index, state }))
                     if watcher.config.settings.interfaces.len() > index as usize =>
                 {
                     self.interfaces.note(&watcher.config, index, state);
                 }
-                Some(WatcherOutput::Frame(FromWatcher::Sandbox { report })) => {
+                Some(ChildOutput::Frame(FromWatcher::Sandbox { report })) => {
                     watcher.sandbox = Some(report);
                 }
-                Some(WatcherOutput::StderrLine(line)) => self.intake.stderr_line(now, &line),
-                Some(WatcherOutput::Ended(status)) => {
+                Some(ChildOutput::StderrLine(line)) => self.intake.stderr_line(now, &line),
+                Some(ChildOutput::Ended(status)) => {
                     was_killed = status.is_some_and(|status| status.signal().is_some());
                     break format!("could not start ({})", how_ended(status));
                 }
-                Some(WatcherOutput::Frame(_) | WatcherOutput::Malformed) => {
+                Some(ChildOutput::Frame(_) | ChildOutput::Malformed) => {
                     break "sent a malformed message and is ended".to_owned();
                 }
             }
@@ -449,7 +473,7 @@ impl Watchers {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let changes = self.interfaces.fd().filter(|_| self.may_change() && self.current.is_some());
         let changes = changes.into_iter().chain([self.home.fd()]);
-        self.all().flat_map(WatcherProcess::fds).chain(changes).collect()
+        self.all().flat_map(|watcher| watcher.fds()).chain(changes).collect()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
@@ -459,7 +483,7 @@ impl Watchers {
         let limits = self.successor.iter().chain(&self.leaving).map(|watcher| watcher.limit);
         let addresses = self.all().filter_map(|watcher| watcher.addresses_due);
         let addresses = addresses.chain(self.home.next_deadline());
-        let end_by = self.all().chain(self.ending.due()).filter_map(WatcherProcess::end_by);
+        let end_by = self.all().chain(self.ending.due()).filter_map(|watcher| watcher.end_by());
         let others = [restart, interfaces].into_iter().flatten();
         limits.chain(others).chain(addresses).chain(end_by).min()
     }

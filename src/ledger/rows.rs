@@ -14,11 +14,14 @@ use crate::grants::{
     CommandPair, Extension, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState,
     Origin,
 };
-use crate::proto::Method;
+use crate::proto::{Method, Secret};
 use crate::time::{Monotonic, Wall};
 
 /// How many rows of history, or proofs, are forgotten at a time: some two milliseconds.
 pub(super) const AT_A_TIME: u32 = 500;
+
+/// How many proofs are told others at once.
+const MOST_RECENT: usize = 200_000;
 
 /// A number as SQLite knows integers. Of nanoseconds: a time past the year 2262 never comes.
 pub(super) fn integer(number: u64) -> i64 {
@@ -112,6 +115,37 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<Written
             .execute(params![key, integer(stamp.as_nanos())])?,
     };
     Ok(if changed > 0 { Written::New } else { Written::Used })
+}
+
+/// The newest come first. Whatever cannot be read is left out.
+pub(super) fn recent_proofs(
+    db: &Connection,
+    marks_since: Wall,
+    now: Wall,
+) -> rusqlite::Result<Vec<Proof>> {
+    let mut proofs = Vec::new();
+    db.prepare("SELECT key, stamp FROM marks WHERE stamp >= ? ORDER BY stamp DESC LIMIT ?")?
+        .query_map(params![integer(marks_since.as_nanos()), MOST_RECENT], |row| {
+            Ok(Proof::Monotonic { key: row.get(0)?, stamp: Wall::from_nanos(row.get(1)?) })
+        })?
+        .for_each(|mark| proofs.extend(mark));
+    // Each sort is good for as long after its use: which ends last is the newest.
+    db.prepare(
+        "SELECT door, NULLIF(client, '') AS client, kind, bytes, until FROM proofs \
+         WHERE until IS NULL OR until > ? \
+         ORDER BY until DESC NULLS FIRST LIMIT ?",
+    )?
+    .query_map(params![integer(now.as_nanos()), MOST_RECENT - proofs.len()], |row| {
+        Ok(Proof::Once {
+            door: word(row, "door")?,
+            client: optional_word(row, "client")?,
+            kind: word::<Method>(row, "kind")?.as_str(),
+            bytes: Secret::new(row.get::<_, Vec<u8>>("bytes")?),
+            until: row.get::<_, Option<_>>("until")?.map(Wall::from_nanos),
+        })
+    })?
+    .for_each(|once| proofs.extend(once));
+    Ok(proofs)
 }
 
 pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<usize> {

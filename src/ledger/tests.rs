@@ -264,6 +264,30 @@ mod a_proof {
     }
 
     #[test]
+    fn that_was_used_lately_or_holds_still_can_be_told_others() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let at = |seconds| now() + Duration::from_secs(seconds);
+        let stamp = |key: u8, seconds| Proof::Monotonic { key: [key; 32], stamp: at(seconds) };
+        let once = |client: Option<&str>, byte, until| Proof::Once {
+            door: name("ssh"),
+            client: client.map(name),
+            kind: Method::Fwknop.as_str(),
+            bytes: Secret::new(vec![byte]),
+            until,
+        };
+        let (line, later) = (once(None, 3, None), once(Some("phone"), 4, Some(at(200))));
+        let (sooner, over) = (once(None, 5, Some(at(101))), once(None, 6, Some(at(100))));
+        let used = [stamp(1, 49), stamp(2, 50), stamp(3, 70), line, later, sooner, over];
+        for proof in &used {
+            assert_eq!(ledger.write(&[], Some(proof), Durability::Crash).unwrap(), Written::New);
+        }
+        let [_, second, third, line, later, sooner, _] = used;
+        let expected = [third, second, line, later, sooner];
+        assert_eq!(ledger.recent_proofs(at(50), at(100)).unwrap(), expected);
+    }
+
+    #[test]
     fn that_lies_ahead_is_forgotten_on_demand_and_no_other() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;

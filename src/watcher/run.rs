@@ -237,6 +237,9 @@ impl Watcher {
                     self.leave = Some((early, early.max(time + self.longest)));
                 }
                 Received::Frame(ToWatcher::Explain { asked }) => self.reporter.explain(asked),
+                Received::Frame(ToWatcher::Lock { lock }) => {
+                    self.engine.lock(clock::now().monotonic, lock);
+                }
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
                 Received::Frame(ToWatcher::Address { address, is_own }) => {
                     if let Local::Addresses(all) = &mut self.engine.local {

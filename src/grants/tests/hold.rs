@@ -25,7 +25,8 @@ fn grants_of_held_door(by_kernel: bool) -> Grants {
     let mut grants = Grants::default();
     let ports = vec!["22/tcp".parse().unwrap(), "60000-61000/udp".parse().unwrap()];
     let (hold, cuts, target) = (Some(HOLD), false, None);
-    let sessions = DoorSessions { hold, by_kernel, cuts, ports: ports.clone(), target };
+    let sessions =
+        DoorSessions { hold, by_kernel, cuts, ports: ports.clone(), target, fleet: false };
     assert_eq!(grants.learn([("ssh".parse().unwrap(), sessions)].into_iter()), ports);
     grants
 }

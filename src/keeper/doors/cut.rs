@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tracing::{error, info};
 
-use super::Doors;
+use super::{AskedAt, Doors};
 use crate::config::Name;
 use crate::firewall::cut;
 use crate::grants::{GrantId, GrantKey};
@@ -34,7 +34,7 @@ pub(super) enum CutCause {
 impl Doors {
     /// Has the connections of these grants end with them, and those of a client's former ones, or of
     /// everybody's, as far as the history goes.
-    pub(super) fn cut_with(&mut self, ids: &[GrantId], client: Option<&Name>) {
+    pub(super) fn cut_with(&mut self, from: AskedAt, ids: &[GrantId], client: Option<&Name>) {
         self.cuts.with.extend(ids.iter().map(|id| (*id, CutCause::Request)));
         let query = Query { door: None, address: None, since: None, limit: MOST_HISTORY };
         let entries = self.journal.ledger.history(&query).unwrap_or_else(|why| {
@@ -44,11 +44,13 @@ impl Doors {
         let let_in = |it: &HistoryEntry| {
             matches!(it.event, HistoryEvent::Open | HistoryEvent::Extend)
                 && client.is_none_or(|client| it.client.as_ref() == Some(client))
+                && it.door.as_ref().is_some_and(|door| self.reaches(from, door))
         };
         let key = |HistoryEntry { door, network, .. }: HistoryEntry| {
             Some((GrantKey::new(door?, network?), CutCause::Request))
         };
-        self.cuts.due.extend(entries.into_iter().filter(let_in).filter_map(key));
+        let due: Vec<_> = entries.into_iter().filter(let_in).filter_map(key).collect();
+        self.cuts.due.extend(due);
     }
 
     /// Has the connections of a grant whose time is over end with it, where its door says so.

@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
+use super::{AskedAt, ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
 use crate::firewall::guard::{self, Disturbance};
@@ -234,7 +234,7 @@ impl Doors {
                 && claim.networks.iter().any(|it| key.network.meets(it))
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
         });
-        self.end_all(now, &ids, "closed as asked");
+        self.end_as_asked(now, AskedAt::Here, &ids, "closed as asked");
         self.metrics.add(REQUESTS, &[claim.door.name(), &claim.origin.by, &"closed"], 1);
         Ok(ClaimOutcome::Done)
     }
@@ -255,7 +255,26 @@ impl Doors {
         reason
     }
 
+    /// Refuses what the fleet's store has decided about; why. What proves it is used up here too.
+    pub(in crate::keeper) fn refuse_used(
+        &mut self,
+        now: Now,
+        claim: &Claim,
+        reason: Reason,
+    ) -> Reason {
+        let is_used = reason == Reason::UsedElsewhere;
+        let proof = claim.proof.as_ref().filter(|_| is_used);
+        let written =
+            proof.and_then(|proof| self.journal.write(&[], Some(proof), Durability::Crash));
+        let was_here = written == Some(Written::Used);
+        self.refuse_all(now, claim, if was_here { Reason::Used } else { reason })
+    }
+
     fn refuse(&mut self, now: Now, claim: &Claim, network: Network, reason: Reason) {
+        // What another gateway has told comes again when somebody repeats it, and at every start.
+        if claim.gateway.is_some() && reason == Reason::Used {
+            return;
+        }
         let key = claim.key(network);
         // At a door with a cooldown, whoever goes on knocking is told of once.
         if reason != Reason::Cooldown || self.grants.refuses_first(&key.door) {

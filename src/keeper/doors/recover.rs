@@ -64,6 +64,7 @@ impl Doors {
             logged: Vec::new(),
             lines: HashMap::new(),
             cuts: Cuts::default(),
+            news: Vec::new(),
             metrics: Counts::default(),
         };
         if let Some(why) = failed {

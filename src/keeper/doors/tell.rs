@@ -60,10 +60,15 @@ impl DoorEvent<'_> {
             let stage = last.map(|(stage, knock)| {
                 line(What::Stage { stage, knock }, &format!("Stage {stage}"))
             });
-            let by_hand = origin.by == OpenedBy::Knockctl;
-            let text = if by_hand { "opened by hand" } else { "OPEN SESAME" };
+            let gateway = claim.and_then(|claim| claim.gateway.as_ref());
+            let text = match (origin.by, gateway) {
+                (OpenedBy::Method(_), _) => "OPEN SESAME".to_owned(),
+                (OpenedBy::Knockctl, _) => "opened by hand".to_owned(),
+                (OpenedBy::Fleet, Some(gateway)) => format!("opened at {gateway}"),
+                (OpenedBy::Fleet, None) => "opened at another gateway".to_owned(),
+            };
             let asked_by = claim.and_then(|claim| claim.asked_by);
-            let done = line(what, text).of_client(origin.client.as_ref()).asked_by(asked_by);
+            let done = line(what, &text).of_client(origin.client.as_ref()).asked_by(asked_by);
             stage.into_iter().chain([EventLine { by: Some(origin.by), ..done }]).collect()
         };
         let line = match self {
@@ -157,6 +162,9 @@ impl Doors {
         };
         if let Some(outcome) = outcome {
             self.metrics.add(REQUESTS, &[&key.door, &origin.by, &outcome], 1);
+        }
+        if matches!(what, DoorEvent::Open(_) | DoorEvent::Extended { until: Some(_), .. }) {
+            self.note_open(now, key, origin);
         }
         match what {
             DoorEvent::Open(_) => {

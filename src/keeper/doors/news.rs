@@ -1,0 +1,255 @@
+//! News of the doors of a fleet: what opened and closed at this gateway, for the others to hear.
+
+use super::Doors;
+use crate::config::Name;
+use crate::grants::{Grant, GrantId, GrantKey, GrantState, OpenedBy, Origin};
+use crate::time::{Monotonic, Now};
+
+/// The news of a door of the fleet. What ends by itself is none: the others know when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::keeper) enum DoorNews {
+    /// It has opened, or stays open.
+    Open { key: GrantKey, client: Option<Name>, until: Monotonic },
+    /// Somebody has asked that it close before its time.
+    Close { key: GrantKey },
+}
+
+/// The place where it was asked that something close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::keeper) enum AskedAt {
+    Here,
+    /// Reaches doors of the fleet only, and is no news to the others.
+    AnotherGateway,
+}
+
+impl Doors {
+    /// What is new since the last call, in its order.
+    pub(in crate::keeper) fn take_news(&mut self) -> Vec<DoorNews> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// What is open, or about to be, at doors of the fleet, and no other gateway has told of.
+    pub(in crate::keeper) fn fleet_grants(&self) -> impl Iterator<Item = &Grant> {
+        self.grants.list().filter(|grant| {
+            grant.state() != GrantState::Closing
+                && grant.origin.by != OpenedBy::Fleet
+                && self.is_fleets(&grant.key.door)
+        })
+    }
+
+    /// Until when a door is open, or about to be; `None`: it is shut, or closing.
+    pub(in crate::keeper) fn stands_until(&self, key: &GrantKey) -> Option<Monotonic> {
+        self.grants.stands_until(key)
+    }
+
+    fn is_fleets(&self, door: &Name) -> bool {
+        self.grants.sessions_of(door).is_some_and(|door| door.fleet)
+    }
+
+    /// What may be asked to close from there, the oldest first.
+    pub(super) fn reached(&self, from: AskedAt, is_meant: impl Fn(&Grant) -> bool) -> Vec<GrantId> {
+        self.grants.matching(|grant| self.reaches(from, &grant.key.door) && is_meant(grant))
+    }
+
+    pub(super) fn reaches(&self, from: AskedAt, door: &Name) -> bool {
+        from == AskedAt::Here || self.is_fleets(door)
+    }
+
+    /// These close before their time.
+    pub(super) fn note_closing(&mut self, from: AskedAt, ids: &[GrantId]) {
+        if from == AskedAt::Here {
+            let keys = ids.iter().filter_map(|id| Some(&self.grants.get(*id)?.key));
+            let keys = keys.filter(|key| self.is_fleets(&key.door)).cloned();
+            let news: Vec<_> = keys.map(|key| DoorNews::Close { key }).collect();
+            self.news.extend(news);
+        }
+    }
+
+    /// It is open. One that somebody has asked to close meanwhile is about to.
+    pub(super) fn note_open(&mut self, now: Now, key: &GrantKey, origin: &Origin) {
+        if origin.by != OpenedBy::Fleet
+            && self.is_fleets(&key.door)
+            && let Some(until) = self.stands_until(key).filter(|it| *it > now.monotonic)
+        {
+            let (key, client) = (key.clone(), origin.client.clone());
+            self.news.push(DoorNews::Open { key, client, until });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::load::{self, load};
+    use crate::config::{Config, Door};
+    use crate::engine::Reason;
+    use crate::keeper::claim::Claim;
+    use crate::keeper::journal::Journal;
+    use crate::ledger::Proof;
+    use crate::sys::clock;
+    use crate::time::{BootId, Wall};
+
+    const ALICE: &str = "192.0.2.2";
+
+    /// Doors that commands open: one of the fleet, one of this gateway alone.
+    struct Gateway {
+        doors: Doors,
+        config: Config,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Gateway {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!(
+                "knockd: {{state_dir: {}}}\n\
+                 doors:\n  \
+                 ssh: {{sequence: [7000, 7001, 7002], open_for: 1h, addresses: 1, fleet: true, \
+                       start_command: 'true', stop_command: 'true'}}\n  \
+                 own: {{sequence: [7010, 7011, 7012], open_for: 1h, \
+                       start_command: 'true', stop_command: 'true'}}\n",
+                dir.path().display()
+            );
+            let file = dir.path().join("doors.yaml");
+            std::fs::write(&file, text).unwrap();
+            let options = load::Options { insecure_permissions: true };
+            let config = load(&file, &options).unwrap().config;
+            let boot = BootId::default();
+            let (journal, records) = Journal::open(dir.path(), boot, clock::now()).unwrap();
+            let doors = Doors::start(clock::now(), &config, journal, records, None);
+            Self { doors: doors.map_err(|it| it.0).unwrap(), config, _dir: dir }
+        }
+
+        fn door(&self, name: &str) -> Door {
+            self.config.door(&name.parse().unwrap()).unwrap().clone()
+        }
+
+        fn open_by_hand(&mut self, door: &str, address: &str) {
+            let since = clock::now().monotonic;
+            let claim =
+                Claim::by_administrator(self.door(door), address.parse().unwrap(), since, None);
+            self.carry_out(&claim);
+        }
+
+        fn open_by_gateway(&mut self, address: &str, counter: u64) -> Result<(), Reason> {
+            let claim = Claim::by_gateway(
+                self.door("ssh"),
+                "gw2".parse().unwrap(),
+                None,
+                &key("ssh", address),
+                clock::now().monotonic,
+                Duration::from_secs(60),
+                Proof::Monotonic { key: [2; 32], stamp: Wall::from_nanos(counter) },
+            );
+            let done = self.doors.carry_out(clock::now(), &claim).map(drop);
+            self.settle();
+            done
+        }
+
+        fn carry_out(&mut self, claim: &Claim) {
+            let _job = self.doors.carry_out(clock::now(), claim).unwrap();
+            self.settle();
+        }
+
+        /// Until no command runs any more.
+        fn settle(&mut self) {
+            while !self.doors.jobs.is_empty() {
+                self.doors.poll(clock::now());
+            }
+        }
+
+        fn close(&mut self, door: &str, address: &str, from: AskedAt) -> bool {
+            let is_open = self.doors.close(clock::now(), &key(door, address), false, from);
+            self.settle();
+            is_open
+        }
+    }
+
+    fn key(door: &str, address: &str) -> GrantKey {
+        GrantKey::new(door.parse().unwrap(), address.parse::<std::net::IpAddr>().unwrap())
+    }
+
+    fn closed(door: &str, address: &str) -> DoorNews {
+        DoorNews::Close { key: key(door, address) }
+    }
+
+    #[test]
+    fn what_opens_and_is_closed_at_a_door_of_the_fleet_is_news_and_at_others_not() {
+        let mut gateway = Gateway::new();
+        for door in ["ssh", "own"] {
+            gateway.open_by_hand(door, ALICE);
+        }
+        let until = gateway.doors.stands_until(&key("ssh", ALICE)).unwrap();
+        let opened = DoorNews::Open { key: key("ssh", ALICE), client: None, until };
+        assert_eq!(gateway.doors.take_news(), [opened]);
+        gateway.open_by_hand("ssh", ALICE);
+        let until = gateway.doors.stands_until(&key("ssh", ALICE)).unwrap();
+        let longer = DoorNews::Open { key: key("ssh", ALICE), client: None, until };
+        assert_eq!(gateway.doors.take_news(), [longer]);
+        for door in ["ssh", "own"] {
+            assert!(gateway.close(door, ALICE, AskedAt::Here));
+        }
+        assert_eq!(gateway.doors.take_news(), [closed("ssh", ALICE)]);
+    }
+
+    #[test]
+    fn what_another_gateway_has_told_is_no_news_until_somebody_closes_it_here() {
+        let mut gateway = Gateway::new();
+        gateway.open_by_gateway(ALICE, 1).unwrap();
+        assert_eq!(gateway.doors.fleet_grants().count(), 0);
+        assert!(gateway.close("ssh", ALICE, AskedAt::AnotherGateway));
+        assert_eq!(gateway.doors.take_news(), []);
+        gateway.open_by_gateway(ALICE, 2).unwrap();
+        assert!(gateway.close("ssh", ALICE, AskedAt::Here));
+        assert_eq!(gateway.doors.take_news(), [closed("ssh", ALICE)]);
+    }
+
+    #[test]
+    fn what_another_gateway_closes_is_of_the_fleet() {
+        let mut gateway = Gateway::new();
+        for door in ["ssh", "own"] {
+            gateway.open_by_hand(door, ALICE);
+        }
+        assert!(!gateway.close("own", ALICE, AskedAt::AnotherGateway));
+        gateway.doors.close_all(clock::now(), false, AskedAt::AnotherGateway);
+        gateway.settle();
+        let left: Vec<_> = gateway.doors.list().iter().map(|it| it.key.clone()).collect();
+        assert_eq!(left, [key("own", ALICE)]);
+    }
+
+    #[test]
+    fn the_end_of_its_time_is_no_news() {
+        let mut gateway = Gateway::new();
+        gateway.open_by_hand("ssh", ALICE);
+        let _opened = gateway.doors.take_news();
+        let now = clock::now();
+        let over = Now { monotonic: now.monotonic + Duration::from_secs(7200), ..now };
+        gateway.doors.poll(over);
+        gateway.settle();
+        assert!(gateway.doors.list().is_empty());
+        assert_eq!(gateway.doors.take_news(), []);
+    }
+
+    #[test]
+    fn what_opened_here_is_told_whoever_joins() {
+        let mut gateway = Gateway::new();
+        gateway.open_by_hand("ssh", ALICE);
+        gateway.open_by_hand("own", ALICE);
+        gateway.open_by_gateway("192.0.2.3", 1).unwrap();
+        let told: Vec<_> = gateway.doors.fleet_grants().map(|it| it.key.clone()).collect();
+        assert_eq!(told, [key("ssh", ALICE)]);
+    }
+
+    #[test]
+    fn an_entry_that_is_told_again_is_refused_and_not_logged() {
+        let mut gateway = Gateway::new();
+        gateway.open_by_gateway(ALICE, 1).unwrap();
+        let said: Vec<_> = gateway.doors.take_logged().into_iter().map(|it| it.message).collect();
+        assert_eq!(said, ["opened at gw2"]);
+        assert_eq!(gateway.open_by_gateway("192.0.2.3", 1), Err(Reason::Used));
+        assert!(gateway.doors.take_logged().is_empty());
+        assert_eq!(gateway.doors.list().len(), 1);
+    }
+}

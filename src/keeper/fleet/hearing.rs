@@ -1,0 +1,260 @@
+//! What comes from the store, and what of it holds here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::{CLOCK_PAUSE, Decided, Fleet};
+use crate::config::Name;
+use crate::fleet::{Beat, Entry, News, may_open};
+use crate::grants::GrantKey;
+use crate::ipc::courier::FromCourier;
+use crate::keeper::claim::Claim;
+use crate::keeper::doors::AskedAt;
+use crate::keeper::state::Keeper;
+use crate::ledger::{Durability, Proof, Written};
+use crate::proto::duration;
+use crate::time::{Monotonic, Now, Wall};
+
+/// How many entries take effect before the keeper looks after everything else.
+const AT_A_TIME: usize = 32;
+/// How long a gateway is remembered that is not heard of any more.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// How much longer an entry has to keep a door open to be worth anything.
+const WORTH: Duration = Duration::from_secs(1);
+
+/// What a gateway said of itself last, and when that was heard.
+pub(super) struct HeardBeat {
+    pub(super) at: Monotonic,
+    counter: u64,
+    pub(super) beat: Beat,
+}
+
+/// Until when what stood open was kept in the store.
+pub(super) struct Kept(pub(super) BTreeMap<GrantKey, Wall>);
+
+impl Fleet {
+    pub(super) fn hear(&mut self, now: Now, message: FromCourier, decided: &mut Vec<Decided>) {
+        match message {
+            FromCourier::Sandbox { report } => self.sandbox = Some(report),
+            FromCourier::Joined { clock } => {
+                if self.agrees(now, clock) {
+                    self.kept = Some(Vec::new());
+                }
+            }
+            FromCourier::Entry { sealed } => {
+                let Some(entry) = self.open(now, &sealed) else { return };
+                match &mut self.kept {
+                    Some(kept) => kept.push(entry),
+                    None => self.come(entry),
+                }
+            }
+            FromCourier::Live => self.has_told_all(now),
+            FromCourier::Taken { ask, is_new } => self.taken(now, ask, is_new, decided),
+            FromCourier::Told { number } => {
+                let arrived = self.unsent.iter().take_while(|it| it.number <= number).count();
+                self.unsent.drain(..arrived);
+            }
+            FromCourier::Beat { sealed } => {
+                if let Some(entry) = self.open(now, &sealed) {
+                    self.has_beaten(now, entry);
+                }
+            }
+            FromCourier::Store { clock, kept, stamps } => {
+                self.in_store = Some((kept, stamps));
+                self.lag = self.beat_sent.take().map(|sent| now.monotonic.since(sent));
+                self.agrees(now, clock);
+            }
+        }
+    }
+
+    /// Whether the clocks of store and gateway are near enough; where they are not, it leaves.
+    fn agrees(&mut self, now: Now, clock: Wall) -> bool {
+        let apart = clock.since(now.wall).max(now.wall.since(clock));
+        if apart <= self.window {
+            return true;
+        }
+        let how = if clock > now.wall { "behind" } else { "ahead of" };
+        let apart = duration::format_seconds(apart);
+        self.why = Some(format!("this gateway's clock is {apart} {how} the store's: set it right"));
+        self.lose(now, Some(CLOCK_PAUSE));
+        false
+    }
+
+    fn open(&mut self, now: Now, sealed: &[u8]) -> Option<Entry> {
+        let opened = Entry::open(&self.settings.key, sealed);
+        let why = opened.as_ref().err().filter(|_| self.unreadable.pass(now.monotonic));
+        if let Some(why) = why {
+            warn!("fleet: an entry in the store is {why}: is key_file the same at all gateways?");
+        }
+        opened.ok()
+    }
+
+    /// An entry has come. What this gateway has told itself is known.
+    fn come(&mut self, entry: Entry) {
+        if entry.gateway != self.settings.name {
+            self.closings.note(&entry);
+            self.backlog.push_back(entry);
+        } else if entry.run != self.sealer.run {
+            self.is_anothers(entry.counter);
+        }
+    }
+
+    /// Something that was told by this gateway's name, and not by this knockd.
+    fn is_anothers(&mut self, counter: u64) {
+        // Before this one started, it was this gateway.
+        if counter > self.began.as_nanos() && !std::mem::replace(&mut self.is_namesake, true) {
+            let name = &self.settings.name;
+            warn!("fleet: another gateway is called '{name}' too: give each a name of its own");
+        }
+    }
+
+    /// All that was kept has come: closings first, so that nothing opens that has been closed.
+    fn has_told_all(&mut self, now: Now) {
+        let Some(mut kept) = self.kept.take() else { return };
+        kept.sort_unstable_by_key(|entry| entry.counter);
+        let mut open = BTreeMap::new();
+        for entry in kept {
+            if let News::Open { key, until, .. } = &entry.news {
+                open.insert(key.clone(), *until);
+            }
+            self.come(entry);
+        }
+        self.missing_there = Some(Kept(open));
+        self.is_back(now);
+    }
+
+    fn has_beaten(&mut self, now: Now, entry: Entry) {
+        let News::Beat(beat) = entry.news else { return };
+        if entry.gateway == self.settings.name {
+            if entry.run != self.sealer.run {
+                self.is_anothers(entry.counter);
+            }
+            return;
+        }
+        let age = now.wall.since(Wall::from_nanos(entry.counter));
+        let known = self.beats.get(&entry.gateway);
+        let at = if known.is_some() { now.monotonic } else { now.monotonic - age };
+        let is_news = known.is_none_or(|known| known.counter < entry.counter);
+        if is_news && now.monotonic.since(at) < REMEMBERED {
+            let counter = entry.counter;
+            self.beats.insert(entry.gateway, HeardBeat { at, counter, beat });
+        }
+        self.beats.retain(|_, heard| now.monotonic.since(heard.at) < REMEMBERED);
+    }
+
+    /// What uses an entry up, so that it takes effect once.
+    fn proof(&self, entry: &Entry) -> Proof {
+        let mut key = [0; 32];
+        let id = self.settings.key.id(format!("gateway {}", entry.gateway).as_bytes());
+        key[16..].copy_from_slice(&id);
+        Proof::Monotonic { key, stamp: Wall::from_nanos(entry.counter) }
+    }
+}
+
+impl Keeper {
+    /// Follows the fleet: decides what waited for the store, does what others have told, and tells
+    /// them what has happened here.
+    pub(in crate::keeper) fn follow_fleet(&mut self, now: Now) {
+        let Some(mut fleet) = self.fleet.take() else { return };
+        let was_live = fleet.is_live;
+        let decided = fleet.poll(now);
+        if fleet.is_live && !was_live {
+            let valid = self.watchers.config.settings.spa.max_age;
+            let used = self.doors.journal.recent_proofs(now.wall - valid, now.wall);
+            fleet.catch_up(now, used);
+        }
+        for _ in 0..AT_A_TIME {
+            let Some(entry) = fleet.backlog.pop_front() else { break };
+            if self.takes(now, &mut fleet, &entry) {
+                fleet.heard.insert(entry.gateway, entry.counter);
+            }
+        }
+        self.tell_news(now, &mut fleet);
+        if fleet.is_beat_due(now) {
+            fleet.beat(now, self.open_in_fleet());
+        }
+        for (asked_by, said) in fleet.take_done(now) {
+            self.done(asked_by, Ok(said));
+        }
+        self.fleet = Some(fleet);
+        for (claim, outcome) in decided {
+            self.decide(now, &claim, outcome);
+        }
+    }
+
+    /// Does what an entry tells, if that holds here and nothing newer of its gateway has been done.
+    /// False: that is so, or it cannot be recorded.
+    fn takes(&mut self, now: Now, fleet: &mut Fleet, entry: &Entry) -> bool {
+        if let News::Done { gateway, counter } = &entry.news {
+            if *gateway == fleet.settings.name {
+                fleet.is_done(&entry.gateway, *counter);
+            }
+            return false;
+        }
+        if fleet.heard.get(&entry.gateway).is_some_and(|heard| *heard >= entry.counter) {
+            return false;
+        }
+        let proof = fleet.proof(entry);
+        if let News::Open { key, client, until } = &entry.news
+            && let Some(claim) = self.claim_of(now, fleet, entry, (key, client, *until), &proof)
+        {
+            // It has been logged.
+            return self.doors.carry_out(now, &claim).is_ok();
+        }
+        if self.doors.journal.write(&[], Some(&proof), Durability::Crash) == Some(Written::Used) {
+            return false;
+        }
+        let from = AskedAt::AnotherGateway;
+        match &entry.news {
+            News::Close { door, network, source_port, cut } => {
+                let key =
+                    GrantKey { source_port: *source_port, ..GrantKey::new(door.clone(), *network) };
+                self.doors.close(now, &key, *cut, from);
+            }
+            News::CloseAll { cut } => self.doors.close_all(now, *cut, from),
+            News::Revoke { client, cut } => _ = self.doors.close_client(now, client, *cut, from),
+            News::LockOut { door, source, until } => {
+                let until = now.monotonic + until.since(now.wall);
+                self.watchers.lock(now.monotonic, door.as_ref(), *source, until);
+            }
+            News::Unlock { source } => _ = self.watchers.unlock(now.monotonic, *source),
+            News::Struck { door, line } => self.strike(now, door, line),
+            News::Open { .. } | News::Done { .. } | News::Beat(_) => {}
+        }
+        if entry.is_waiting {
+            let (gateway, counter) = (entry.gateway.clone(), entry.counter);
+            fleet.tell(now, News::Done { gateway, counter }, false);
+        }
+        true
+    }
+
+    /// What a door that has opened elsewhere asks for here; `None`: nothing, or no more than is open.
+    fn claim_of(
+        &self,
+        now: Now,
+        fleet: &Fleet,
+        entry: &Entry,
+        (key, client, until): (&GrantKey, &Option<Name>, Wall),
+        proof: &Proof,
+    ) -> Option<Claim> {
+        if fleet.closings.end(entry) {
+            return None;
+        }
+        let config = &self.watchers.config;
+        let (door, open_for) = may_open(config, now.wall, key, client.as_ref(), until)
+            .inspect_err(|why| {
+                let gateway = &entry.gateway;
+                debug!(source = %key.network, door = %key.door, "told by {gateway}, and {why}");
+            })
+            .ok()?;
+        let stands = self.doors.stands_until(key);
+        if stands.is_some_and(|stands| stands + WORTH >= now.monotonic + open_for) {
+            return None;
+        }
+        let (door, gateway) = (door.clone(), entry.gateway.clone());
+        let at = now.monotonic;
+        Some(Claim::by_gateway(door, gateway, client.clone(), key, at, open_for, proof.clone()))
+    }
+}

@@ -1,0 +1,208 @@
+//! What the other gateways are told.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::{BEAT_EVERY, Fleet, Kept};
+use crate::config::Name;
+use crate::control::Request;
+use crate::fleet::{self, Beat, News};
+use crate::ipc::courier::ToCourier;
+use crate::keeper::control::ConnectionId;
+use crate::keeper::doors::DoorNews;
+use crate::keeper::state::Keeper;
+use crate::ledger::Proof;
+use crate::proto::fleet::ItemId;
+use crate::time::{Monotonic, Now, Wall};
+
+/// How long whoever acts by hand waits for the others.
+const TIME_TO_DO: Duration = Duration::from_secs(2);
+/// How much longer than what it ends can last a closing is kept.
+const LONGER: Duration = Duration::from_secs(60);
+/// How long it is told to those who come that a line of a list has been used.
+const STRUCK: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How much earlier than here a door may close elsewhere before that is mended.
+const NEARLY: Duration = Duration::from_secs(1);
+/// How many entries that have to be told wait for the store.
+const MOST_UNSENT: usize = 10_000;
+
+/// An entry that has to reach the store, however long that is not to be had.
+pub(super) struct Unsent {
+    pub(super) number: u64,
+    sealed: Vec<u8>,
+    keep: Option<(ItemId, Wall)>,
+}
+
+/// Something that an administrator has asked of all gateways.
+pub(super) struct ToldByHand {
+    asked_by: ConnectionId,
+    counter: u64,
+    missing: BTreeSet<Name>,
+    done: BTreeSet<Name>,
+    pub(super) by: Monotonic,
+    said: String,
+}
+
+impl Fleet {
+    /// Tells all gateways, and those that come later; the entry's counter.
+    pub(in crate::keeper) fn tell(&mut self, now: Now, news: News, is_waiting: bool) -> u64 {
+        let until = match &news {
+            News::Open { until, .. } | News::LockOut { until, .. } => Some(*until),
+            News::Struck { .. } => Some(now.wall + STRUCK),
+            News::Done { .. } | News::Beat(_) => None,
+            _ => Some(now.wall + self.longest + LONGER),
+        };
+        // What is open is told again when the store is back, and what is done was waited for.
+        let has_to_arrive = !matches!(news, News::Open { .. } | News::Done { .. });
+        let keep = news.item(&self.settings.key).zip(until);
+        let (number, sealed) = self.seal(now, news, is_waiting);
+        if has_to_arrive {
+            if self.unsent.len() >= MOST_UNSENT {
+                self.unsent.pop_front();
+                warn!(
+                    "fleet: what waits for the store is too much, and the oldest of it is dropped"
+                );
+            }
+            self.unsent.push_back(Unsent { number, sealed: sealed.clone(), keep });
+        }
+        if self.is_live {
+            self.send(now, ToCourier::Tell { number, sealed, keep });
+        }
+        number
+    }
+
+    fn seal(&mut self, now: Now, news: News, is_waiting: bool) -> (u64, Vec<u8>) {
+        let name = &self.settings.name;
+        fleet::seal(&mut self.sealer, now.wall, name, &self.heard, is_waiting, news)
+    }
+
+    /// Whether it is time to say that this gateway is there.
+    pub(super) fn is_beat_due(&self, now: Now) -> bool {
+        self.is_live && self.next_beat <= now.monotonic
+    }
+
+    /// Says that this gateway is there, and that so many doors of the fleet are open here.
+    pub(super) fn beat(&mut self, now: Now, open: u64) {
+        self.next_beat = now.monotonic + BEAT_EVERY;
+        let lag = self.lag.unwrap_or_default();
+        let beat = Beat { version: env!("CARGO_PKG_VERSION").to_owned(), lag, open };
+        let (_, sealed) = self.seal(now, News::Beat(beat), false);
+        let id = self.settings.key.id(format!("gateway {}", self.settings.name).as_bytes());
+        self.beat_sent.get_or_insert(now.monotonic);
+        self.send(now, ToCourier::Beat { id, sealed });
+    }
+
+    /// What the store has to be told once it is back.
+    pub(super) fn catch_up(&mut self, now: Now, used: Vec<Proof>) {
+        for Unsent { number, sealed, keep } in &self.unsent {
+            let (number, sealed, keep) = (*number, sealed.clone(), *keep);
+            self.queue.push_back(ToCourier::Tell { number, sealed, keep });
+        }
+        let used = used.iter().map(|proof| self.shared(proof));
+        let takes: Vec<_> = used.map(|proof| ToCourier::Take { ask: None, proof }).collect();
+        self.queue.extend(takes);
+        self.flush(now);
+    }
+
+    /// Another gateway has done what was asked.
+    pub(super) fn is_done(&mut self, gateway: &Name, counter: u64) {
+        for told in self.by_hand.iter_mut().filter(|told| told.counter == counter) {
+            if told.missing.remove(gateway) {
+                told.done.insert(gateway.clone());
+            }
+        }
+    }
+
+    /// What came of what administrators have asked of all gateways.
+    pub(super) fn take_done(&mut self, now: Now) -> Vec<(ConnectionId, String)> {
+        let over = |told: &mut ToldByHand| told.missing.is_empty() || told.by <= now.monotonic;
+        let over = self.by_hand.extract_if(.., over);
+        over.map(|ToldByHand { asked_by, said, done, missing, .. }| {
+            let said = match (done.len(), missing.is_empty()) {
+                (0, true) => said,
+                (_, true) => format!("{said}; so have {}", names(&done)),
+                (0, false) => format!("{said}; {} did not answer", names(&missing)),
+                _ => {
+                    format!("{said}; so have {}; {} did not answer", names(&done), names(&missing))
+                }
+            };
+            (asked_by, said)
+        })
+        .collect()
+    }
+}
+
+fn names(names: &BTreeSet<Name>) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What all gateways are told of a request, if it is for them too.
+pub(in crate::keeper) fn news_of(request: &Request) -> Option<News> {
+    Some(match request {
+        Request::Close { door, address, cut } => {
+            News::Close { door: door.clone(), network: *address, source_port: None, cut: *cut }
+        }
+        Request::CloseAll { cut } => News::CloseAll { cut: *cut },
+        Request::Revoke { client, cut } => News::Revoke { client: client.clone(), cut: *cut },
+        Request::Unlock { address } => News::Unlock { source: *address },
+        _ => return None,
+    })
+}
+
+impl Keeper {
+    /// Has the other gateways do what an administrator has asked of this one, who is answered when
+    /// they have. What was not to be done here may be there.
+    pub(in crate::keeper) fn tell_others(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        news: News,
+        done: Result<String, String>,
+    ) {
+        let Some(fleet) = &mut self.fleet else { return self.done(id, done) };
+        let counter = fleet.tell(now, news, true);
+        if !fleet.is_live {
+            let later = "the other gateways are told when the fleet's store is back";
+            return self.done(id, done.map(|said| format!("{said}; {later}")));
+        }
+        let missing: BTreeSet<Name> = fleet.beats.keys().cloned().collect();
+        if missing.is_empty() {
+            return self.done(id, done);
+        }
+        let (done_by, by) = (BTreeSet::new(), now.monotonic + TIME_TO_DO);
+        let said = done.unwrap_or_else(|why| format!("here: {why}"));
+        fleet.by_hand.push(ToldByHand { asked_by: id, counter, missing, done: done_by, by, said });
+    }
+
+    /// Tells the others what has opened and closed here.
+    pub(super) fn tell_news(&mut self, now: Now, fleet: &mut Fleet) {
+        for news in self.doors.take_news() {
+            fleet.tell(now, at(now, news), false);
+        }
+        let Some(Kept(kept)) = fleet.missing_there.take_if(|_| fleet.backlog.is_empty()) else {
+            return;
+        };
+        for grant in self.doors.fleet_grants() {
+            let until = now.wall + grant.deadline.since(now.monotonic);
+            if kept.get(&grant.key).is_none_or(|kept| *kept + NEARLY < until) {
+                let (key, client) = (grant.key.clone(), grant.origin.client.clone());
+                fleet.tell(now, News::Open { key, client, until }, false);
+            }
+        }
+    }
+}
+
+/// News of this gateway's doors by the calendar, which all gateways share.
+fn at(now: Now, news: DoorNews) -> News {
+    match news {
+        DoorNews::Open { key, client, until } => {
+            News::Open { key, client, until: now.wall + until.since(now.monotonic) }
+        }
+        DoorNews::Close { key } => {
+            let (door, network, source_port) = (key.door, key.network, key.source_port);
+            News::Close { door, network, source_port, cut: false }
+        }
+    }
+}
