@@ -1,8 +1,122 @@
 //! The process that speaks to the fleet's store: no privileges, one connection.
+//!
+//! It knows no key of the fleet and opens nothing that it carries. Its life is short and straight: it
+//! becomes the watcher's user, reaches the store, gives up all but its connection, and carries. When
+//! that ends it says why and ends too; the keeper starts another.
 
+mod carry;
+mod connection;
+mod talk;
+mod way;
+
+use std::io;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-/// Runs the courier: reaches the store, and carries what the keeper and the store say.
+use clap::Parser;
+use nix::poll::{PollFd, PollFlags};
+
+use self::carry::carry;
+use self::connection::StoreError;
+use self::way::{Failure, Way};
+use crate::config::SandboxMode;
+use crate::ipc::Channel;
+use crate::ipc::courier::{CourierAssignment, FromCourier};
+use crate::sys::landlock::{self, LandlockRules};
+use crate::sys::privileges::PrivilegeError;
+use crate::sys::seccomp::{self, Phase};
+use crate::sys::{files, memory, process, sandbox};
+
+/// Carries what the gateways of a fleet tell each other. knockd(8) starts it where 'fleet' is
+/// configured; there is nothing that a person would do with it.
+#[derive(Debug, Parser)]
+#[command(name = "knock-courier", version, max_term_width = 90)]
+struct CourierCli {}
+
+/// The reason why a courier ends.
+#[derive(Debug, thiserror::Error)]
+enum CourierError {
+    #[error("this is for knockd to start: {0}")]
+    Assignment(io::Error),
+    #[error("cannot give up root: {0}")]
+    Privileges(#[from] PrivilegeError),
+    #[error("cannot wait: {0}")]
+    Wait(io::Error),
+    #[error("the store is lost: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Runs the courier: reaches the store, and carries what the keeper and the store say, until either
+/// is gone.
 pub fn run() -> ExitCode {
-    ExitCode::FAILURE
+    let CourierCli {} = CourierCli::parse();
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work() -> Result<(), CourierError> {
+    if !process::is_called(process::COURIER) {
+        return Err(CourierError::Assignment(io::Error::other("it goes by another name")));
+    }
+    let channel =
+        Channel(files::inherited(process::WATCHER_CHANNEL).map_err(CourierError::Assignment)?);
+    let assignment = files::inherited(process::WATCHER_CONFIG)
+        .and_then(files::read_sealed)
+        .and_then(|bytes| Ok(serde_json::from_slice::<CourierAssignment>(&bytes)?))
+        .map_err(CourierError::Assignment)?;
+    process::close_others();
+    let CourierAssignment { store, identity, sandbox: mode } = assignment;
+    // Where that is not allowed, the rest is not either, and is told then.
+    let _ = seccomp::restrict(Phase::Opening, mode);
+    // While that is allowed.
+    let memory = memory::lock();
+    let mut way = Way::new(store);
+    if persist(&channel, || way.open_socket())?.is_none() {
+        return Ok(());
+    }
+    identity.assume()?;
+    if mode != SandboxMode::Off {
+        // Where it is not to be had, the next is not either, and is told then.
+        let _ = landlock::restrict(&LandlockRules::of_resolver());
+    }
+    let Some((connection, clock)) = persist(&channel, || way.reach())? else { return Ok(()) };
+    // Nobody asks for the password any more.
+    drop(way);
+    let report = sandbox::close(Phase::Carrying, mode, memory);
+    Ok(carry(
+        &channel,
+        connection,
+        [FromCourier::Sandbox { report }, FromCourier::Joined { clock }],
+    )?)
+}
+
+/// Tries until it is done, and says why it is not, whenever that has changed. `None`: the keeper is
+/// gone, or only another process may try again.
+fn persist<T>(
+    channel: &Channel,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<Option<T>, CourierError> {
+    let mut said = String::new();
+    loop {
+        let failure = match attempt() {
+            Ok(done) => return Ok(Some(done)),
+            Err(failure) => failure,
+        };
+        let why = failure.to_string();
+        if why != said {
+            eprintln!("{why}");
+            said = why;
+        }
+        // Whatever the keeper says waits; only its end is looked for.
+        let mut keeper = [PollFd::new(channel.as_fd(), PollFlags::empty())];
+        files::poll(&mut keeper, Some(failure.error.pause())).map_err(CourierError::Wait)?;
+        if failure.is_for_good || keeper[0].any().unwrap_or(true) {
+            return Ok(None);
+        }
+    }
 }

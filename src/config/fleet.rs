@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::Name;
@@ -45,10 +46,12 @@ impl fmt::Display for Store {
     }
 }
 
-/// Where a store listens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a store listens; shown without who asks there, and how.
+#[derive(Clone, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreAddress {
+    #[display("{}", _0.display())]
     Unix(PathBuf),
+    #[display("{host} port {port}")]
     Tcp {
         /// Who this gateway is there; `None`: the default user.
         user: Option<String>,
@@ -78,24 +81,6 @@ impl StoreAddress {
             Self::Unix(_) => true,
             Self::Tcp { host, tls, .. } => {
                 *tls || host == "localhost" || host.parse().is_ok_and(|it: IpAddr| it.is_loopback())
-            }
-        }
-    }
-}
-
-/// As it is written.
-impl fmt::Display for StoreAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp { user, host, port, tls, service } => {
-                f.write_str(if *tls { "rediss://" } else { "redis://" })?;
-                user.iter().try_for_each(|user| write!(f, "{user}@"))?;
-                match host.contains(':') {
-                    true => write!(f, "[{host}]:{port}")?,
-                    false => write!(f, "{host}:{port}")?,
-                }
-                service.iter().try_for_each(|service| write!(f, "/{service}"))
             }
         }
     }
@@ -153,20 +138,3 @@ impl FromStr for StoreAddress {
 
 /// Where stores listen unless they say otherwise.
 const PORT: u16 = 6379;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn where_a_store_is_is_shown_as_it_is_written() {
-        for text in [
-            "unix:/run/valkey/valkey.sock",
-            "rediss://gw1@valkey.example.net:6379",
-            "redis://[2001:db8::1]:6380",
-            "rediss://gw1@sentinel.example.net:26379/fleet",
-        ] {
-            assert_eq!(text.parse::<StoreAddress>().unwrap().to_string(), text);
-        }
-    }
-}

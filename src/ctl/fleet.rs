@@ -10,15 +10,10 @@ use zeroize::Zeroizing;
 use super::args::JsonArgs;
 use super::edit::{make_directory, write_new};
 use super::output::{self, local, table, wall};
-use super::wording::count;
 use super::{Error, Target, Timeout, say};
 use crate::config::{Diagnostic, Loaded};
-use crate::control::{FleetLink, FleetState, FleetStatus, Reply, Request};
-use crate::proto::duration;
+use crate::control::{FleetLink, FleetStatus, Reply, Request};
 use crate::proto::fleet::FleetKey;
-use crate::proto::spa::KEY_LEN;
-use crate::sys::clock;
-use crate::time::Wall;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct FleetKeyArgs {
@@ -28,103 +23,158 @@ pub(super) struct FleetKeyArgs {
 
 pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
     let fleet = ask(target)?;
-    let (now, zone) = (clock::now().wall, TimeZone::system());
-    Ok(output::print(args.json, &[&fleet], |out| print(out, &fleet, now, &zone))?)
+    Ok(output::print(args.json, &[&fleet], |out| print(out, &fleet, &TimeZone::system()))?)
 }
 
 fn ask(target: &Target) -> Result<FleetStatus, Error> {
-    match target.ask(&Request::Fleet, Timeout::Reply)?.next()? {
-        Reply::Fleet(fleet) => Ok(fleet),
-        _ => Err(Error::Ended),
-    }
+    let reply = target.ask(&Request::Fleet, Timeout::Reply)?.next()?;
+    if let Reply::Fleet(fleet) = reply { Ok(fleet) } else { Err(Error::Ended) }
 }
 
 /// Makes a key where none is; nobody is shown it.
 pub(super) fn make_key(target: &Target, args: FleetKeyArgs) -> Result<(), Error> {
-    let path = match args.file {
-        Some(path) => path,
-        None if target.config.is_dir() => {
-            let keys = target.config.join("keys");
-            make_directory(&keys)?;
-            keys.join("fleet.key")
-        }
-        None => {
-            let config = target.config.display();
-            return Err(Error::Unfit(format!("{config} is no directory: name a file for the key")));
-        }
-    };
-    let mut random = Zeroizing::new([0; KEY_LEN]);
-    getrandom::fill(random.as_mut())?;
-    let key = FleetKey::from(*random).encode();
-    write_new(&path, &Zeroizing::new(format!("{}\n", *key)))?;
+    let keys = target.config.join("keys");
+    let default = || make_directory(&keys).map(|()| keys.join("fleet.key"));
+    let path = args.file.map_or_else(default, Ok)?;
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(key.as_mut())?;
+    write_new(&path, &Zeroizing::new(format!("{}\n", *FleetKey::from(*key).encode())))?;
     say(&format!(
-        "{path} is the key of a fleet: name it as 'key_file' under 'fleet', and copy it to every \
-         gateway by a way that nobody else reads, such as 'scp -p {path} root@gw2:{path}'; \
-         whoever has it can open the doors of the fleet at all of them",
+        "{path} is for 'key_file' under 'fleet'; copy it to each gateway by a way that nobody else \
+         reads, such as 'scp -p {path} root@gw2:{path}': who has it can open the fleet's doors",
         path = path.display()
     ));
     Ok(())
 }
 
-/// The warning that another gateway has the name that this one has here, where a running daemon
-/// knows of one.
+/// The warning that another gateway has this one's name, where a running daemon knows of one.
 pub(super) fn namesake(target: &Target, loaded: &Loaded) -> Option<Diagnostic> {
-    let (mine, at) =
-        (&loaded.config.settings.fleet.as_ref()?.name, loaded.places.settings.get("fleet"));
-    let running = ask(target).ok().filter(|it| it.namesake && it.link.name == *mine)?;
-    let warning = format!("another gateway of the fleet is called {} too", running.link.name);
-    let help = "each takes what the other tells for its own: give one of them another name";
-    Some(at?.warning(warning).help(help))
+    let name = &loaded.config.settings.fleet.as_ref()?.name;
+    ask(target).ok().filter(|it| it.namesake && it.link.name == *name)?;
+    let at = loaded.places.settings.get("fleet")?;
+    let warning = at.warning(format!("another gateway of the fleet is called {name} too"));
+    Some(warning.help("each takes for its own what the other tells: rename one of them"))
 }
 
 /// How a gateway stands to its fleet, in a line.
-pub(super) fn link(link: &FleetLink, now: Wall, zone: &TimeZone) -> String {
-    let state = match link.state {
-        FleetState::Joined => "joined",
-        FleetState::Alone => "without its store, decides alone",
-        FleetState::Refusing => "without its store, refuses what has a proof",
-    };
-    let since = wall(link.since);
-    let at = local(since, zone).strftime("%Y-%m-%d %H:%M:%S");
-    let lasts = duration::format_seconds(now.since(since));
-    let why = link.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    format!("{}, {state} since {at}, for {lasts}{why}", link.name)
+pub(super) fn link(link: &FleetLink, zone: &TimeZone) -> String {
+    let FleetLink { name, state, since, why, .. } = link;
+    let since = local(wall(*since), zone).strftime("%Y-%m-%d %H:%M:%S");
+    let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    format!("{name}, {state} since {since}{why}")
 }
 
-fn print(out: &mut dyn Write, fleet: &FleetStatus, now: Wall, zone: &TimeZone) -> io::Result<()> {
-    let mut facts = Vec::new();
-    let mut fact = |name: &str, value| facts.push(vec![name.to_owned(), value]);
-    fact("gateway", link(&fleet.link, now, zone));
-    let kept = fleet.kept.zip(fleet.stamps);
-    let kept = kept.map(|(kept, stamps)| format!(", keeps {kept} entries and {stamps} stamps"));
-    fact("store", fleet.link.store.clone() + &kept.unwrap_or_default());
-    let doors: Vec<_> = fleet.doors.iter().map(|door| door.as_str()).collect();
-    let doors = if doors.is_empty() { "no doors".to_owned() } else { doors.join(", ") };
-    fact("shares", format!("{doors}, and what has been used up"));
-    let alone = format!("{} decided so far", count(fleet.alone as usize, "request"));
-    let wait = span(fleet.wait_seconds);
-    fact("if lost", format!("{} after {wait}, {alone}", fleet.when_lost));
-    if fleet.unsent > 0 {
-        fact("unsent", format!("{} entries wait for the store", fleet.unsent));
-    }
-    table(out, &[], facts.into_iter())?;
-    if fleet.namesake {
-        writeln!(out, "another gateway is called {} too: give it another name", fleet.link.name)?;
-    }
+fn print(out: &mut dyn Write, fleet: &FleetStatus, zone: &TimeZone) -> io::Result<()> {
+    let doors: Vec<_> = fleet.doors.iter().map(|door| door.as_str()).chain(["proofs"]).collect();
+    let namesake = if fleet.namesake { "; another gateway has this name" } else { "" };
+    let kept = fleet.kept.map_or_else(String::new, |kept| format!(", keeps {kept} entries"));
+    let FleetStatus { when_lost, alone, unsent, wait_seconds, .. } = fleet;
+    let facts = [
+        ("gateway", link(&fleet.link, zone) + namesake),
+        ("store", format!("{}{kept}; {unsent} wait for it", fleet.link.store)),
+        ("shared", doors.join(", ")),
+        ("if lost", format!("{when_lost} after {}; {alone} requests so far", span(*wait_seconds))),
+    ];
+    table(out, &[], facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]))?;
     writeln!(out)?;
     let rows = fleet.gateways.iter().map(|it| {
-        let name = it.gateway.to_string() + if it.is_this { " (this)" } else { "" };
-        let (heard, lag) = (span(it.heard_seconds_ago), span(it.lag_seconds));
-        vec![name, it.version.clone(), format!("{heard} ago"), lag, it.open.to_string()]
+        let name = it.gateway.to_string() + if it.is_this { ", this" } else { "" };
+        let heard = span(it.heard_seconds_ago) + " ago";
+        vec![name, it.version.clone(), heard, span(it.lag_seconds), it.open.to_string()]
     });
     table(out, &["GATEWAY", "VERSION", "HEARD", "LAG", "OPEN"], rows)
 }
 
 fn span(seconds: f64) -> String {
-    let span = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    match span.as_micros() {
-        micros @ ..10_000 => format!("{:.1}ms", micros as f64 / 1e3),
-        ..1_000_000 => duration::format(span),
-        _ => duration::format_seconds(span),
+    format!("{:.1?}", Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::StoreAddress;
+    use crate::control::{FleetState, GatewayStatus};
+
+    fn fleet() -> FleetStatus {
+        let gateway = |name: &str, lag_seconds, is_this| GatewayStatus {
+            gateway: name.parse().unwrap(),
+            version: "0.1.0".to_owned(),
+            heard_seconds_ago: 1.5,
+            lag_seconds,
+            open: 3,
+            is_this,
+        };
+        FleetStatus {
+            link: FleetLink {
+                name: "gw1".parse().unwrap(),
+                store: "valkey.example.net port 6379".to_owned(),
+                state: FleetState::Joined,
+                since: 60.0,
+                why: None,
+            },
+            when_lost: "alone".to_owned(),
+            wait_seconds: 0.02,
+            gateways: vec![gateway("gw1", 0.0012, true), gateway("gw2", 0.4, false)],
+            doors: vec!["ssh".parse().unwrap()],
+            kept: Some(12),
+            stamps: Some(34),
+            lag_seconds: Some(0.001),
+            unsent: 0,
+            alone: 0,
+            namesake: false,
+        }
+    }
+
+    fn said(fleet: &FleetStatus) -> String {
+        let mut out = Vec::new();
+        print(&mut out, fleet, &TimeZone::UTC).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_fleet_is_its_store_what_is_shared_there_and_a_line_for_each_gateway() {
+        assert_eq!(
+            said(&fleet()),
+            "gateway  gw1, joined since 1970-01-01 00:01:00\n\
+             store    valkey.example.net port 6379, keeps 12 entries; 0 wait for it\n\
+             shared   ssh, proofs\n\
+             if lost  alone after 20.0ms; 0 requests so far\n\
+             \n\
+             GATEWAY    VERSION  HEARD     LAG      OPEN\n\
+             gw1, this  0.1.0    1.5s ago  1.2ms    3\n\
+             gw2        0.1.0    1.5s ago  400.0ms  3\n"
+        );
+    }
+
+    #[test]
+    fn a_store_is_shown_as_where_it_listens_and_no_more() {
+        for (written, shown) in [
+            ("rediss://gw1@[2001:db8::1]:6380/service", "2001:db8::1 port 6380"),
+            ("unix:/run/valkey/valkey.sock", "/run/valkey/valkey.sock"),
+        ] {
+            assert_eq!(written.parse::<StoreAddress>().unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_has_lost_its_store_says_since_when_and_why() {
+        let mut lost = fleet();
+        lost.link.state = FleetState::Refusing;
+        lost.link.why = Some("Connection refused".to_owned());
+        (lost.kept, lost.unsent, lost.alone) = (None, 7, 2);
+        let said = said(&lost);
+        for line in [
+            "gateway  gw1, refusing since 1970-01-01 00:01:00: Connection refused\n",
+            "store    valkey.example.net port 6379; 7 wait for it\n",
+            "if lost  alone after 20.0ms; 2 requests so far\n",
+        ] {
+            assert!(said.contains(line), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_two_gateways_have_is_said_to_be() {
+        let said = said(&FleetStatus { namesake: true, ..fleet() });
+        assert!(said.contains("00:01:00; another gateway has this name\n"), "{said}");
     }
 }

@@ -89,7 +89,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
         fact(name, extent);
     }
     if let Some(fleet) = &status.fleet {
-        fact("fleet", link(fleet, now, &TimeZone::system()));
+        fact("fleet", link(fleet, &TimeZone::system()));
     }
     table(out, &[], facts.into_iter())?;
     writeln!(out)?;

@@ -41,7 +41,7 @@ const REST: u32 = 3;
 const GROUP: &str = "knockd";
 
 /// Names one connection for as long as the daemon lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ConnectionId(u64);
 
 /// The language of a socket and of those who connect to it.

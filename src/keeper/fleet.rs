@@ -7,6 +7,8 @@
 mod asking;
 mod hearing;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;

@@ -142,12 +142,6 @@ impl Keeper {
         let rejected = counters.into_iter().map(|(reason, count)| (vec![reason], count)).collect();
         let help = "Packets, sequences and requests that came to nothing";
         add(MetricType::Counter, Metric("rejected", help, &["reason"]), rejected);
-        let fleet = self.fleet_status(now);
-        if let Some(fleet) = &fleet {
-            let help = "Requests with a proof that were decided without the fleet's store";
-            let alone = vec![(Vec::new(), fleet.alone)];
-            add(MetricType::Counter, Metric("fleet_requests_alone", help, &[]), alone);
-        }
 
         let mut gauge =
             |name, help, labels, values| add(MetricType::Gauge, Metric(name, help, labels), values);
@@ -161,27 +155,27 @@ impl Keeper {
         let journal = &self.doors.journal;
         let not_closed = self.doors.not_closed().count() as u64;
         let refused = self.not_taken_up.is_some().into();
-        let of_fleet = fleet.iter().flat_map(|fleet| {
-            let connected = u64::from(fleet.link.state == FleetState::Joined);
-            let heard = fleet.gateways.len() as u64;
-            [
-                ("fleet_connected", "Whether the fleet's store answers", connected),
-                ("fleet_gateways", "Gateways that were heard of lately, this one too", heard),
-                ("fleet_unsent", "Entries that wait for the store", fleet.unsent as u64),
-            ]
-        });
-        for (name, help, value) in of_fleet.chain([
+        for (name, help, value) in [
             ("start_time_seconds", "When it started, since 1970-01-01 UTC", since as u64),
             ("grants_not_closed", "Grants that no command could close", not_closed),
             ("locked_out", "Sources that are locked out", locked_out.len() as u64),
             ("configuration_refused", "Whether the configuration was not taken up", refused),
             ("ledger_failing", "Whether the ledger cannot be written", journal.is_failing.into()),
-        ]) {
+        ] {
             gauge(name, help, &[], vec![(Vec::new(), value)]);
         }
-        if let Some(lag) = fleet.as_ref().and_then(|fleet| fleet.lag_seconds) {
-            let help = "How long after it was told the latest entry took effect here";
-            registry.register("fleet_lag_seconds", help, ConstGauge::new(lag));
+        if let Some(fleet) = self.fleet_status(now) {
+            let connected = u8::from(fleet.link.state == FleetState::Joined).into();
+            let lag = fleet.lag_seconds.unwrap_or_default();
+            for (name, help, value) in [
+                ("fleet_connected", "Whether the fleet's store answers", connected),
+                ("fleet_gateways", "Gateways heard of lately", fleet.gateways.len() as f64),
+                ("fleet_lag_seconds", "How late the latest entry took effect here", lag),
+            ] {
+                registry.register(name, help, ConstGauge::<f64>::new(value));
+            }
+            let alone = ConstCounter::new(fleet.alone);
+            registry.register("fleet_requests_alone", "Requests decided without the store", alone);
         }
         let times = journal.ledger.write_times.clone();
         registry.register("ledger_write_seconds", "How long writes to the ledger took", times);

@@ -33,6 +33,9 @@ const TIME_TO_LOOK: Duration = Duration::from_secs(2);
 /// How long the watcher may take to tell what it has not told before.
 const TIME_TO_RECALL: Duration = Duration::from_millis(100);
 
+const NO_FLEET: &str = "this knockd is of no fleet: write one under 'knockd:', such as\n    \
+                        fleet: {name: gw1, store: ..., key_file: ...}";
+
 /// Somebody asks what happened lately, of an address or of all, and is told then.
 pub(super) struct Recall {
     id: ConnectionId,
@@ -178,11 +181,7 @@ impl Keeper {
     }
 
     fn fleet(&mut self, now: Now, id: ConnectionId) -> Result<String, String> {
-        let status = self.fleet_status(now).ok_or_else(|| {
-            "this knockd is of no fleet\n    write which, below 'knockd:': \
-             'fleet: {name: gw1, store: ..., key_file: ...}'; knock.d(5) has the keys"
-                .to_owned()
-        })?;
+        let status = self.fleet_status(now).ok_or(NO_FLEET)?;
         self.control.reply(id, &Reply::Fleet(status));
         Ok(String::new())
     }
@@ -353,7 +352,7 @@ impl Keeper {
             sandbox: SandboxStatus {
                 keeper: Some(self.rights.status()),
                 watcher: self.watchers.sandbox.map(WatcherSandbox::from),
-                courier: None,
+                courier: self.fleet.as_ref().and_then(|it| it.sandbox).map(WatcherSandbox::from),
             },
             fleet: self.fleet_status(now).map(|status| status.link),
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),

@@ -9,14 +9,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::process::{Child, ExitCode};
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::output_lines::OutputLines;
-use super::rights::{LIBRARIES, NAMES};
 use crate::config::SandboxMode;
 use crate::sys::landlock::{self, LandlockRules};
 use crate::sys::privileges::Identity;
@@ -155,11 +153,9 @@ fn answer() -> io::Result<()> {
     let Some(identity) = asked.next().transpose()? else { return Ok(()) };
     let identity: Identity = serde_json::from_str(&identity)?;
     identity.assume().map_err(io::Error::other)?;
-    let read = NAMES.iter().chain(&LIBRARIES).map(Path::new).collect();
-    let rules = LandlockRules { read, scoped: true, ..LandlockRules::default() };
     // Where these are not to be had, the identity holds. What opens captures runs no program either,
     // and touches no other process.
-    let _ = landlock::restrict(&rules);
+    let _ = landlock::restrict(&LandlockRules::of_resolver());
     let _ = seccomp::restrict(Phase::Opening, SandboxMode::Enforce);
     for address in asked {
         let address = address?.parse().map_err(io::Error::other)?;

@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::config::{Config, Door, Loaded, Mechanism, Name};
 use crate::control::KeeperRights;
-use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
+use crate::sys::landlock::{self, LIBRARIES, LandlockError, LandlockReport, LandlockRules, NAMES};
 use crate::sys::privileges::Identity;
 use crate::sys::{capabilities, fault};
 
@@ -38,11 +38,6 @@ const SYSTEM: [&str; 6] = [
     "/etc",
     "/dev/urandom",
 ];
-pub(super) const LIBRARIES: [&str; 6] =
-    ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store"];
-/// Where names are looked up; what else that takes may be anywhere below.
-pub(super) const NAMES: [&str; 4] =
-    ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
 
 /// The doors that run commands, and what sends mail.
 pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {

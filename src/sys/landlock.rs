@@ -13,6 +13,13 @@ use serde::{Deserialize, Serialize};
 /// restrict more, but not unasked.
 const KNOWN: ABI = ABI::V7;
 
+/// Where libraries are.
+pub(crate) const LIBRARIES: [&str; 6] =
+    ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store"];
+/// Where names are looked up; what else that takes may be anywhere below.
+pub(crate) const NAMES: [&str; 4] =
+    ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+
 /// The files that a process may still reach, and what else is taken from it.
 #[derive(Debug, Default)]
 pub(crate) struct LandlockRules<'a> {
@@ -29,6 +36,14 @@ pub(crate) struct LandlockRules<'a> {
     pub no_network: bool,
     /// No signal to, and no abstract Unix socket of, a process that is not under the same rules.
     pub scoped: bool,
+}
+
+impl LandlockRules<'_> {
+    /// Those of a process that looks up names: nothing but the files that this takes.
+    pub(crate) fn of_resolver() -> Self {
+        let read = NAMES.iter().chain(&LIBRARIES).map(Path::new).collect();
+        Self { read, scoped: true, ..Self::default() }
+    }
 }
 
 /// The extent to which [`LandlockRules`] hold.

@@ -5,6 +5,8 @@ use std::fs;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
+use super::sandbox::MemoryState;
+
 /// `MADV_DONTNEED_LOCKED` of asm-generic/mman-common.h, Linux 5.18 and later: also where memory is
 /// kept from being swapped out.
 const DONTNEED_LOCKED: libc::c_int = 24;
@@ -52,15 +54,16 @@ impl Code {
 }
 
 /// Keeps all memory of this process, also what it will yet have, from being swapped out: secrets are
-/// in it. What is not used takes no room. False: that is not allowed.
+/// in it. What is not used takes no room.
 ///
 /// [`give_back`] has no effect from then on.
-pub(crate) fn lock() -> bool {
+pub(crate) fn lock() -> MemoryState {
     let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok();
     // Under a limit an allocation to come could fail.
     let future = if unlimited { libc::MCL_FUTURE } else { 0 };
     // SAFETY: flags alone; no memory changes.
-    unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT | future) == 0 }
+    let locked = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT | future) } == 0;
+    if locked { MemoryState::Locked } else { MemoryState::Swappable }
 }
 
 #[cfg(test)]

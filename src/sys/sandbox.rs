@@ -1,11 +1,13 @@
-//! How much of the watcher's sandbox holds.
+//! The sandbox of watcher and courier, and how much of it holds.
 
 use serde::{Deserialize, Serialize};
 
-use super::landlock::LandlockReport;
+use super::landlock::{self, LandlockReport, LandlockRules};
+use super::seccomp::{self, Phase};
+use crate::config::SandboxMode;
 use crate::proto::words::words;
 
-/// The parts of the watcher's sandbox besides its identity, and how much of each holds.
+/// The parts of a sandbox besides its identity, and how much of each holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxReport {
     /// `None`: it was not asked for, or refused.
@@ -32,13 +34,30 @@ pub enum SeccompState {
 
 words! {
 Display:
-/// The state of the watcher's memory, which holds secrets.
+/// The state of a process's memory, which holds secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemoryState {
     /// It is never swapped out.
     Locked = "locked",
     Swappable = "may be swapped out",
 }
+}
+
+/// Gives up all files and networks, and all system calls but those of a phase. Where the kernel or a
+/// container allows only a part of that, goes on with that part, and says why on standard error.
+pub(crate) fn close(phase: Phase, mode: SandboxMode, memory: MemoryState) -> SandboxReport {
+    let nothing = LandlockRules { no_network: true, scoped: true, ..LandlockRules::default() };
+    let landlock = (mode != SandboxMode::Off).then(|| landlock::restrict(&nothing));
+    let landlock = landlock.and_then(|report| report.map_err(say).ok());
+    let seccomp = seccomp::restrict(phase, mode).unwrap_or_else(|error| {
+        say(error);
+        SeccompState::Refused
+    });
+    SandboxReport { landlock, seccomp, memory }
+}
+
+fn say(why: impl std::error::Error) {
+    eprintln!("{why}");
 }
 
 impl SandboxReport {

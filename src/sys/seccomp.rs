@@ -1,4 +1,4 @@
-//! seccomp: the system calls that the watcher may make, in each of its phases.
+//! seccomp: the system calls that watcher and courier may make, in each of their phases.
 //!
 //! All that is allowed stands here. Whoever adds a system call to the watcher's work adds it to
 //! `list::WORK`, with its reason; `tests/netns/sandbox.rs` takes the watcher through all that it
@@ -9,14 +9,16 @@ use std::io;
 use super::sandbox::SeccompState;
 use crate::config::SandboxMode;
 
-/// A phase of the watcher's life.
+/// A phase of the life of a watcher or a courier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Until it captures and root is gone: libpcap opens what it needs, and no packet has been
-    /// looked at. What no opening takes is forbidden.
+    /// looked at; or until it is connected. What no opening takes is forbidden.
     Opening,
-    /// From then on only what its work takes is allowed.
+    /// From then on only what a watcher's work takes is allowed.
     Working,
+    /// The same of a courier, which may also send through whatever it has open.
+    Carrying,
 }
 
 /// The kernel's refusal of a filter.
@@ -97,7 +99,10 @@ mod list {
         SYS_rt_sigreturn SYS_getpid SYS_gettid
     ];
 
-    fn with_arguments() -> [Call; 7] {
+    /// What a courier's work takes besides: through its connection, and by TLS.
+    const SENDS: &[i64] = &calls![SYS_sendto SYS_sendmsg SYS_write SYS_writev];
+
+    fn with_arguments() -> [Call; 8] {
         let own = u64::from(std::process::id());
         [
             (libc::SYS_sendto, vec![TO_KEEPER]),
@@ -105,6 +110,8 @@ mod list {
             (libc::SYS_writev, vec![TO_STDERR]),
             (libc::SYS_mmap, vec![NOT_TO_RUN]),
             (libc::SYS_mprotect, vec![NOT_TO_RUN]),
+            // A build for tests asks so whether what it closes is open.
+            (libc::SYS_fcntl, vec![(1, ALL_BITS, libc::F_GETFD as u64)]),
             // libpcap asks so whether an interface has gone or is merely down.
             (libc::SYS_ioctl, vec![(1, ALL_BITS, SIOCGIFFLAGS)]),
             // What abort(3) ends with.
@@ -153,7 +160,10 @@ mod list {
         if is_enforced {
             install(refused(), SeccompAction::Errno(libc::ENOSYS as u32), allow.clone())?;
         }
-        install(unconditionally(WORK).chain(with_arguments()).chain(refused()), allow, breach)
+        let sends = if phase == Phase::Carrying { SENDS } else { &[] };
+        // Of two rules for a call the later holds.
+        let work = unconditionally(WORK).chain(with_arguments()).chain(unconditionally(sends));
+        install(work.chain(refused()), allow, breach)
     }
 
     const fn unconditional(number: i64) -> Call {

@@ -1,10 +1,9 @@
 //! What a watcher takes from itself before it looks at the first packet.
 
 use crate::config::SandboxMode;
-use crate::sys::landlock::{self, LandlockRules};
 use crate::sys::memory;
 use crate::sys::privileges::{Identity, PrivilegeError};
-use crate::sys::sandbox::{MemoryState, SandboxReport, SeccompState};
+use crate::sys::sandbox::{self, SandboxReport};
 use crate::sys::seccomp::{self, Phase};
 
 /// Gives up what no opening of a capture takes.
@@ -23,20 +22,9 @@ pub(super) fn enter(
     mode: SandboxMode,
 ) -> Result<SandboxReport, PrivilegeError> {
     // While that is allowed.
-    let memory = if memory::lock() { MemoryState::Locked } else { MemoryState::Swappable };
+    let memory = memory::lock();
     identity.assume()?;
-    let nothing = LandlockRules { no_network: true, scoped: true, ..LandlockRules::default() };
-    let landlock = (mode != SandboxMode::Off).then(|| landlock::restrict(&nothing));
-    let landlock = landlock.and_then(|report| report.map_err(say).ok());
-    let seccomp = seccomp::restrict(Phase::Working, mode).unwrap_or_else(|error| {
-        say(error);
-        SeccompState::Refused
-    });
-    Ok(SandboxReport { landlock, seccomp, memory })
-}
-
-fn say(why: impl std::error::Error) {
-    eprintln!("{why}");
+    Ok(sandbox::close(Phase::Working, mode, memory))
 }
 
 #[cfg(test)]

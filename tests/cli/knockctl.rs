@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use libknock::proto::fleet::FleetKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use snapbox::{assert_data_eq, str};
@@ -200,6 +201,104 @@ phone   totp  ssh    2023-11-14 22:13:20  never
     let said = place.run(&["clients", "--json"]).well();
     assert_eq!(said, format!("{client}\n"));
     assert_eq!(place.run(&["clients"]).well().lines().count(), 1);
+}
+
+const FLEET: &str = r#"{"name":"gw1","store":"valkey.example.net port 6379","state":"joined","since":1700000000.0,"when_lost":"alone","wait_seconds":0.02,"gateways":[{"gateway":"gw1","version":"0.1.0","heard_seconds_ago":1.5,"lag_seconds":0.0012,"open":3,"is_this":true}],"doors":["ssh"],"kept":12,"stamps":34,"lag_seconds":0.001,"unsent":0,"alone":0,"namesake":true}"#;
+
+fn fleet_reply() -> String {
+    FLEET.replacen('{', r#"{"reply":"fleet","#, 1)
+}
+
+#[test]
+fn a_fleet_is_told_to_people_and_to_scripts() {
+    let place = Place::new();
+    let reply = fleet_reply();
+    let asked = place.daemon(&[&[&reply, DONE], &[&reply, DONE]]);
+    let said = place.run(&["fleet"]).well();
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"fleet"}"#);
+    assert_data_eq!(
+        said,
+        str![[r#"
+gateway  gw1, joined since 2023-11-14 22:13:20; another gateway has this name
+store    valkey.example.net port 6379, keeps 12 entries; 0 wait for it
+shared   ssh, proofs
+if lost  alone after 20.0ms; 0 requests so far
+
+GATEWAY    VERSION  HEARD     LAG    OPEN
+gw1, this  0.1.0    1.5s ago  1.2ms  3
+
+"#]]
+    );
+    assert_eq!(place.run(&["fleet", "--json"]).well(), format!("{FLEET}\n"));
+}
+
+#[test]
+fn a_gateway_that_has_lost_its_store_says_so_in_its_status() {
+    let place = Place::new();
+    let lost = r#","fleet":{"name":"gw1","store":"/run/valkey.sock","state":"alone","since":1700000000.0,"why":"Connection refused (os error 111)"}}"#;
+    place.daemon(&[&[&format!("{}{lost}", STATUS.strip_suffix('}').unwrap()), DONE]]);
+    let said = place.run(&["status"]).well();
+    let line =
+        "fleet          gw1, alone since 2023-11-14 22:13:20: Connection refused (os error 111)";
+    assert!(said.lines().any(|it| it == line), "{said}");
+}
+
+#[test]
+fn check_warns_of_a_name_that_the_running_daemon_has_heard_from_another_gateway() {
+    let place = Place::new();
+    let secret = |name: &str, text: &str| {
+        let path = place.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let key = secret("fleet.key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n");
+    let configure = |name: &str| {
+        let run_dir = place.folder.path().display();
+        let fleet = format!("{{name: {name}, store: 'unix:/run/v.sock', key_file: {key}}}");
+        let text = format!(
+            "knockd: {{run_dir: {run_dir}, fleet: {fleet}}}\n\
+             doors: {{ssh: {{sequence: [201, 403, 302], start_command: echo}}}}\n"
+        );
+        fs::write(place.folder.path().join("doors.yaml"), text).unwrap();
+    };
+    let reply = fleet_reply();
+    let asked = place.daemon(&[&[&reply, DONE], &[&reply, DONE]]);
+    let is_warned =
+        || place.run(&["check"]).errors.contains("another gateway of the fleet is called gw1 too");
+    configure("gw1");
+    assert!(is_warned());
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"fleet"}"#);
+    // The name is another one already, and has to be taken up yet.
+    configure("gw2");
+    assert!(!is_warned());
+}
+
+#[test]
+fn the_key_of_a_fleet_is_made_once_for_its_owner_and_shown_to_nobody() {
+    let place = Place::new();
+    let path = place.folder.path().join("fleet.key");
+    let made = place.run(&["fleet-key", path.to_str().unwrap()]);
+    assert_eq!((made.status, made.output.as_str()), (Some(0), ""));
+    let key = fs::read_to_string(&path).unwrap();
+    assert!(key.trim_end().parse::<FleetKey>().is_ok());
+    assert!(!made.errors.contains(key.trim_end()) && made.errors.contains("key_file"));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = place.run(&["fleet-key", path.to_str().unwrap()]).failed();
+    assert!(again.contains("DIR/fleet.key: File exists"), "{again}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), key);
+}
+
+#[test]
+fn the_key_of_a_fleet_is_beside_those_of_clients_unless_another_file_is_named() {
+    let place = Place::new();
+    // Nothing of the configuration has to be right.
+    fs::write(place.folder.path().join("doors.yaml"), "knockd: {fleet: {key_file: nowhere}}")
+        .unwrap();
+    let mut command = place.command(&["fleet-key", "-c"]);
+    let made = command.arg(place.folder.path()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    assert!(place.folder.path().join("keys/fleet.key").exists());
 }
 
 #[test]

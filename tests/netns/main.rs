@@ -7,6 +7,7 @@ mod alerts;
 mod clock;
 mod containers;
 mod control;
+mod courier;
 mod crash;
 mod cut;
 mod daemon;

@@ -9,8 +9,23 @@ use crate::support::{command, must, needs};
 #[test]
 fn every_command_of_every_page_runs_as_it_stands_in_a_clean_system() {
     needs!(
-        "pages", "fwknop", "git", "iptables", "jq", "make", "nft", "oathtool", "python3", "rsync",
-        "ssh", "sshd", "tcpdump", "unshare"
+        "pages",
+        "fwknop",
+        "git",
+        "iptables",
+        "jq",
+        "keepalived",
+        "make",
+        "nft",
+        "oathtool",
+        "openssl",
+        "python3",
+        "redis-sentinel",
+        "rsync",
+        "ssh",
+        "sshd",
+        "tcpdump",
+        "unshare"
     );
     let root = env!("CARGO_MANIFEST_DIR");
     let programs = Path::new(env!("CARGO_BIN_EXE_knock")).parent().unwrap().to_str().unwrap();

@@ -14,8 +14,9 @@ use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{self, load};
 use libknock::config::{self, Forward, Hole, Name};
 use libknock::control::{
-    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, KeeperRights, LockStatus,
-    RefusalFacts, SandboxStatus, Status, WatcherSandbox, What,
+    ClientStatus, DoorStatus, EventLine, FleetLink, FleetState, FleetStatus, GatewayStatus,
+    GrantCondition, GrantStatus, KeeperRights, LockStatus, RefusalFacts, SandboxStatus, Status,
+    WatcherSandbox, What,
 };
 use libknock::ctl::check::CheckLine;
 use libknock::ctl::observe::ObservedNetwork;
@@ -349,12 +350,16 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
         sandbox: SandboxStatus {
             keeper: Some(KeeperRights { capabilities: vec![], landlock: Some(String::new()) }),
             watcher: Some(WatcherSandbox::default()),
+            courier: Some(WatcherSandbox::default()),
         },
+        fleet: Some(fleet_link()),
     };
     let status = serde_json::to_value(status).unwrap();
     let within = ["doors", "grants", "locked_out"].map(|list| members(&status[list][0]));
-    let sandbox = ["keeper", "watcher"].map(|process| members(&status["sandbox"][process]));
-    let sandbox = sandbox.into_iter().chain([members(&status["sandbox"])]);
+    let sandbox =
+        ["keeper", "watcher", "courier"].map(|process| members(&status["sandbox"][process]));
+    let objects = ["sandbox", "fleet"].map(|object| members(&status[object]));
+    let sandbox = sandbox.into_iter().chain(objects);
     let all: BTreeSet<String> =
         within.into_iter().chain(sandbox).chain([members(&status)]).flatten().collect();
     let section = page.section("status");
@@ -362,6 +367,9 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
     for state in GrantCondition::ALL {
         let text = section.join("\n");
         assert!(text.contains(&format!("Ql {state}")) || text.contains(&format!(", {state}")));
+    }
+    for state in FleetState::ALL {
+        assert!(section.iter().any(|line| line.starts_with(&format!(".Ql {state}"))), "{state}");
     }
     let client = ClientStatus {
         client: door.clone(),
@@ -372,6 +380,44 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
     };
     let client = serde_json::to_value(client).unwrap();
     assert_eq!(explained_members(page.section("clients")), members(&client));
+}
+
+fn fleet_link() -> FleetLink {
+    FleetLink {
+        name: "gw1".parse().unwrap(),
+        store: String::new(),
+        state: FleetState::Alone,
+        since: 0.0,
+        why: Some(String::new()),
+    }
+}
+
+#[test]
+fn the_manual_knows_every_member_of_a_fleet() {
+    let gateway = GatewayStatus {
+        gateway: "gw1".parse().unwrap(),
+        version: String::new(),
+        heard_seconds_ago: 0.0,
+        lag_seconds: 0.0,
+        open: 0,
+        is_this: true,
+    };
+    let fleet = FleetStatus {
+        link: fleet_link(),
+        when_lost: String::new(),
+        wait_seconds: 0.0,
+        gateways: vec![gateway],
+        doors: vec![],
+        kept: Some(0),
+        stamps: Some(0),
+        lag_seconds: Some(0.0),
+        unsent: 0,
+        alone: 0,
+        namesake: false,
+    };
+    let fleet = serde_json::to_value(fleet).unwrap();
+    let all = &members(&fleet) | &members(&fleet["gateways"][0]);
+    assert_eq!(explained_members(Page::open("knockctl.8").section("fleet")), all);
 }
 
 #[test]
@@ -580,6 +626,18 @@ fn the_oldest_rust_is_named_once_and_read_there() {
     let workflow = read(".github/workflows/ci.yml");
     assert!(workflow.contains("--default-toolchain \"$version\""), "{workflow}");
     assert!(workflow.contains("run: .ci/run"), "{workflow}");
+}
+
+#[test]
+fn the_manual_knows_every_figure_of_the_rules() {
+    let manual = read("man/knockctl.8");
+    let rules = read("docs/knockd.rules.yml");
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for name in rules.split(|c| !is_of_name(c)).filter(|word| word.starts_with("knockd_")) {
+        let figure = name.trim_end_matches("_total").trim_end_matches("_bucket");
+        let is_item = |line: &str| line.split([' ', ',']).any(|word| word == figure);
+        assert!(manual.lines().any(|it| it.starts_with(".It Cm ") && is_item(it)), "{name}");
+    }
 }
 
 #[test]

@@ -37,12 +37,12 @@ pub(super) struct Unsent {
 
 /// Something that an administrator has asked of all gateways.
 pub(super) struct ToldByHand {
-    asked_by: ConnectionId,
-    counter: u64,
-    missing: BTreeSet<Name>,
-    done: BTreeSet<Name>,
+    pub(super) asked_by: ConnectionId,
+    pub(super) counter: u64,
+    pub(super) missing: BTreeSet<Name>,
+    pub(super) done: BTreeSet<Name>,
     pub(super) by: Monotonic,
-    said: String,
+    pub(super) said: String,
 }
 
 impl Fleet {

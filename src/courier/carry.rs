@@ -1,0 +1,97 @@
+//! The courier's loop: between the keeper and a store that it has reached.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::connection::{Connection, SILENCE, StoreError};
+use super::talk::Talk;
+use crate::ipc::courier::FromCourier;
+use crate::ipc::{Channel, Received};
+use crate::sys::{clock, files};
+
+/// How many messages wait for the keeper before nothing more is read from the store.
+const TO_KEEPER: usize = 10_000;
+/// How many bytes wait for the store before nothing more is taken from the keeper.
+const TO_STORE: usize = 1 << 20;
+/// How many replies are read before the keeper has its turn.
+const BATCH: usize = 512;
+
+/// Carries until the keeper is gone, whom these are told first.
+///
+/// # Errors
+/// When the store is lost, refuses anything, or does not answer.
+pub(super) fn carry(
+    keeper: &Channel,
+    mut store: Connection,
+    first: [FromCourier; 2],
+) -> Result<(), StoreError> {
+    let mut talk = Talk::new(first);
+    // When it last said something, or owed nothing.
+    let mut heard = clock::now().monotonic;
+    let mut patience = SILENCE;
+    let mut received = 0;
+    let mut has_more = false;
+    loop {
+        let is_behind = talk.to_keeper.len() >= TO_KEEPER;
+        let is_full = talk.to_store.len() >= TO_STORE;
+        let writes = store.wants_write() || !talk.to_store.is_empty();
+        let wanted = |reads: bool, writes: bool| {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::POLLIN, reads);
+            flags.set(PollFlags::POLLOUT, writes);
+            flags
+        };
+        let mut fds = [
+            PollFd::new(keeper.as_fd(), wanted(!is_full, !talk.to_keeper.is_empty())),
+            PollFd::new(store.as_fd(), wanted(!is_behind, writes)),
+        ];
+        // The end of a store that is not read is not to wake it over and over.
+        let watched = if is_behind && !writes { &mut fds[..1] } else { &mut fds[..] };
+        let is_waiting = talk.is_owed() && !is_behind;
+        let timeout = if has_more { Some(Duration::ZERO) } else { is_waiting.then_some(patience) };
+        files::poll(watched, timeout).map_err(|error| StoreError::Ended(error.to_string()))?;
+        let now = clock::now();
+        let mut is_over = false;
+        while !is_over && talk.to_store.len() < TO_STORE {
+            match keeper.receive_message() {
+                Received::Frame(order) => talk.order(now.wall, order),
+                Received::Nothing => break,
+                Received::Closed | Received::Malformed => is_over = true,
+            }
+        }
+        let done = store
+            .send(&mut talk.to_store)
+            .and_then(|()| if is_behind { Ok(false) } else { read(&mut store, &mut talk) });
+        // What has been answered before the end is told.
+        while let Some(message) = talk.to_keeper.front() {
+            match keeper.send_message(message) {
+                Ok(()) => drop(talk.to_keeper.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return Ok(()),
+            }
+        }
+        if is_over {
+            return Ok(());
+        }
+        has_more = done?;
+        if !is_waiting || store.received() != received {
+            (heard, received) = (now.monotonic, store.received());
+        }
+        patience = SILENCE.saturating_sub(now.monotonic.since(heard));
+        if patience.is_zero() {
+            return Err(StoreError::Silent);
+        }
+    }
+}
+
+/// Reads what has come. True: there may be more.
+fn read(store: &mut Connection, talk: &mut Talk) -> Result<bool, StoreError> {
+    for _ in 0..BATCH {
+        let Some(reply) = store.next()? else { return Ok(false) };
+        talk.reply(reply)?;
+    }
+    Ok(true)
+}
