@@ -14,6 +14,8 @@ mod daemon;
 mod end_to_end;
 mod exhaustion;
 mod faults;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod flooded_socket;
 mod floods;
 mod forward;

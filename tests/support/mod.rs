@@ -2,6 +2,8 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod conntrack;
+#[cfg(feature = "fleet")]
+pub(crate) mod fleet;
 #[allow(dead_code, reason = "what only the benchmarks need")]
 pub(crate) mod flood;
 pub(crate) mod mounts;

@@ -1,0 +1,207 @@
+//! A store that is gone, hangs, is full, forgets or is another's copy: each gateway goes on, and all
+//! agree when it is back.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::fleet::{
+    BY_NETWORK, BY_SOCKET, DOORS, Fleet, STORE, Store, clients, configuration,
+};
+use crate::support::{CLIENT, PATIENCE, eventually, needs};
+
+const ELSEWHERE: &str = "198.51.100.7";
+/// Soon over.
+const SHORT: &str = ", wait: 100ms";
+
+/// Each gateway goes on alone and says since when; what it opens is its own until the store is back.
+#[track_caller]
+fn go_on_alone(fleet: &Fleet) {
+    fleet.ask(0, "ssh");
+    fleet.gateways[0].opens("ssh", CLIENT);
+    fleet.gateways[1].says(&["open", "ssh", ELSEWHERE]);
+    for gateway in &fleet.gateways {
+        gateway.is_soon("alone");
+        let link = gateway.knockd().ask(r#"{"do":"status"}"#).remove(0)["fleet"].clone();
+        assert!(link["since"].is_number() && link["why"].is_string(), "{link}");
+    }
+    assert!(!fleet.gateways[1].has("ssh", CLIENT) && !fleet.gateways[0].has("ssh", ELSEWHERE));
+}
+
+/// What each opened alone is open at all.
+#[track_caller]
+fn agree(fleet: &Fleet) {
+    fleet.all_open("ssh", CLIENT);
+    fleet.all_open("ssh", ELSEWHERE);
+    fleet.joined();
+}
+
+#[test]
+fn where_the_store_is_killed_gateways_go_on_alone_and_agree_when_it_is_back() {
+    needs!("fleet store killed", "redis-server", "nft");
+    let mut fleet = Fleet::with(BY_SOCKET, SHORT);
+    let caught = fleet.ask(2, "local");
+    fleet.gateways[2].opens("local", CLIENT);
+    fleet.store.kill();
+    go_on_alone(&fleet);
+    // It has forgotten everything; the ledgers have not.
+    fleet.store.start_again();
+    agree(&fleet);
+    fleet.send(1, &caught);
+    fleet.gateways[1].refuses("used-elsewhere", 1);
+    assert!(!fleet.gateways[1].has("local", CLIENT));
+}
+
+#[test]
+fn where_the_store_hangs_no_later_request_waits_and_gateways_agree_when_it_goes_on() {
+    needs!("fleet store hangs", "redis-server", "nft");
+    let fleet = Fleet::with(BY_SOCKET, SHORT);
+    fleet.store.signal(Signal::SIGSTOP);
+    go_on_alone(&fleet);
+    fleet.store.signal(Signal::SIGCONT);
+    agree(&fleet);
+}
+
+#[test]
+fn a_gateway_that_is_cut_off_goes_on_alone_while_the_others_share() {
+    needs!("fleet cut off", "redis-server", "nft");
+    let fleet = Fleet::with(BY_NETWORK, SHORT);
+    let [gw1, gw2, gw3] = &fleet.gateways[..] else { panic!("three") };
+    fleet.store.cut_off(gw3);
+    fleet.ask(2, "ssh");
+    gw3.opens("ssh", CLIENT);
+    gw3.is_soon("alone");
+    gw1.says(&["open", "ssh", ELSEWHERE]);
+    gw2.opens("ssh", ELSEWHERE);
+    assert!(!gw3.has("ssh", ELSEWHERE) && !gw1.has("ssh", CLIENT));
+    assert_eq!((gw1.state(), gw2.state()), ("joined".into(), "joined".into()));
+    fleet.store.mend(gw3);
+    agree(&fleet);
+}
+
+#[test]
+fn a_store_that_is_wiped_is_told_anew_what_the_gateways_know() {
+    needs!("fleet store wiped", "redis-server", "nft");
+    let mut fleet = Fleet::with(BY_SOCKET, ", wait: 1s");
+    fleet.gateways[2].end(Signal::SIGTERM);
+    let caught = fleet.ask(0, "local");
+    fleet.gateways[0].opens("local", CLIENT);
+    fleet.gateways[0].says(&["open", "ssh", ELSEWHERE]);
+    fleet.gateways[1].opens("ssh", ELSEWHERE);
+    fleet.store.say(&["FLUSHALL"]);
+    let known = || fleet.store.say(&["DBSIZE"]);
+    let told = eventually(PATIENCE, || matches!(known(), redis::Value::Int(3..)));
+    assert!(told, "{:?}", known());
+    let kept = || fleet.store.say(&["HLEN", "knockd:live"]);
+    assert!(eventually(PATIENCE, || kept() != redis::Value::Int(0)), "no grant is told anew");
+    fleet.gateways[2].start_again();
+    fleet.gateways[2].opens("ssh", ELSEWHERE);
+    fleet.send(1, &caught);
+    fleet.gateways[1].refuses("used-elsewhere", 1);
+    assert!(!fleet.gateways[1].has("local", CLIENT));
+}
+
+#[test]
+fn a_full_store_counts_as_lost_until_there_is_room() {
+    needs!("fleet store full", "redis-server", "nft");
+    let fleet = Fleet::with(BY_SOCKET, SHORT);
+    fleet.store.say(&["CONFIG", "SET", "maxmemory", "1"]);
+    go_on_alone(&fleet);
+    fleet.store.say(&["CONFIG", "SET", "maxmemory", "0"]);
+    agree(&fleet);
+}
+
+#[test]
+fn a_gateway_that_is_to_refuse_without_the_store_opens_to_nobody_who_needs_it() {
+    needs!("fleet refuse", "redis-server", "nft");
+    let mut fleet = Fleet::with(BY_SOCKET, ", wait: 100ms, when_lost: refuse");
+    fleet.store.kill();
+    let caught = fleet.ask(0, "ssh");
+    fleet.gateways[0].refuses("store-lost", 1);
+    fleet.gateways[0].is_soon("refusing");
+    assert!(!fleet.gateways[0].has("ssh", CLIENT));
+    // By hand it does.
+    fleet.gateways[0].says(&["open", "ssh", ELSEWHERE]);
+    fleet.store.start_again();
+    fleet.joined();
+    fleet.all_open("ssh", ELSEWHERE);
+    // What was refused for that is not used up.
+    fleet.send(1, &caught);
+    fleet.all_open("ssh", CLIENT);
+}
+
+/// A program beside the store; ended when it goes out of scope.
+struct Beside(Child);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_replica_that_takes_over_without_the_latest_writes_is_told_them() {
+    needs!("fleet failover", "redis-server", "redis-sentinel", "nft");
+    let mut fleet = Fleet::without_knockd("");
+    let settings = format!("port 6380\nreplicaof {STORE} 6379\nreplica-announce-ip {STORE}\n");
+    let replica = Store::start(&fleet.store.host, &settings);
+    let linked = || {
+        let said = replica.say(&["INFO", "replication"]);
+        format!("{said:?}").contains("master_link_status:up")
+    };
+    assert!(eventually(PATIENCE, linked), "no replica");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sentinel.conf");
+    let text = format!(
+        "port 26379\nprotected-mode no\ndir {}\nsentinel monitor gateways {STORE} 6379 1\n\
+         sentinel down-after-milliseconds gateways 1000\nsentinel failover-timeout gateways 3000\n",
+        directory.path().display()
+    );
+    fs::write(&file, text).unwrap();
+    let mut sentinel = fleet.store.host.command("redis-sentinel");
+    sentinel.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _sentinel = Beside(sentinel.spawn().unwrap());
+    let address = format!("redis://{STORE}:26379/gateways");
+    for (at, name) in crate::support::fleet::NAMES.iter().enumerate() {
+        fleet.start(at, &configuration(name, &address, SHORT, &clients(), DOORS));
+    }
+    fleet.joined();
+    let knows_the_replica = || {
+        let client = redis::Client::open(format!("redis://{STORE}:26379"));
+        fleet.store.host.enter(move || {
+            let mut sentinel = client.unwrap().get_connection().unwrap();
+            let said: redis::Value = redis::cmd("SENTINEL")
+                .arg("REPLICAS")
+                .arg("gateways")
+                .query(&mut sentinel)
+                .unwrap();
+            format!("{said:?}").contains("6380")
+        })
+    };
+    assert!(eventually(PATIENCE, knows_the_replica), "the Sentinel has not found the replica");
+    // What is written from here on the replica does not hear.
+    replica.signal(Signal::SIGSTOP);
+    let caught = fleet.ask(0, "local");
+    fleet.gateways[0].opens("local", CLIENT);
+    fleet.gateways[0].says(&["open", "ssh", ELSEWHERE]);
+    fleet.all_open("ssh", ELSEWHERE);
+    fleet.store.kill();
+    replica.signal(Signal::SIGCONT);
+    fleet.gateways[1].is_soon("alone");
+    let promoted = || format!("{:?}", replica.say(&["ROLE"])).contains("master");
+    assert!(eventually(3 * PATIENCE, promoted), "nobody takes over");
+    for gateway in &fleet.gateways {
+        assert!(eventually(PATIENCE, || gateway.state() == "joined"), "{}", gateway.fleet());
+    }
+    let told = || replica.say(&["HLEN", "knockd:live"]) != redis::Value::Int(0);
+    assert!(eventually(PATIENCE, told), "the grant is not told to the new store");
+    // All have told what they know by then.
+    thread::sleep(Duration::from_millis(500));
+    fleet.send(1, &caught);
+    fleet.gateways[1].refuses("used-elsewhere", 1);
+    assert!(!fleet.gateways[1].has("local", CLIENT));
+}

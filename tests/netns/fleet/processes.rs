@@ -1,0 +1,176 @@
+//! Couriers and keepers that die, and grants in flight meanwhile.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::fleet::{BY_SOCKET, Fleet, Gateway, PATIENT};
+use crate::support::{CLIENT, Knockd, Net, PATIENCE, eventually, needs};
+
+const ELSEWHERE: &str = "198.51.100.7";
+
+fn address(number: usize) -> String {
+    format!("198.51.{}.{}", 100 + number / 250, 1 + number % 250)
+}
+
+/// Whom each gateway's kernel lets in, beside the model: all of them.
+#[track_caller]
+fn all_let_in(fleet: &Fleet, expected: &BTreeSet<String>) {
+    for gateway in &fleet.gateways {
+        let mut found = BTreeSet::new();
+        let agree = eventually(2 * PATIENCE, || {
+            found = gateway.kernel_lets_in(22);
+            found == *expected
+        });
+        let (missing, more) = (expected.difference(&found).count(), found.difference(expected));
+        let more: Vec<&String> = more.collect();
+        assert!(
+            agree,
+            "{}: {missing} are missing, more: {more:?}: {}",
+            gateway.name,
+            gateway.fleet()
+        );
+        let known: BTreeSet<String> = gateway.knockd().grants().iter().map(address_of).collect();
+        assert_eq!(known, *expected, "{}: keeper and kernel differ", gateway.name);
+    }
+}
+
+fn address_of(grant: &serde_json::Value) -> String {
+    grant["address"].as_str().unwrap().to_owned()
+}
+
+fn kill_couriers(gateway: &Gateway) {
+    for courier in gateway.couriers() {
+        let _ = kill(Pid::from_raw(courier), Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn where_couriers_die_again_and_again_nothing_is_lost() {
+    needs!("fleet couriers die", "redis-server", "nft");
+    const REQUESTS: usize = 60;
+    let fleet = Fleet::with(BY_SOCKET, ", wait: 50ms");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                fleet.gateways.iter().for_each(kill_couriers);
+                thread::sleep(Duration::from_millis(120));
+            }
+        });
+        for number in 0..REQUESTS {
+            let gateway = &fleet.gateways[number % 3];
+            assert_eq!(gateway.open_by_hand("ssh", &address(number))["reply"], "done");
+            if number % 2 == 1 {
+                let closed =
+                    format!(r#"{{"do":"close","door":"ssh","address":"{}"}}"#, address(number));
+                let said = gateway.knockd().ask(&closed).pop().unwrap();
+                assert_eq!(said["reply"], "done", "{said}");
+            }
+            fleet.ask(number % 3, "ssh");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    fleet.joined();
+    let even = (0..REQUESTS).filter(|number| number % 2 == 0).map(address);
+    all_let_in(&fleet, &even.chain([CLIENT.to_owned()]).collect());
+}
+
+#[test]
+fn a_keeper_that_is_killed_and_started_again_has_what_was_shared_meanwhile() {
+    needs!("fleet keeper killed", "redis-server", "nft");
+    let mut fleet = Fleet::new();
+    fleet.ask(2, "ssh");
+    fleet.gateways[0].says(&["open", "ssh", ELSEWHERE]);
+    fleet.all_open("ssh", CLIENT);
+    fleet.all_open("ssh", ELSEWHERE);
+    let couriers = fleet.gateways[2].couriers();
+    let [courier] = couriers[..] else { panic!("one courier: {couriers:?}") };
+    fleet.gateways[2].end(Signal::SIGKILL);
+    let is_gone = || !fs::exists(format!("/proc/{courier}/exe")).unwrap_or(false);
+    assert!(eventually(PATIENCE, is_gone), "the courier outlives its keeper");
+    fleet.gateways[0].says(&["close", "ssh", ELSEWHERE]);
+    fleet.gateways[1].says(&["open", "ssh", &address(1)]);
+    let caught = fleet.ask(0, "local");
+    fleet.gateways[0].opens("local", CLIENT);
+    fleet.gateways[2].start_again();
+    fleet.all_open("ssh", &address(1));
+    fleet.all_open("ssh", CLIENT);
+    fleet.all_close("ssh", ELSEWHERE);
+    fleet.joined();
+    fleet.send(2, &caught);
+    fleet.gateways[2].refuses("used-elsewhere", 1);
+}
+
+#[test]
+fn a_thousand_grants_in_flight_while_the_store_starts_anew_are_the_same_at_all_afterwards() {
+    needs!("fleet thousand", "redis-server", "nft");
+    const GRANTS: usize = 1000;
+    let mut fleet = Fleet::with(BY_SOCKET, ", wait: 50ms");
+    let (gateways, store) = (&fleet.gateways, &mut fleet.store);
+    thread::scope(|scope| {
+        for (at, gateway) in gateways.iter().enumerate() {
+            scope.spawn(move || {
+                for number in (at..GRANTS).step_by(3) {
+                    assert_eq!(gateway.open_by_hand("ssh", &address(number))["reply"], "done");
+                    // Each fifth is closed where it was opened.
+                    if number % 5 == 0 {
+                        let address = address(number);
+                        let text =
+                            format!(r#"{{"do":"close","door":"ssh","address":"{address}"}}"#);
+                        assert_eq!(gateway.knockd().ask(&text).pop().unwrap()["reply"], "done");
+                    }
+                }
+            });
+        }
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(700));
+            store.kill();
+            thread::sleep(Duration::from_millis(300));
+            store.start_again();
+        }
+    });
+    let expected = (0..GRANTS).filter(|number| number % 5 != 0).map(address).collect();
+    all_let_in(&fleet, &expected);
+    fleet.joined();
+    all_let_in(&fleet, &expected);
+}
+
+#[test]
+fn where_no_fleet_is_configured_there_is_no_courier_and_nothing_of_one() {
+    needs!("no fleet", "redis-server", "nft");
+    let net = Net::new();
+    let alone = Knockd::start(
+        &net.server,
+        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}\n\
+         doors: {ssh: {sequence: [7000, 8000, 9000], open: [22], fleet: true}}\n",
+    );
+    let fds = |pid: i32| -> Vec<String> {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let mut open: Vec<String> = open
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .map(|to| to.display().to_string().split(':').next().unwrap().to_owned())
+            .collect();
+        open.sort();
+        open
+    };
+    let children = |pid: i32| {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().count()
+    };
+    assert_eq!(children(alone.pid()), alone.watchers().len());
+    let without = fds(alone.pid()).len();
+    let status = alone.ask(r#"{"do":"status"}"#).remove(0);
+    assert!(status["fleet"].is_null(), "{status}");
+    // As many more as the channel to the courier and what that says take.
+    let fleet = Fleet::with(BY_SOCKET, PATIENT);
+    let gateway = &fleet.gateways[0];
+    let with = fds(gateway.knockd().pid()).len();
+    assert!(without < with, "{without} descriptors, and {with} with a fleet");
+    assert_eq!(children(gateway.knockd().pid()), gateway.knockd().watchers().len() + 1);
+}
