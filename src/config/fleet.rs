@@ -1,6 +1,6 @@
 //! The fleet that a gateway is of: its name there, its store, and what it does without that.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -115,10 +115,7 @@ impl FromStr for StoreAddress {
             _ => (place, PORT),
         };
         let host = match host.strip_prefix('[') {
-            Some(rest) => {
-                let is_ipv6 = |it: &&str| it.parse().is_ok_and(|it: IpAddr| it.is_ipv6());
-                rest.strip_suffix(']').filter(is_ipv6)
-            }
+            Some(rest) => rest.strip_suffix(']').filter(|it| it.parse::<Ipv6Addr>().is_ok()),
             None => Some(host).filter(|it| !it.contains([':', ']'])),
         };
         let host = host.ok_or(StoreAddressError::Form)?;
