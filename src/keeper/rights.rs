@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 use tracing::warn;
 
-use crate::config::{Config, Door, Loaded, Mechanism, Name};
+use crate::config::{Config, Door, Loaded, Mechanism, Name, StoreAddress};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LIBRARIES, LandlockError, LandlockReport, LandlockRules, NAMES};
 use crate::sys::privileges::Identity;
@@ -27,10 +27,6 @@ use crate::sys::{capabilities, fault, process};
 
 /// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
 const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
-
-/// Where the system keeps certificates to which links below `/etc` lead.
-const AUTHORITIES: [&str; 3] =
-    ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/var/lib/ca-certificates"];
 
 /// Where the kernel tells of itself and of interfaces, and time zones are. Not all are everywhere.
 const SYSTEM: [&str; 6] = [
@@ -60,7 +56,14 @@ fn by_kernel(config: &Config) -> impl Iterator<Item = &Door> {
 fn capabilities(config: &Config) -> Option<CapsHashSet> {
     let runs_nothing = commands(config).next().is_none();
     let firewall = by_kernel(config).next().map(|_| CAP_NET_ADMIN);
-    runs_nothing.then(|| OF_CHILDREN.iter().copied().chain(firewall).collect())
+    let socket = by_socket(config).then_some(CAP_DAC_OVERRIDE);
+    runs_nothing.then(|| OF_CHILDREN.iter().copied().chain(firewall).chain(socket).collect())
+}
+
+/// Whether the courier reaches the store by a socket, whose owner may let nobody else at it.
+fn by_socket(config: &Config) -> bool {
+    let mut stores = config.settings.fleet.iter().flat_map(|fleet| &fleet.store.addresses);
+    stores.any(|store| matches!(store, StoreAddress::Unix(_)))
 }
 
 /// What keeps a configuration from working without root, a line each, and what helps.
@@ -165,7 +168,6 @@ impl FilesInUse {
         let exe = Path::new("/proc/self/exe");
         let networked = looks_up || couriers.is_some();
         let system = SYSTEM.iter().chain(if networked { NAMES.as_slice() } else { &[] });
-        let system = system.chain(couriers.map_or(&[][..], |_| &AUTHORITIES));
         let path = PathBuf::as_path;
         landlock::restrict(&LandlockRules {
             read: system.map(Path::new).chain(self.read.iter().map(path)).collect(),
@@ -262,8 +264,10 @@ impl Rights {
         let file = few.landlock.and_then(|_| files.missing_in(&few.files));
         let file = file.map(|path| format!("the configuration has files in {}", path.display()));
         let user = (config.settings.user != few.user).then(|| "'user' is another one".to_owned());
-        let fleet = few.landlock.filter(|_| config.settings.fleet.is_some() && !few.has_fleet);
-        let fleet = fleet.map(|_| "'fleet' needs the network and the courier".to_owned());
+        let out_of_reach = few.landlock.is_some() && !few.has_fleet
+            || by_socket(config) && !few.capabilities.contains(&CAP_DAC_OVERRIDE);
+        let fleet = config.settings.fleet.as_ref().filter(|_| out_of_reach);
+        let fleet = fleet.map(|_| "'fleet' needs a way to its store".to_owned());
         let why = any.or(firewall).or(file).or(user).or(fleet);
         why.map_or(Ok(()), |why| Err(format!("{why}: {RESTART}")))
     }
@@ -299,10 +303,11 @@ mod tests {
     use std::process::Command;
     use std::sync::Barrier;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
     use crate::config::diagnostic::SourceText;
-    use crate::config::load;
+    use crate::config::{FleetSettings, Store, WhenLost, load};
 
     fn loaded(doors: &str) -> Loaded {
         load::parse(&SourceText::new("doors.yaml", doors)).unwrap()
@@ -422,10 +427,41 @@ mod tests {
             Rights(Some(kept)).suffice(&wanted.config, &files)
         };
         let refused = kept(false, kept_landlock()).unwrap_err();
-        assert!(refused.starts_with("'fleet' needs the network and the courier: "), "{refused}");
+        assert!(refused.starts_with("'fleet' needs a way to its store: "), "{refused}");
         assert_eq!(kept(true, kept_landlock()), Ok(()));
         // Nothing has been given up.
         assert_eq!(kept(false, None), Ok(()));
+    }
+
+    #[test]
+    fn a_store_whose_socket_belongs_to_others_takes_the_right_to_pass() {
+        let fleet = |store: &str| {
+            let mut config = loaded("doors: {}").config;
+            let store = Store {
+                addresses: vec![store.parse().unwrap()],
+                password: None,
+                authorities: None,
+            };
+            config.settings.fleet = Some(FleetSettings {
+                name: "gw1".parse().unwrap(),
+                store,
+                key: [1; 32].into(),
+                wait: Duration::ZERO,
+                when_lost: WhenLost::Alone,
+            });
+            config
+        };
+        let [host, socket] = ["rediss://a", "unix:/run/a"].map(fleet);
+        assert!(!capabilities(&host).unwrap().contains(&CAP_DAC_OVERRIDE));
+        assert!(capabilities(&socket).unwrap().contains(&CAP_DAC_OVERRIDE));
+        let files = FilesInUse::of(Path::new("/no/such"), &loaded("doors: {}"));
+        let capabilities = capabilities(&host).unwrap();
+        let (kept, landlock) = (files.clone(), kept_landlock());
+        let kept = FewRights { capabilities, files: kept, user: None, has_fleet: true, landlock };
+        let kept = Rights(Some(kept));
+        assert_eq!(kept.suffice(&host, &files), Ok(()));
+        let refused = kept.suffice(&socket, &files).unwrap_err();
+        assert!(refused.starts_with("'fleet' needs a way to its store: "), "{refused}");
     }
 
     /// Whether a program that is installed later runs, and a port is reached, by a thread that may

@@ -235,7 +235,7 @@ fn a_reload_that_needs_what_has_been_given_up_asks_for_a_restart() {
         (listed, "cannot be read: Permission denied"),
         (keyed_elsewhere, "the configuration has files in "),
         (keyed("DIR/server.key"), "server.key: Permission denied"),
-        (in_a_fleet(), "'fleet' needs the network and the courier: "),
+        (in_a_fleet(), "'fleet' needs a way to its store: "),
     ] {
         knockd.configure(&configuration);
         let answer = knockd.ask(r#"{"do":"reload"}"#).remove(0);

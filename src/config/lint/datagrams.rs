@@ -2,7 +2,7 @@
 
 use super::doors::{common_ports, some_of};
 use crate::config::{
-    AddressPolicy, Client, Config, Diagnostic, Loaded, Place, Recognition, WhenLost,
+    AddressPolicy, Client, Config, Diagnostic, Door, Loaded, Place, Recognition, WhenLost,
 };
 use crate::proto::{PortSet, Protocol};
 use crate::time::Wall;
@@ -30,9 +30,8 @@ pub(super) fn caught(loaded: &Loaded) -> Option<Diagnostic> {
         let is_any = |address: Option<AddressPolicy>| address == Some(AddressPolicy::Any);
         let spa = is_any(client.spa.as_ref().map(|it| it.address));
         let fwknop = is_any(client.fwknop.as_ref().map(|it| it.address));
-        let doors = doors.iter().filter(|door| client.doors.contains(door.name()));
-        let mut taken = doors.map(|door| &door.recognition);
-        taken.any(|door| door.spa && spa || door.fwknop && fwknop)
+        let mut doors = doors.iter().filter(|door| client.doors.contains(door.name()));
+        doors.any(|Door { recognition: it, .. }| it.spa && spa || it.fwknop && fwknop)
     };
     let found = clients.iter().zip(&loaded.places.clients).filter(may_be_caught);
     let (_, places) = found.clone().next()?;

@@ -74,14 +74,13 @@ pub(super) fn read_door(
     let effects = without_effect(reader.mapping, knocked, !knocks.is_empty(), spa || fwknop);
     reader.problems.extend(effects);
     let (opening, [opens_places, forwards_places]) = opening?;
-    let in_vain = match &settings.fleet {
-        _ if !opening.fleet => None,
+    let why = match &settings.fleet {
         // It may be there, and be wrong.
         None => (!reader.problems.has_errors()).then_some("'knockd:' has no fleet"),
         Some(_) => (!opening.mechanism.closes()).then_some("what never closes opens here alone"),
     };
-    let in_vain = in_vain.zip(reader.mapping.get("fleet"));
-    reader.problems.extend(in_vain.map(|(why, entry)| entry.without_effect(why, "remove it")));
+    let in_vain = reader.mapping.get("fleet").filter(|_| opening.fleet).zip(why);
+    reader.problems.extend(in_vain.map(|(it, why)| it.without_effect(why, "remove it")));
     if opening.mechanism == Mechanism::Guard {
         let on = opening.forwards.iter().map(|forward| forward.on.into());
         let ports = opening.ports.iter().copied().chain(on);

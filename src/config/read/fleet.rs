@@ -58,8 +58,7 @@ pub(super) fn read_fleet(
     if let (Ok(addresses), Some(entry)) = (&store, reader.mapping.get("ca_file"))
         && !addresses.iter().any(is_tls)
     {
-        let warning = entry.without_effect("only rediss:// is by TLS", "remove it");
-        reader.problems.push(warning);
+        reader.problems.push(entry.without_effect("only rediss:// is by TLS", "remove it"));
     }
     let wait = reader.read("wait", |node| {
         let wait = node.duration("wait", Duration::from_millis(1))?;
