@@ -126,3 +126,6 @@ fn persist<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
