@@ -15,10 +15,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::resource::{Resource, setrlimit};
 
 use self::carry::carry;
 use self::connection::StoreError;
-use self::way::{Failure, Way};
+use self::way::Way;
 use crate::config::SandboxMode;
 use crate::ipc::Channel;
 use crate::ipc::courier::{CourierAssignment, FromCourier};
@@ -32,6 +33,9 @@ use crate::sys::{files, memory, process, sandbox};
 #[derive(Debug, Parser)]
 #[command(name = "knock-courier", version, max_term_width = 90)]
 struct CourierCli {}
+
+/// The most memory, in bytes: for more than a million grants.
+const MEMORY: u64 = 2 << 30;
 
 /// The reason why a courier ends.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +74,15 @@ fn work() -> Result<(), CourierError> {
         .and_then(|bytes| Ok(serde_json::from_slice::<CourierAssignment>(&bytes)?))
         .map_err(CourierError::Assignment)?;
     process::close_others();
+    // Whoever owns the store says how long its replies are.
+    let _ = setrlimit(Resource::RLIMIT_DATA, MEMORY, MEMORY);
     let CourierAssignment { store, identity, sandbox: mode } = assignment;
     // Where that is not allowed, the rest is not either, and is told then.
     let _ = seccomp::restrict(Phase::Opening, mode);
     // While that is allowed.
     let memory = memory::lock();
     let mut way = Way::new(store);
-    if persist(&channel, || way.open_socket())?.is_none() {
+    if persist(&channel, &mut way, Way::open_socket)?.is_none() {
         return Ok(());
     }
     identity.assume()?;
@@ -84,39 +90,42 @@ fn work() -> Result<(), CourierError> {
         // Where it is not to be had, the next is not either, and is told then.
         let _ = landlock::restrict(&LandlockRules::of_resolver());
     }
-    let Some((connection, clock)) = persist(&channel, || way.reach())? else { return Ok(()) };
+    let reached = persist(&channel, &mut way, Way::reach)?;
     // Nobody asks for the password any more.
     drop(way);
+    let Some((connection, clock)) = reached else { return Ok(()) };
     let report = sandbox::close(Phase::Carrying, mode, memory);
-    Ok(carry(
-        &channel,
-        connection,
-        [FromCourier::Sandbox { report }, FromCourier::Joined { clock }],
-    )?)
+    let first = [FromCourier::Sandbox { report }, FromCourier::Joined { clock }];
+    Ok(carry(&channel, connection, first)?)
 }
 
 /// Tries until it is done, and says why it is not, whenever that has changed. `None`: the keeper is
 /// gone, or only another process may try again.
 fn persist<T>(
     channel: &Channel,
-    mut attempt: impl FnMut() -> Result<T, Failure>,
+    way: &mut Way,
+    attempt: impl Fn(&mut Way) -> Result<T, StoreError>,
 ) -> Result<Option<T>, CourierError> {
     let mut said = String::new();
     loop {
-        let failure = match attempt() {
+        let error = match attempt(way) {
             Ok(done) => return Ok(Some(done)),
-            Err(failure) => failure,
+            Err(StoreError::Spent) => return Ok(None),
+            Err(error) => error,
         };
-        let why = failure.to_string();
+        let why = format!("the store at {}: {error}", way.place);
         if why != said {
             eprintln!("{why}");
             said = why;
         }
         // Whatever the keeper says waits; only its end is looked for.
         let mut keeper = [PollFd::new(channel.as_fd(), PollFlags::empty())];
-        files::poll(&mut keeper, Some(failure.error.pause())).map_err(CourierError::Wait)?;
-        if failure.is_for_good || keeper[0].any().unwrap_or(true) {
+        files::poll(&mut keeper, Some(error.pause())).map_err(CourierError::Wait)?;
+        if keeper[0].any().unwrap_or(true) {
             return Ok(None);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::sys::{clock, files};
 
 /// How many messages wait for the keeper before nothing more is read from the store.
 const TO_KEEPER: usize = 10_000;
-/// How many bytes wait for the store before nothing more is taken from the keeper.
+/// How many bytes for the store are taken from the keeper before they are sent.
 const TO_STORE: usize = 1 << 20;
 /// How many replies are read before the keeper has its turn.
 const BATCH: usize = 512;
@@ -31,28 +31,18 @@ pub(super) fn carry(
     let mut talk = Talk::new(first);
     // When it last said something, or owed nothing.
     let mut heard = clock::now().monotonic;
-    let mut patience = SILENCE;
-    let mut received = 0;
-    let mut has_more = false;
+    let (mut patience, mut received, mut has_more) = (SILENCE, 0, false);
     loop {
         let is_behind = talk.to_keeper.len() >= TO_KEEPER;
-        let is_full = talk.to_store.len() >= TO_STORE;
-        let writes = store.wants_write() || !talk.to_store.is_empty();
-        let wanted = |reads: bool, writes: bool| {
-            let mut flags = PollFlags::empty();
-            flags.set(PollFlags::POLLIN, reads);
-            flags.set(PollFlags::POLLOUT, writes);
-            flags
-        };
-        let mut fds = [
-            PollFd::new(keeper.as_fd(), wanted(!is_full, !talk.to_keeper.is_empty())),
-            PollFd::new(store.as_fd(), wanted(!is_behind, writes)),
-        ];
-        // The end of a store that is not read is not to wake it over and over.
-        let watched = if is_behind && !writes { &mut fds[..1] } else { &mut fds[..] };
+        let mut wanted = PollFlags::POLLIN;
+        wanted.set(PollFlags::POLLOUT, !talk.to_keeper.is_empty());
+        let mut fds = vec![PollFd::new(keeper.as_fd(), wanted)];
+        if !is_behind {
+            fds.push(PollFd::new(store.as_fd(), PollFlags::POLLIN));
+        }
         let is_waiting = talk.is_owed() && !is_behind;
         let timeout = if has_more { Some(Duration::ZERO) } else { is_waiting.then_some(patience) };
-        files::poll(watched, timeout).map_err(|error| StoreError::Ended(error.to_string()))?;
+        files::poll(&mut fds, timeout)?;
         let now = clock::now();
         let mut is_over = false;
         while !is_over && talk.to_store.len() < TO_STORE {
@@ -62,9 +52,9 @@ pub(super) fn carry(
                 Received::Closed | Received::Malformed => is_over = true,
             }
         }
-        let done = store
-            .send(&mut talk.to_store)
-            .and_then(|()| if is_behind { Ok(false) } else { read(&mut store, &mut talk) });
+        let sent = store.send(&std::mem::take(&mut talk.to_store));
+        let read =
+            sent.and_then(|()| if is_behind { Ok(false) } else { read(&mut store, &mut talk) });
         // What has been answered before the end is told.
         while let Some(message) = talk.to_keeper.front() {
             match keeper.send_message(message) {
@@ -76,7 +66,7 @@ pub(super) fn carry(
         if is_over {
             return Ok(());
         }
-        has_more = done?;
+        has_more = read?;
         if !is_waiting || store.received() != received {
             (heard, received) = (now.monotonic, store.received());
         }
