@@ -157,6 +157,7 @@ pub struct HistoryQuery {
 
 /// A reply of the daemon's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "one is made at a time, and written at once")]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     Status(Status),

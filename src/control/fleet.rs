@@ -46,14 +46,14 @@ pub struct FleetStatus {
     pub when_lost: String,
     /// The longest time that a request waits for the store.
     pub wait_seconds: f64,
-    /// Those that have been heard of lately, this one too.
+    /// Those that have been heard of in the last day, this one too.
     pub gateways: Vec<GatewayStatus>,
     /// Those of this gateway that are the fleet's.
     pub doors: Vec<Name>,
     /// How many entries the store keeps, and how many stamps, as far as that is known.
     pub kept: Option<u64>,
     pub stamps: Option<u64>,
-    /// How long after it was told the latest entry took effect here.
+    /// How long the latest word took to the store and back.
     pub lag_seconds: Option<f64>,
     /// How many entries have not reached the store yet.
     pub unsent: usize,

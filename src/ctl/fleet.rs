@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
@@ -67,26 +66,23 @@ pub(super) fn link(link: &FleetLink, zone: &TimeZone) -> String {
 fn print(out: &mut dyn Write, fleet: &FleetStatus, zone: &TimeZone) -> io::Result<()> {
     let doors: Vec<_> = fleet.doors.iter().map(|door| door.as_str()).chain(["proofs"]).collect();
     let namesake = if fleet.namesake { "; another gateway has this name" } else { "" };
-    let kept = fleet.kept.map_or_else(String::new, |kept| format!(", keeps {kept} entries"));
+    let kept = fleet.kept.map_or_else(String::new, |kept| format!("; kept there: {kept}"));
     let FleetStatus { when_lost, alone, unsent, wait_seconds, .. } = fleet;
     let facts = [
         ("gateway", link(&fleet.link, zone) + namesake),
-        ("store", format!("{}{kept}; {unsent} wait for it", fleet.link.store)),
+        ("store", format!("{}{kept}; waiting here: {unsent}", fleet.link.store)),
         ("shared", doors.join(", ")),
-        ("if lost", format!("{when_lost} after {}; {alone} requests so far", span(*wait_seconds))),
+        ("if lost", format!("{when_lost} after {wait_seconds:.3}s; requests so far: {alone}")),
     ];
     table(out, &[], facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]))?;
     writeln!(out)?;
     let rows = fleet.gateways.iter().map(|it| {
-        let name = it.gateway.to_string() + if it.is_this { ", this" } else { "" };
-        let heard = span(it.heard_seconds_ago) + " ago";
-        vec![name, it.version.clone(), heard, span(it.lag_seconds), it.open.to_string()]
+        let (name, version) = (it.gateway.to_string(), it.version.clone());
+        let heard = format!("{:.1}s ago", it.heard_seconds_ago);
+        let heard = if it.is_this { "this one".to_owned() } else { heard };
+        vec![name, version, heard, format!("{:.1}ms", it.lag_seconds * 1e3), it.open.to_string()]
     });
     table(out, &["GATEWAY", "VERSION", "HEARD", "LAG", "OPEN"], rows)
-}
-
-fn span(seconds: f64) -> String {
-    format!("{:.1?}", Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -99,7 +95,7 @@ mod tests {
         let gateway = |name: &str, lag_seconds, is_this| GatewayStatus {
             gateway: name.parse().unwrap(),
             version: "0.1.0".to_owned(),
-            heard_seconds_ago: 1.5,
+            heard_seconds_ago: 65.4,
             lag_seconds,
             open: 3,
             is_this,
@@ -136,13 +132,13 @@ mod tests {
         assert_eq!(
             said(&fleet()),
             "gateway  gw1, joined since 1970-01-01 00:01:00\n\
-             store    valkey.example.net port 6379, keeps 12 entries; 0 wait for it\n\
+             store    valkey.example.net port 6379; kept there: 12; waiting here: 0\n\
              shared   ssh, proofs\n\
-             if lost  alone after 20.0ms; 0 requests so far\n\
+             if lost  alone after 0.020s; requests so far: 0\n\
              \n\
-             GATEWAY    VERSION  HEARD     LAG      OPEN\n\
-             gw1, this  0.1.0    1.5s ago  1.2ms    3\n\
-             gw2        0.1.0    1.5s ago  400.0ms  3\n"
+             GATEWAY  VERSION  HEARD      LAG      OPEN\n\
+             gw1      0.1.0    this one   1.2ms    3\n\
+             gw2      0.1.0    65.4s ago  400.0ms  3\n"
         );
     }
 
@@ -165,8 +161,8 @@ mod tests {
         let said = said(&lost);
         for line in [
             "gateway  gw1, refusing since 1970-01-01 00:01:00: Connection refused\n",
-            "store    valkey.example.net port 6379; 7 wait for it\n",
-            "if lost  alone after 20.0ms; 2 requests so far\n",
+            "store    valkey.example.net port 6379; waiting here: 7\n",
+            "if lost  alone after 0.020s; requests so far: 2\n",
         ] {
             assert!(said.contains(line), "{said}");
         }

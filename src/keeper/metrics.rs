@@ -167,10 +167,11 @@ impl Keeper {
         if let Some(fleet) = self.fleet_status(now) {
             let connected = u8::from(fleet.link.state == FleetState::Joined).into();
             let lag = fleet.lag_seconds.unwrap_or_default();
+            let heard = fleet.gateways.iter().filter(|it| it.heard_seconds_ago < 10.0).count();
             for (name, help, value) in [
                 ("fleet_connected", "Whether the fleet's store answers", connected),
-                ("fleet_gateways", "Gateways heard of lately", fleet.gateways.len() as f64),
-                ("fleet_lag_seconds", "How late the latest entry took effect here", lag),
+                ("fleet_gateways", "Gateways that spoke in the last 10 s", heard as f64),
+                ("fleet_lag_seconds", "How long a word takes to the store and back", lag),
             ] {
                 registry.register(name, help, ConstGauge::<f64>::new(value));
             }

@@ -220,12 +220,12 @@ fn a_fleet_is_told_to_people_and_to_scripts() {
         said,
         str![[r#"
 gateway  gw1, joined since 2023-11-14 22:13:20; another gateway has this name
-store    valkey.example.net port 6379, keeps 12 entries; 0 wait for it
+store    valkey.example.net port 6379; kept there: 12; waiting here: 0
 shared   ssh, proofs
-if lost  alone after 20.0ms; 0 requests so far
+if lost  alone after 0.020s; requests so far: 0
 
-GATEWAY    VERSION  HEARD     LAG    OPEN
-gw1, this  0.1.0    1.5s ago  1.2ms  3
+GATEWAY  VERSION  HEARD     LAG    OPEN
+gw1      0.1.0    this one  1.2ms  3
 
 "#]]
     );

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::{
-    CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, needs, requests, run,
+    CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, must, needs, requests, run,
 };
 
 /// Doors that the kernel opens: the keeper has given up what it does not need for them.
@@ -155,6 +155,37 @@ fn figures_tell_what_was_opened_refused_locked_out_and_begun_anew_and_both_ways_
     }
     for secret in [CLIENT, "laptop", "phone"] {
         assert!(!told.contains(secret), "{secret} is in the figures: {told}");
+    }
+}
+
+#[test]
+fn a_gateway_without_its_store_tells_that_and_counts_the_requests_that_it_decides_alone() {
+    needs!("figures, fleet", "nft");
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("fleet.key");
+    must(env!("CARGO_BIN_EXE_knockctl"), &["fleet-key", key.to_str().unwrap()]);
+    let fleet = format!(
+        ", fleet: {{name: gw1, store: 'unix:{}/none', key_file: {}}}",
+        directory.path().display(),
+        key.display()
+    );
+    let site = Site::with(&format!("{SOCKET}{fleet}"));
+    site.waits_for("knockd_fleet_connected 0.0");
+    // Itself.
+    site.waits_for("knockd_fleet_gateways 1.0");
+    site.ask_twice();
+    site.waits_for(r#"knockd_requests_total{door="native",method="spa",outcome="opened"} 1"#);
+    site.waits_for("knockd_fleet_requests_alone_total 1");
+    assert!(site.knockctl(&["status"]).contains("\nfleet          gw1, alone since "));
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/knockctl.8");
+    let manual = fs::read_to_string(manual).unwrap();
+    let told = site.scraped();
+    let figures: Vec<_> =
+        told.lines().filter(|it| it.starts_with("# TYPE knockd_fleet_")).collect();
+    assert_eq!(figures.len(), 4, "{told}");
+    for line in figures {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(manual.contains(&format!("\n.It Cm {name}\n")), "{name}");
     }
 }
 

@@ -535,6 +535,9 @@ fn every_configuration_in_the_manual_and_the_pages_loads() {
     for (name, text) in [
         ("phone.totp", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n"),
         ("ssh.sequences", " 7113,25992,9871\n"),
+        ("fleet.key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"),
+        ("fleet-ca.pem", "-----BEGIN CERTIFICATE-----\n"),
+        ("store", "a password\n"),
     ] {
         let path = keys.path().join(name);
         fs::write(&path, text).unwrap();
