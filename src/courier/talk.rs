@@ -115,10 +115,12 @@ impl Talk {
                 self.ask(cmd("PUBLISH").arg(NEWS).arg(sealed), Owed::Told { number });
             }
             ToCourier::Beat { id, sealed } => {
+                // What was there before shows whether it is, and whether another has this name.
                 let mut all = pipe();
-                all.atomic().cmd("HSET").arg(GATEWAYS).arg(&id).arg(sealed);
-                all.cmd("HGETALL").arg(GATEWAYS).cmd("HLEN").arg(LIVE).cmd("ZCARD").arg(MARKS);
-                self.to_store.extend(all.cmd("TIME").get_packed_pipeline());
+                all.atomic().cmd("HGETALL").arg(GATEWAYS);
+                all.cmd("HSET").arg(GATEWAYS).arg(&id).arg(sealed);
+                all.cmd("HLEN").arg(LIVE).cmd("ZCARD").arg(MARKS).cmd("TIME");
+                self.to_store.extend(all.get_packed_pipeline());
                 // MULTI, and that each is queued.
                 self.owed.extend((0..=all.len()).map(|_| Owed::Done));
                 self.owed.push_back(Owed::Beat);
@@ -180,7 +182,7 @@ impl Talk {
 
     fn beat(&mut self, all: Vec<Value>) -> Result<(), StoreError> {
         match <[Value; 5]>::try_from(all) {
-            Ok([_, Value::Map(gateways), Value::Int(kept), Value::Int(stamps), time])
+            Ok([Value::Map(gateways), _, Value::Int(kept), Value::Int(stamps), time])
                 if let Some(clock) = clock_of(&time) =>
             {
                 for (_, sealed) in gateways {

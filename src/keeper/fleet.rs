@@ -91,6 +91,8 @@ pub(super) struct Fleet {
     lag: Option<Duration>,
     in_store: Option<(u64, u64)>,
     is_namesake: bool,
+    /// Whether what this gateway says of itself was still in the store; `None`: not asked yet.
+    is_listed: Option<bool>,
     unreadable: Limit,
 }
 
@@ -138,6 +140,7 @@ impl Fleet {
             lag: None,
             in_store: None,
             is_namesake: false,
+            is_listed: None,
             unreadable: Limit::new(1, Duration::from_secs(60)),
         };
         fleet.follow(config);
@@ -206,7 +209,7 @@ impl Fleet {
             courier.kill();
             self.ending = Some(courier);
         }
-        (self.kept, self.beat_sent, self.lag) = (None, None, None);
+        (self.kept, self.beat_sent, self.lag, self.is_listed) = (None, None, None, None);
         self.restart = Some(now.monotonic + pause.unwrap_or(self.pause));
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         if std::mem::take(&mut self.is_live) {
