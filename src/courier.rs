@@ -54,7 +54,9 @@ enum CourierError {
 /// is gone.
 pub fn run() -> ExitCode {
     let CourierCli {} = CourierCli::parse();
-    match work() {
+    // It stands until it has been said why: the keeper ends whoever has none.
+    let mut channel = None;
+    match work(&mut channel) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -63,12 +65,12 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn work() -> Result<(), CourierError> {
+fn work(channel: &mut Option<Channel>) -> Result<(), CourierError> {
     if !process::is_called(process::COURIER) {
         return Err(CourierError::Assignment(io::Error::other("it goes by another name")));
     }
-    let channel =
-        Channel(files::inherited(process::WATCHER_CHANNEL).map_err(CourierError::Assignment)?);
+    let inherited = files::inherited(process::WATCHER_CHANNEL);
+    let channel = channel.insert(Channel(inherited.map_err(CourierError::Assignment)?));
     let assignment = files::inherited(process::WATCHER_CONFIG)
         .and_then(files::read_sealed)
         .and_then(|bytes| Ok(serde_json::from_slice::<CourierAssignment>(&bytes)?))
@@ -82,7 +84,7 @@ fn work() -> Result<(), CourierError> {
     // While that is allowed.
     let memory = memory::lock();
     let mut way = Way::new(store);
-    if persist(&channel, &mut way, Way::open_socket)?.is_none() {
+    if persist(channel, &mut way, Way::open_socket)?.is_none() {
         return Ok(());
     }
     identity.assume()?;
@@ -90,13 +92,13 @@ fn work() -> Result<(), CourierError> {
         // Where it is not to be had, the next is not either, and is told then.
         let _ = landlock::restrict(&LandlockRules::of_resolver());
     }
-    let reached = persist(&channel, &mut way, Way::reach)?;
+    let reached = persist(channel, &mut way, Way::reach)?;
     // Nobody asks for the password any more.
     drop(way);
     let Some((connection, clock)) = reached else { return Ok(()) };
     let report = sandbox::close(Phase::Carrying, mode, memory);
     let first = [FromCourier::Sandbox { report }, FromCourier::Joined { clock }];
-    Ok(carry(&channel, connection, first)?)
+    Ok(carry(channel, connection, first)?)
 }
 
 /// Tries until it is done, and says why it is not, whenever that has changed. `None`: the keeper is

@@ -23,8 +23,10 @@ const GATEWAYS: &str = "knockd:gateways";
 const NEWS: &str = "knockd:news";
 
 /// Notes a beat, tidies away what ended a minute ago and stamps of a day ago, some thousand at the
-/// most since others wait, and tells of all that is there.
+/// most since others wait, and tells of all that is there. Of beats those that were there before: so
+/// a gateway hears of another with its name.
 const BEAT: &str = "\
+local before = redis.call('HGETALL', KEYS[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 local clock = redis.call('TIME')
 local function old(key, upto)
@@ -37,7 +39,7 @@ if #ended > 0 then
 end
 if #marks > 0 then redis.call('ZREM', KEYS[4], unpack(marks)) end
 local kept, stamps = redis.call('HLEN', KEYS[2]), redis.call('ZCARD', KEYS[4])
-return {redis.call('HGETALL', KEYS[1]), kept, stamps, clock}";
+return {before, kept, stamps, clock}";
 
 /// The longest entry: with what a message says besides.
 const LONGEST_ENTRY: usize = LONGEST - 16;

@@ -47,7 +47,7 @@ pub enum ToCourier {
     /// Tell all gateways, and keep it until then for those that come later, in the place of an
     /// earlier one of this name. Answered in order, by this number: [`FromCourier::Told`].
     Tell { number: u64, sealed: Vec<u8>, keep: Option<(ItemId, Wall)> },
-    /// Say that this gateway is there; answered by what all have said, [`FromCourier::Beat`] each,
+    /// Say that this gateway is there; answered by what all said before, [`FromCourier::Beat`] each,
     /// and [`FromCourier::Store`].
     Beat { id: ItemId, sealed: Vec<u8> },
     /// Forget what was used ahead of this time.

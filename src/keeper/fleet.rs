@@ -44,6 +44,8 @@ const CLOCK_PAUSE: Duration = Duration::from_secs(10);
 const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// How soon a courier that did not keep up is told more.
 const RETRY: Duration = Duration::from_millis(5);
+/// How many reasons are logged of one loss.
+const MOST_REASONS: usize = 4;
 /// How many messages may wait for the courier.
 const MOST_QUEUED: usize = 500_000;
 
@@ -67,9 +69,11 @@ pub(super) struct Fleet {
     is_live: bool,
     is_late: bool,
     since: Wall,
-    /// Why the store is not to be had, and what of that has been logged.
+    /// Why the store is not to be had.
     why: Option<String>,
-    logged: (FleetState, Option<String>),
+    /// What the log has said last: that it is lost, or is not; and all reasons since.
+    has_logged_loss: Option<bool>,
+    said: Vec<String>,
     lines: Limit,
     /// What could not be told the courier at once.
     queue: VecDeque<ToCourier>,
@@ -91,6 +95,8 @@ pub(super) struct Fleet {
     lag: Option<Duration>,
     in_store: Option<(u64, u64)>,
     is_namesake: bool,
+    /// Whether what this gateway says of itself was still in the store; `None`: not asked yet.
+    is_listed: Option<bool>,
     unreadable: Limit,
 }
 
@@ -108,7 +114,8 @@ impl Fleet {
             began: now.wall,
             window: Duration::ZERO,
             longest: Duration::ZERO,
-            logged: (state(settings.when_lost), None),
+            has_logged_loss: None,
+            said: Vec::new(),
             settings,
             assignment,
             courier: None,
@@ -138,6 +145,7 @@ impl Fleet {
             lag: None,
             in_store: None,
             is_namesake: false,
+            is_listed: None,
             unreadable: Limit::new(1, Duration::from_secs(60)),
         };
         fleet.follow(config);
@@ -206,7 +214,7 @@ impl Fleet {
             courier.kill();
             self.ending = Some(courier);
         }
-        (self.kept, self.beat_sent, self.lag) = (None, None, None);
+        (self.kept, self.beat_sent, self.lag, self.is_listed) = (None, None, None, None);
         self.restart = Some(now.monotonic + pause.unwrap_or(self.pause));
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         if std::mem::take(&mut self.is_live) {
@@ -230,27 +238,24 @@ impl Fleet {
 
     /// Says how the state has changed, if it has.
     fn log(&mut self, now: Now) {
-        let is_joined = self.state() == FleetState::Joined;
-        let is_known = self.why.is_some() || is_joined;
-        let logged = (self.state(), self.why.clone().filter(|_| !is_joined));
-        if !is_known || logged == self.logged || !self.lines.pass(now.monotonic) {
+        let (state, store) = (self.state(), &self.assignment.store);
+        if state == FleetState::Joined {
+            if self.has_logged_loss != Some(false) && self.lines.pass(now.monotonic) {
+                info!("fleet: {} has joined, by the store {store}", self.settings.name);
+                (self.has_logged_loss, self.said) = (Some(false), Vec::new());
+            }
             return;
         }
-        let store = &self.assignment.store;
-        match &logged {
-            (FleetState::Joined, _) => {
-                info!("fleet: {} has joined, by the store {store}", self.settings.name);
-            }
-            (state, why) => {
-                let why = why.as_deref().unwrap_or_default();
-                let what = match state {
-                    FleetState::Refusing => "what has to be proved is refused",
-                    _ => "this gateway decides alone",
-                };
-                warn!("fleet: the store {store} is not to be had, and {what}: {why}");
-            }
+        let Some(why) = self.why.as_ref().filter(|why| !self.said.contains(why)) else { return };
+        if self.said.len() < MOST_REASONS && self.lines.pass(now.monotonic) {
+            let what = match state {
+                FleetState::Refusing => "what has to be proved is refused",
+                _ => "this gateway decides alone",
+            };
+            warn!("fleet: the store {store} is not to be had, and {what}: {why}");
+            self.has_logged_loss = Some(true);
+            self.said.push(why.clone());
         }
-        self.logged = logged;
     }
 
     /// Tells the courier something, or later where it does not keep up.
@@ -309,6 +314,8 @@ impl Fleet {
             open: heard.beat.open,
             is_this: false,
         });
+        let mut gateways: Vec<_> = others.chain([own]).collect();
+        gateways.sort_by(|one, other| one.gateway.cmp(&other.gateway));
         let doors = config.doors.iter().filter(|door| door.opening.fleet);
         FleetStatus {
             link: FleetLink {
@@ -320,7 +327,7 @@ impl Fleet {
             },
             when_lost: self.settings.when_lost.as_str().to_owned(),
             wait_seconds: self.settings.wait.as_secs_f64(),
-            gateways: [own].into_iter().chain(others).collect(),
+            gateways,
             doors: doors.map(|door| door.name().clone()).collect(),
             kept: self.in_store.map(|(kept, _)| kept),
             stamps: self.in_store.map(|(_, stamps)| stamps),

@@ -369,8 +369,9 @@ fn a_beat_is_answered_by_those_of_all_and_tidies_what_has_ended() {
             }
         }
     };
-    assert_eq!(beat(&mut courier, 1), (vec![vec![1]], 2, 2));
-    assert_eq!(beat(&mut courier, 2), (vec![vec![1], vec![2]], 1, 1));
+    // What was said before.
+    assert_eq!(beat(&mut courier, 1), (vec![], 2, 2));
+    assert_eq!(beat(&mut courier, 2), (vec![vec![1]], 1, 1));
     assert_eq!(server.does::<i64>("ZCARD knockd:ends"), 1);
 }
 
@@ -411,7 +412,6 @@ fn by_tls_a_user_with_few_rights_does_all_of_it() {
     courier.tell(3, b"kept", Some(([1; 16], clock::now().wall - Duration::from_secs(100))));
     courier.tell(4, &[4; 16_000], Some(([2; 16], in_a_minute())));
     courier.order(ToCourier::Beat { id: [1; 16], sealed: b"beat".into() });
-    assert_eq!(courier.next(), FromCourier::Beat { sealed: b"beat".into() });
     assert!(matches!(courier.next(), FromCourier::Store { kept: 1, stamps: 0, .. }));
     let (_other, kept) = Courier::join(&host, store);
     assert_eq!(kept, [[4; 16_000]]);
@@ -608,7 +608,6 @@ fn rubbish_in_the_store_is_left_out_and_said_once() {
     server.does::<i64>(&format!("PUBLISH knockd:news {long}"));
     courier.tell(1, b"fit", None);
     courier.order(ToCourier::Beat { id: [1; 16], sealed: b"beat".into() });
-    assert_eq!(courier.next(), FromCourier::Beat { sealed: b"beat".into() });
     assert!(matches!(courier.next(), FromCourier::Store { kept: 3, .. }));
     courier.wait_for("what no gateway has put there");
     assert_eq!(courier.said().lines().count(), 1, "{}", courier.said());

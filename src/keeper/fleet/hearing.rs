@@ -64,7 +64,11 @@ impl Fleet {
             FromCourier::Store { clock, kept, stamps } => {
                 self.in_store = Some((kept, stamps));
                 self.lag = self.beat_sent.take().map(|sent| now.monotonic.since(sent));
-                self.agrees(now, clock);
+                if self.agrees(now, clock) && self.is_listed.replace(false) == Some(false) {
+                    // It is told all anew.
+                    self.why = Some("it has forgotten this gateway: was it wiped?".to_owned());
+                    self.lose(now, None);
+                }
             }
         }
     }
@@ -128,6 +132,7 @@ impl Fleet {
     fn has_beaten(&mut self, now: Now, entry: Entry) {
         let News::Beat(beat) = entry.news else { return };
         if entry.gateway == self.settings.name {
+            self.is_listed = Some(true);
             if entry.run != self.sealer.run {
                 self.is_anothers(entry.counter);
             }

@@ -119,7 +119,13 @@ fn crowded() -> Fleet {
     }
     let doors = DOORS.lines().filter(|line| line.contains("local"));
     let doors = doors.map(|line| format!("{line}\n")).collect::<String>();
-    Fleet::by("", |name| configuration(name, BY_SOCKET, PATIENT, &text, &doors))
+    Fleet::by("", |name| {
+        // None is too old before the test is over.
+        // Nor does anything open because this machine is busy.
+        let settings = format!("{PATIENT}, when_lost: refuse");
+        let text = configuration(name, BY_SOCKET, &settings, &text, &doors);
+        text.replace("server.key}", "server.key, max_age: 1h}")
+    })
 }
 
 fn address(number: u8) -> String {
@@ -146,31 +152,38 @@ fn each_once() -> BTreeMap<String, usize> {
 }
 
 fn refused(fleet: &Fleet) -> u64 {
-    let reasons = ["used", "used-elsewhere"];
+    // More than a door takes at once is refused too.
+    let reasons = ["used", "used-elsewhere", "too-many"];
     fleet.gateways.iter().map(|it| reasons.iter().map(|why| it.counter(why)).sum::<u64>()).sum()
 }
 
 #[test]
 fn of_ten_thousand_replays_none_opens() {
     needs!("fleet replays", "redis-server", "nft");
-    const REPLAYS: usize = 10_000;
+    /// Of each client: each is sent again to both gateways that have not had it.
+    const DATAGRAMS: usize = 125;
+    const AT_A_TIME: usize = 400;
     let fleet = crowded();
-    let caught: Vec<Vec<u8>> = (0..CLIENTS).map(asked_by).collect();
-    let first = |number: usize| number % 3;
-    fleet.send_all(caught.iter().enumerate().map(|(at, it)| (first(at), it.clone())));
+    let home = |number: u8| usize::from(number) % 3;
+    let caught: Vec<(u8, Vec<u8>)> =
+        (0..DATAGRAMS).flat_map(|_| (0..CLIENTS).map(|it| (it, asked_by(it)))).collect();
+    // The last of each arrives; with it all are used up that were stamped before.
+    let last = &caught[caught.len() - usize::from(CLIENTS)..];
+    fleet.send_all(last.iter().map(|(number, it)| (home(*number), it.clone())));
     assert!(eventually(PATIENCE, || let_in(&fleet) == each_once()), "{:?}", let_in(&fleet));
-    let replays = (0..REPLAYS).map(|at| {
-        let number = at % usize::from(CLIENTS);
-        ((at / usize::from(CLIENTS)) % 3, caught[number].clone())
-    });
-    fleet.send_all(replays);
-    // The kernel may drop some of so many.
-    let heard = eventually(2 * PATIENCE, || refused(&fleet) >= REPLAYS as u64 * 9 / 10);
-    assert!(heard, "{} were refused", refused(&fleet));
+    for some in caught.chunks(AT_A_TIME / 2) {
+        let others = |number: u8| [1, 2].map(|more| (home(number) + more) % 3);
+        let again = some.iter().flat_map(|(number, it)| others(*number).map(|to| (to, it.clone())));
+        // The kernel may drop some of so many.
+        let most = refused(&fleet) + some.len() as u64;
+        fleet.send_all(again);
+        let heard = eventually(PATIENCE, || refused(&fleet) >= most);
+        assert!(heard, "{} were refused, not {most}", refused(&fleet));
+    }
     assert_eq!(let_in(&fleet), each_once());
-    let elsewhere: u64 = fleet.gateways.iter().map(|it| it.counter("used-elsewhere")).sum();
-    assert!(elsewhere >= 2 * u64::from(CLIENTS), "{elsewhere} were refused for another's sake");
-    assert!(fleet.gateways.iter().all(|gateway| gateway.counter("store-lost") == 0));
+    for gateway in &fleet.gateways {
+        assert_ne!(gateway.counter("used-elsewhere"), 0, "{} has not asked", gateway.name);
+    }
 }
 
 #[test]
