@@ -151,16 +151,15 @@ impl EventLine {
                 (What::Stage { stage: stage.into(), knock }, format!("Stage {stage}"))
             }
             EventKind::Open(knocked) => {
-                by = Some(match knocked {
-                    CompletedBy::Totp { .. } => OpenedBy::Method(Method::Totp),
-                    CompletedBy::Sequence => match door.and_then(|door| door.one_time.as_ref()) {
-                        Some(_) => OpenedBy::Method(Method::OneTimeSequence),
-                        None => OpenedBy::Method(Method::Sequence),
-                    },
-                });
-                if let CompletedBy::Totp { client: id, .. } = knocked {
-                    client = client_of(config, id);
-                }
+                let is_of_list = door.is_some_and(|door| door.one_time.is_some());
+                by = Some(OpenedBy::Method(match knocked {
+                    CompletedBy::Totp { client: id, .. } => {
+                        client = client_of(config, id);
+                        Method::Totp
+                    }
+                    CompletedBy::Sequence if is_of_list => Method::OneTimeSequence,
+                    CompletedBy::Sequence => Method::Sequence,
+                }));
                 (What::Open { knock: None }, "OPEN SESAME".to_owned())
             }
             EventKind::Reset {
