@@ -88,6 +88,8 @@ pub(super) struct Fleet {
     missing_there: Option<Kept>,
     backlog: VecDeque<Entry>,
     heard: BTreeMap<Name, u64>,
+    /// The counter of what was told last of a door that opened here.
+    last_open: u64,
     closings: Closings,
     beats: BTreeMap<Name, HeardBeat>,
     next_beat: Monotonic,
@@ -138,6 +140,7 @@ impl Fleet {
             missing_there: None,
             backlog: VecDeque::new(),
             heard: BTreeMap::new(),
+            last_open: 0,
             closings: Closings::default(),
             beats: BTreeMap::new(),
             next_beat: now.monotonic,

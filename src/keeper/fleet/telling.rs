@@ -8,7 +8,8 @@ use tracing::warn;
 use super::{BEAT_EVERY, Fleet, Kept};
 use crate::config::Name;
 use crate::control::Request;
-use crate::fleet::{self, Beat, News};
+use crate::fleet::{self, Beat, Entry, News};
+use crate::grants::GrantKey;
 use crate::ipc::courier::ToCourier;
 use crate::keeper::control::ConnectionId;
 use crate::keeper::doors::DoorNews;
@@ -57,9 +58,13 @@ impl Fleet {
             _ => Some(now.wall + self.longest + LONGER),
         };
         // What is open is told again when the store is back, and what is done was waited for.
+        let is_open = matches!(news, News::Open { .. });
         let has_to_arrive = !matches!(news, News::Open { .. } | News::Done { .. });
         let keep = news.item(&self.settings.key).zip(until);
         let (number, sealed) = self.seal(now, news, is_waiting);
+        if is_open {
+            self.last_open = number;
+        }
         if has_to_arrive {
             if self.unsent.len() >= MOST_UNSENT {
                 self.unsent.pop_front();
@@ -187,13 +192,34 @@ impl Keeper {
         let Some(Kept(kept)) = fleet.missing_there.take_if(|_| fleet.backlog.is_empty()) else {
             return;
         };
-        for grant in self.doors.fleet_grants() {
-            let until = now.wall + grant.deadline.since(now.monotonic);
-            if kept.get(&grant.key).is_none_or(|kept| *kept + NEARLY < until) {
-                let (key, client) = (grant.key.clone(), grant.origin.client.clone());
+        for (key, client, until) in self.own_grants(now) {
+            if kept.get(&key).is_none_or(|kept| *kept + NEARLY < until) {
                 fleet.tell(now, News::Open { key, client, until }, false);
             }
         }
+    }
+
+    /// Closings of what this gateway has opened and another's closing ends, where that gateway had not
+    /// heard yet of all that was told here: it may have opened there, and elsewhere, after the closing.
+    pub(super) fn unheard(&self, now: Now, fleet: &Fleet, closing: &Entry) -> Vec<News> {
+        let heard = closing.heard.get(&fleet.settings.name).copied().unwrap_or(0);
+        if !closing.news.is_closing() || heard >= fleet.last_open {
+            return Vec::new();
+        }
+        let ends = |it: &(GrantKey, Option<Name>, Wall)| {
+            let (key, client, until) = it.clone();
+            closing.news.ends(&News::Open { key, client, until })
+        };
+        let ended = self.own_grants(now).filter(ends);
+        ended.map(|(key, ..)| at(now, DoorNews::Close { key })).collect()
+    }
+
+    /// What this gateway has opened for the fleet, for whom, and until when.
+    fn own_grants(&self, now: Now) -> impl Iterator<Item = (GrantKey, Option<Name>, Wall)> {
+        self.doors.fleet_grants().map(move |grant| {
+            let until = now.wall + grant.deadline.since(now.monotonic);
+            (grant.key.clone(), grant.origin.client.clone(), until)
+        })
     }
 }
 
