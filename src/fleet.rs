@@ -132,7 +132,7 @@ impl News {
     }
 
     /// Whether it ends that.
-    fn ends(&self, other: &Self) -> bool {
+    pub fn ends(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Close { door, network, source_port, .. }, Self::Open { key, .. }) => {
                 key.door == *door

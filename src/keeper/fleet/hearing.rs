@@ -237,6 +237,7 @@ impl Keeper {
         if self.doors.journal.write(&[], Some(&proof), Durability::Crash) == Some(Written::Used) {
             return false;
         }
+        let unheard = self.unheard(now, fleet, entry);
         let by = OpenedBy::Fleet;
         match &entry.news {
             News::Close { door, network, source_port, cut } => {
@@ -253,6 +254,9 @@ impl Keeper {
             News::Unlock { source } => _ = self.watchers.unlock(now.monotonic, *source),
             News::Struck { door, line } => self.strike(now, door, line),
             News::Open { .. } | News::Done { .. } | News::Beat(_) => {}
+        }
+        for closing in unheard {
+            fleet.tell(now, closing, false);
         }
         if entry.is_waiting {
             let (gateway, counter) = (entry.gateway.clone(), entry.counter);

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{BEAT_EVERY, Fleet};
 use crate::config::Name;
 use crate::control::Request;
-use crate::fleet::{self, Beat, News};
+use crate::fleet::{self, Beat, Entry, News};
 use crate::grants::GrantKey;
 use crate::ipc::courier::ToCourier;
 use crate::keeper::control::ConnectionId;
@@ -56,6 +56,8 @@ pub(super) struct Telling {
     /// Until when doors are open by what the store has kept. What is open here for longer is told
     /// once all that was kept has been heard.
     pub(super) missing_there: Option<BTreeMap<GrantKey, Wall>>,
+    /// The counter of what was told last of a door that opened here.
+    last_open: u64,
     pub(super) next_beat: Monotonic,
     pub(super) beat_sent: Option<Monotonic>,
 }
@@ -76,7 +78,11 @@ impl Fleet {
             _ => true,
         };
         let keep = news.item(&self.settings.key).zip(until);
+        let is_open = matches!(news, News::Open { .. });
         let (number, sealed) = self.seal(now, news, is_waiting);
+        if is_open {
+            self.telling.last_open = number;
+        }
         if has_to_arrive {
             if self.telling.unsent.len() >= MOST_UNSENT {
                 self.telling.unsent.pop_front();
@@ -217,13 +223,34 @@ impl Keeper {
         else {
             return;
         };
-        for grant in self.doors.fleet_grants() {
-            let until = now.wall + grant.deadline.since(now.monotonic);
-            if kept.get(&grant.key).is_none_or(|kept| *kept + NEARLY < until) {
-                let (key, client) = (grant.key.clone(), grant.origin.client.clone());
+        for (key, client, until) in self.own_grants(now) {
+            if kept.get(&key).is_none_or(|kept| *kept + NEARLY < until) {
                 fleet.tell(now, News::Open { key, client, until }, false);
             }
         }
+    }
+
+    /// Closings of what this gateway has opened and another's closing ends, where that gateway had not
+    /// heard yet of all that was told here: it may have opened there, and elsewhere, after the closing.
+    pub(super) fn unheard(&self, now: Now, fleet: &Fleet, closing: &Entry) -> Vec<News> {
+        let heard = closing.heard.get(&fleet.settings.name).copied().unwrap_or(0);
+        if !closing.news.is_closing() || heard >= fleet.telling.last_open {
+            return Vec::new();
+        }
+        let ends = |it: &(GrantKey, Option<Name>, Wall)| {
+            let (key, client, until) = it.clone();
+            closing.news.ends(&News::Open { key, client, until })
+        };
+        let ended = self.own_grants(now).filter(ends);
+        ended.map(|(key, ..)| at(now, DoorNews::Close { key })).collect()
+    }
+
+    /// What this gateway has opened for the fleet, for whom, and until when.
+    fn own_grants(&self, now: Now) -> impl Iterator<Item = (GrantKey, Option<Name>, Wall)> {
+        self.doors.fleet_grants().map(move |grant| {
+            let until = now.wall + grant.deadline.since(now.monotonic);
+            (grant.key.clone(), grant.origin.client.clone(), until)
+        })
     }
 }
 
