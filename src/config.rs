@@ -27,7 +27,7 @@ pub mod watch;
 pub use crate::proto::name::{Name, NameError};
 pub use client::{AddressPolicy, Client, ClientPlaces, FwknopClient, SpaClient, TotpClient};
 pub use datagrams::{FwknopSettings, SpaSettings};
-pub use diagnostic::{Diagnostic, Place, Problems, SourceText};
+pub use diagnostic::{Diagnosed, Diagnostic, Place, Problems, SourceText};
 pub use door::{Door, DoorPlaces, OneTime, Recognition};
 pub use email::{Email, EmailError};
 pub use fleet::{FleetSettings, Store, StoreAddress, WhenLost};

@@ -346,6 +346,9 @@ pub(super) fn narrow(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// The result of a check: the value, or what is wrong with it.
+pub type Diagnosed<T> = Result<T, Diagnostic>;
+
 /// Proof that an error is among the problems: nothing more need be said.
 #[derive(Clone, Copy, Debug)]
 pub struct Reported(());
@@ -363,7 +366,7 @@ impl Problems {
     }
 
     /// The value, or nothing and one more problem.
-    pub fn ok_or_report<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
+    pub fn ok_or_report<T>(&mut self, result: Diagnosed<T>) -> Option<T> {
         result.map_err(|diagnostic| self.push(diagnostic)).ok()
     }
 
@@ -371,7 +374,7 @@ impl Problems {
     ///
     /// # Errors
     /// [`Reported`] where there was an error.
-    pub fn report<T>(&mut self, result: Result<T, Diagnostic>) -> Parsed<T> {
+    pub fn report<T>(&mut self, result: Diagnosed<T>) -> Parsed<T> {
         result.map_err(|diagnostic| {
             self.push(diagnostic);
             Reported(())
@@ -384,7 +387,7 @@ impl Problems {
     /// [`Reported`] where there was an error.
     pub fn report_all<T>(
         &mut self,
-        results: impl IntoIterator<Item = Result<T, Diagnostic>>,
+        results: impl IntoIterator<Item = Diagnosed<T>>,
     ) -> Parsed<Vec<T>> {
         let results: Vec<_> = results.into_iter().map(|result| self.report(result)).collect();
         results.into_iter().collect()

@@ -16,7 +16,7 @@ use super::error::Error;
 use super::yaml_writer::YamlWriter;
 use crate::client::complain;
 use crate::config::classic::is_classic;
-use crate::config::{Diagnostic, Problems, SourceText, cannot_be_read};
+use crate::config::{Diagnosed, Diagnostic, Problems, SourceText, cannot_be_read};
 use crate::proto::{Knock, KnockError};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -129,7 +129,7 @@ pub fn import(
     files: &dyn Files,
     zone: &TimeZone,
     open: &[Knock],
-) -> Result<Imported, Diagnostic> {
+) -> Diagnosed<Imported> {
     let bytes = files.read(path).map_err(|error| unreadable(path, &error))?;
     let mut notes = Problems::default();
     let (page, parts) = match kind(path, &bytes) {

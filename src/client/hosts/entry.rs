@@ -15,7 +15,7 @@ use crate::client::values::{self, A_NAT_TARGET, A_WIDTH, Address};
 use crate::client::{MAX_DELAY, RETRY_RANGE};
 use crate::config::diagnostic::closest_match;
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
-use crate::config::{Diagnostic, Problems, read_widths};
+use crate::config::{Diagnosed, Problems, read_widths};
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::totp::LENGTHS;
 use crate::proto::words::UnknownWord;
@@ -89,7 +89,7 @@ pub(super) fn host(
     Some(HostProfile { name: entry.key.clone(), at: entry.at.clone(), host, settings })
 }
 
-fn mode(node: &Node) -> Result<Mode, Diagnostic> {
+fn mode(node: &Node) -> Diagnosed<Mode> {
     let text = node.text("sequence, totp, spa or fwknop")?;
     text.parse().map_err(|_: UnknownWord| {
         let known = Mode::ALL.map(Mode::as_str);
@@ -106,11 +106,7 @@ struct ProfileReader<'a> {
 }
 
 impl ProfileReader<'_> {
-    fn read<T>(
-        &mut self,
-        key: &str,
-        reader: impl FnOnce(&Node) -> Result<T, Diagnostic>,
-    ) -> Option<T> {
+    fn read<T>(&mut self, key: &str, reader: impl FnOnce(&Node) -> Diagnosed<T>) -> Option<T> {
         self.problems.ok_or_report(reader(self.fields.value(key)?))
     }
 
@@ -250,7 +246,7 @@ impl ProfileReader<'_> {
     }
 }
 
-fn address(node: &Node) -> Result<Option<Address>, Diagnostic> {
+fn address(node: &Node) -> Diagnosed<Option<Address>> {
     let word = |node: &'_ Node| node.text("auto, observed or an address").map(str::to_owned);
     let words: Vec<String> = node.items().iter().map(word).collect::<Result<_, _>>()?;
     Address::of(&words).map_err(|error| node.at.error(error.to_string()))

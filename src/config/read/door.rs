@@ -15,8 +15,8 @@ use crate::config::diagnostic::Parsed;
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::lockout::CODE_LOCKOUT;
 use crate::config::{
-    Diagnostic, Door, DoorPlaces, Lockout, Mechanism, Options, Place, Problems, Recognition,
-    Settings,
+    Diagnosed, Diagnostic, Door, DoorPlaces, Lockout, Mechanism, Options, Place, Problems,
+    Recognition, Settings,
 };
 use crate::proto::totp::{Scheme, TotpMode};
 use crate::proto::{FlagTest, Knock, OpenPorts};
@@ -203,7 +203,7 @@ fn read_flags(reader: &mut Reader<'_>) -> Parsed<FlagTest> {
 ///
 /// # Errors
 /// Says that the text is no address that a packet could be sent to.
-pub(crate) fn parse_target(text: &str, at: &Place) -> Result<IpAddr, Diagnostic> {
+pub(crate) fn parse_target(text: &str, at: &Place) -> Diagnosed<IpAddr> {
     match text.parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() => Err(at
             .error(format!("no packet is sent to {address}"))

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::config::permissions::{OTHERS_READ, OTHERS_WRITE, unsafe_to_use};
 use crate::config::trusted_path::{Leaf, check_path};
-use crate::config::{Diagnostic, Options, Place, Problems, SourceText};
+use crate::config::{Diagnosed, Diagnostic, Options, Place, Problems, SourceText};
 
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 64 << 20;
@@ -81,7 +81,7 @@ fn has_ending(path: &Path, endings: &[&str]) -> bool {
 }
 
 /// The text of one file of the configuration, with its mode.
-pub(super) fn read_file(path: &Path, options: Options) -> Result<SourceText, Diagnostic> {
+pub(super) fn read_file(path: &Path, options: Options) -> Diagnosed<SourceText> {
     let fail = |error: io::Error| unreadable(path, &error);
     let file = File::open(path).map_err(fail)?;
     let metadata = file.metadata().map_err(fail)?;
@@ -92,12 +92,7 @@ pub(super) fn read_file(path: &Path, options: Options) -> Result<SourceText, Dia
 }
 
 /// What is read is overwritten when it is dropped: it may hold secrets.
-fn read_text(
-    path: &Path,
-    file: File,
-    most: u64,
-    too_large: &str,
-) -> Result<Zeroizing<String>, Diagnostic> {
+fn read_text(path: &Path, file: File, most: u64, too_large: &str) -> Diagnosed<Zeroizing<String>> {
     let mut bytes = Zeroizing::new(Vec::new());
     let read = file.take(most + 1).read_to_end(&mut bytes);
     let length = read.map_err(|error| unreadable(path, &error))?;
@@ -116,7 +111,7 @@ fn read_text(
 ///
 /// # Errors
 /// As [`read_trusted`].
-pub(super) fn read_secret(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
+pub(super) fn read_secret(path: &Path, options: Options) -> Diagnosed<Zeroizing<String>> {
     read_trusted(path, OTHERS_READ | OTHERS_WRITE, MAX_SECRET, options)
 }
 
@@ -125,7 +120,7 @@ pub(super) fn read_secret(path: &Path, options: Options) -> Result<Zeroizing<Str
 ///
 /// # Errors
 /// As [`read_trusted`].
-pub fn read_list(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
+pub fn read_list(path: &Path, options: Options) -> Diagnosed<Zeroizing<String>> {
     read_trusted(path, OTHERS_WRITE, MAX_SIZE, options)
 }
 
@@ -139,7 +134,7 @@ fn read_trusted(
     forbidden: u32,
     most: u64,
     options: Options,
-) -> Result<Zeroizing<String>, Diagnostic> {
+) -> Diagnosed<Zeroizing<String>> {
     let fail = |error: io::Error| cannot_be_read(path, &error);
     check_path(path, Leaf::Opened, options)?;
     // A pipe would wait for somebody to write to it.
@@ -184,7 +179,7 @@ fn check_permissions(
     metadata: &fs::Metadata,
     forbidden: u32,
     options: Options,
-) -> Result<(), Diagnostic> {
+) -> Diagnosed<()> {
     let otherwise = "; --insecure-permissions reads it as it is";
     match unsafe_to_use(path, metadata, None, forbidden, otherwise) {
         Some(error) if !options.insecure_permissions => Err(error),

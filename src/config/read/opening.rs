@@ -18,8 +18,8 @@ use crate::config::diagnostic::Parsed;
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
 use crate::config::{
-    Command, Commands, Diagnostic, Forward, GuardMode, Hole, Mechanism, NewPrivileges, Opening,
-    Place, Settings,
+    Command, Commands, Diagnosed, Diagnostic, Forward, GuardMode, Hole, Mechanism, NewPrivileges,
+    Opening, Place, Settings,
 };
 use crate::proto::{OpenPorts, duration};
 
@@ -96,7 +96,7 @@ pub(super) fn read_opening(
 }
 
 /// How long a command may run; `none`: without end.
-pub(super) fn read_command_limit(node: &Node) -> Result<Option<Duration>, Diagnostic> {
+pub(super) fn read_command_limit(node: &Node) -> Diagnosed<Option<Duration>> {
     match &node.value {
         Value::Scalar(Scalar { text, .. }) if text == "none" => Ok(None),
         _ => node.duration("command_limit", Duration::from_secs(1)).map(Some),
@@ -104,12 +104,12 @@ pub(super) fn read_command_limit(node: &Node) -> Result<Option<Duration>, Diagno
 }
 
 /// Whether commands may gain privileges.
-pub(super) fn read_new_privileges(node: &Node) -> Result<NewPrivileges, Diagnostic> {
+pub(super) fn read_new_privileges(node: &Node) -> Diagnosed<NewPrivileges> {
     Ok(if node.boolean()? { NewPrivileges::Denied } else { NewPrivileges::Granted })
 }
 
 /// What the guard does.
-pub(super) fn read_guard_mode(node: &Node) -> Result<GuardMode, Diagnostic> {
+pub(super) fn read_guard_mode(node: &Node) -> Diagnosed<GuardMode> {
     node.one_of(&GuardMode::ALL.map(|mode| (mode.as_str(), mode)))
 }
 

@@ -8,7 +8,7 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use zeroize::Zeroizing;
 
 use crate::config::tree::{Mapping, MappingEntry, Node, Value};
-use crate::config::{Diagnostic, Name, Place, Problems, SourceText, yaml};
+use crate::config::{Diagnosed, Diagnostic, Name, Place, Problems, SourceText, yaml};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::Method;
 use crate::proto::spa::PublicKey;
@@ -217,7 +217,7 @@ fn by_hand(at: &Place, what: &str) -> Diagnostic {
 }
 
 /// The entries of a mapping, all of which have to be among `known`.
-fn fields<'a>(node: &'a Node, known: &[&str]) -> Result<&'a Mapping, Diagnostic> {
+fn fields<'a>(node: &'a Node, known: &[&str]) -> Diagnosed<&'a Mapping> {
     let mapping = node.mapping("a mapping")?;
     match mapping.entries.iter().find(|entry| !known.contains(&entry.key.as_str())) {
         Some(MappingEntry { key, at, .. }) => Err(by_hand(at, &format!("'{key}'"))),
@@ -225,17 +225,17 @@ fn fields<'a>(node: &'a Node, known: &[&str]) -> Result<&'a Mapping, Diagnostic>
     }
 }
 
-fn needed<'a>(fields: &'a Mapping, key: &str, within: &Node) -> Result<&'a Node, Diagnostic> {
+fn needed<'a>(fields: &'a Mapping, key: &str, within: &Node) -> Diagnosed<&'a Node> {
     fields.value(key).ok_or_else(|| within.at.error(format!("'{key}' is missing here")))
 }
 
 /// The client, where there is nothing else.
-fn only<'a>(root: &'a Node, name: &Name) -> Result<&'a Node, Diagnostic> {
+fn only<'a>(root: &'a Node, name: &Name) -> Diagnosed<&'a Node> {
     let clients = needed(fields(root, &["clients"])?, "clients", root)?;
     needed(fields(clients, &[name.as_str()])?, name.as_str(), clients)
 }
 
-fn client(root: &Node, name: &Name) -> Result<ClientFile, Diagnostic> {
+fn client(root: &Node, name: &Name) -> Diagnosed<ClientFile> {
     let node = only(root, name)?;
     let keys = fields(node, &["doors", "expires", "totp", "spa", "fwknop"])?;
     let doors = needed(keys, "doors", node)?

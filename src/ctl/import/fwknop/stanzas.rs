@@ -13,7 +13,7 @@ use super::keys::{is_key, read_keys};
 use super::lines::read_lines;
 use super::variables::{Switch, VariableFate, find, variables};
 use crate::config::diagnostic::closest_match;
-use crate::config::{Diagnostic, Place, Problems, SourceText};
+use crate::config::{Diagnosed, Diagnostic, Place, Problems, SourceText};
 
 /// How many files may include one another, the first one counted.
 const MAX_DEPTH: usize = 3;
@@ -65,10 +65,7 @@ impl AccessStanza {
     }
 
     /// The value of a variable that is a word of fwknop's.
-    pub(super) fn word<T: FromStr<Err: Display>>(
-        &self,
-        name: &str,
-    ) -> Result<Option<T>, Diagnostic> {
+    pub(super) fn word<T: FromStr<Err: Display>>(&self, name: &str) -> Diagnosed<Option<T>> {
         let Some(given) = self.get(name) else { return Ok(None) };
         given.text().parse().map(Some).map_err(|error| given.left_out(error))
     }
