@@ -13,7 +13,7 @@ use super::template::{Command, Commands, Family};
 use crate::proto::{Knock, OpenPorts};
 
 /// The opening of a door, what that does: the keeper's half.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     pub mechanism: Mechanism,
     /// Whether what opens here opens at every gateway of the fleet that has the door.

@@ -156,11 +156,9 @@ impl ProfileReader<'_> {
         let read = node.read("a duration such as 50ms", duration::parse);
         let delay = self.problems.ok_or_report(read)?;
         if delay > MAX_DELAY {
-            self.problems.push(
-                node.at
-                    .error("more than an hour between two knocks")
-                    .help("write ms after a number of milliseconds, as in 50ms"),
-            );
+            let error = node.at.error("more than an hour between two knocks");
+            let help = "write ms after a number of milliseconds, as in 50ms";
+            self.problems.push(error.help(help));
             return None;
         }
         let bare =
@@ -177,12 +175,9 @@ impl ProfileReader<'_> {
 
     fn knocks(&mut self, entry: &MappingEntry) -> Option<Vec<Knock>> {
         let Some(ports) = self.fields.value("ports") else {
-            self.problems.push(
-                entry
-                    .at
-                    .error(format!("'{}' has no ports to knock on", entry.key))
-                    .help("write them below it: ports: [7000, 8000/udp, 9000]"),
-            );
+            let error = entry.at.error(format!("'{}' has no ports to knock on", entry.key));
+            let help = "write them below it: ports: [7000, 8000/udp, 9000]";
+            self.problems.push(error.help(help));
             return None;
         };
         let listed = ports
@@ -205,7 +200,7 @@ impl ProfileReader<'_> {
             base: self.read("base", |node| node.read("a port", values::base)),
             length: self.read("length", |node| node.read("a number", values::number(LENGTHS))),
             protocol: self.read("protocol", |node| node.parsed("tcp, udp or mixed")),
-            digits: self.read("digits", |node| node.read("6 or 8", values::digits)),
+            digits: self.read("digits", |node| node.parsed("6 or 8")),
             step: self.read("step", |node| node.read("a duration such as 30s", values::step)),
             secret_file: self.path("secret_file"),
         }

@@ -44,36 +44,38 @@ pub(super) fn read_directory(
 ) -> Option<Vec<SourceText>> {
     let listed = File::open(directory)
         .and_then(|opened| opened.metadata())
-        .and_then(|metadata| Ok((metadata, list(directory)?)));
+        .and_then(|metadata| Ok((metadata, list_directory(directory)?)));
     let (metadata, paths) =
         problems.ok_or_report(listed.map_err(|error| unreadable(directory, &error)))?;
     problems.ok_or_report(check_permissions(directory, &metadata, OTHERS_WRITE, options))?;
-    let (yaml, others): (Vec<_>, Vec<_>) =
-        paths.into_iter().partition(|path| has_ending(path, &["yaml"]));
+    let shown = paths.into_iter().filter(|path| !is_hidden(path));
+    let (yaml, others): (Vec<_>, Vec<_>) = shown.partition(|path| has_ending(path, &["yaml"]));
     for path in others.iter().filter(|path| has_ending(path, &["yml", "conf"])) {
         let warning = Diagnostic::file(path, "not read: only names that end in .yaml are");
         problems.push(warning.into_warning());
     }
     if yaml.is_empty() {
-        problems.push(
-            Diagnostic::file(directory, "there is no configuration here: no file ends in .yaml")
-                .help("put doors into a file doors.yaml in it, or name another path with -c"),
-        );
+        let message = "there is no configuration here: no file ends in .yaml";
+        let help = "put doors into a file doors.yaml in it, or name another path with -c";
+        problems.push(Diagnostic::file(directory, message).help(help));
         return None;
     }
     Some(yaml.iter().filter_map(|path| problems.ok_or_report(read_file(path, options))).collect())
 }
 
-/// What a directory holds, hidden files excepted, in byte order.
-fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = fs::read_dir(directory)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<Vec<_>>>()?;
-    paths.retain(|path| {
-        !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-    });
+/// What a directory holds, in byte order.
+///
+/// # Errors
+/// Those of reading it.
+pub fn list_directory(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<io::Result<Vec<_>>>()?;
     paths.sort_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
     Ok(paths)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 fn has_ending(path: &Path, endings: &[&str]) -> bool {

@@ -69,13 +69,7 @@ fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Parsed<TotpMode> {
     refuse_keys(reader, &["ports", "length", "protocol"], "ports", help);
     let error = at.error("totp does not say from which port on a code is knocked");
     let base = reader.require("base", read_base, error.help("write for example base: 7000"));
-    let digits = reader.read("digits", |node| {
-        node.read("6 or 8", |text| match text {
-            "6" => Ok(Digits::Six),
-            "8" => Ok(Digits::Eight),
-            _ => Err(format!("a code has 6 or 8 digits, not '{text}'")),
-        })
-    });
+    let digits = reader.read("digits", |node| node.parsed("6 or 8"));
     Ok(TotpMode::Code { base: base?, digits: digits?.unwrap_or(Digits::Six) })
 }
 

@@ -172,13 +172,8 @@ impl<'a> TreeBuilder<'a> {
     fn refuse_tag(&mut self, tag: &yaml::Tag, span: &Span) -> String {
         let written = tag.original();
         let place = self.place_at(&span.tag_start().unwrap_or(span.start), written.chars().count());
-        self.problems.push(
-            place
-                .error(format!(
-                    "'{written}' without quotes is a YAML tag, which means nothing here"
-                ))
-                .help("put text that begins with ! in quotes"),
-        );
+        let message = format!("'{written}' without quotes is a YAML tag, which means nothing here");
+        self.problems.push(place.error(message).help("put text that begins with ! in quotes"));
         written
     }
 }
