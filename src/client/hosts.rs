@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::settings::{ClientSettings, Mode};
 use crate::config::diagnostic::closest_match;
-use crate::config::tree::{KnownKeys, Value};
+use crate::config::tree::{KnownKeys, Reader, Value};
 use crate::config::{Diagnostic, OTHERS_WRITE, Place, Problems, SourceText, unsafe_to_use, yaml};
 
 pub use entry::{DELAY, KEYS};
@@ -95,15 +95,11 @@ fn parse(source: &SourceText, problems: &mut Problems) -> Vec<HostProfile> {
     if matches!(root.value, Value::Null) {
         return Vec::new();
     }
-    let Some(root) = problems.ok_or_report(root.mapping("a mapping with the key 'hosts'")) else {
-        return Vec::new();
-    };
-    root.check_keys(&TOP, problems);
-    let hosts = root.value("hosts").map(|node| node.mapping("a mapping from names to hosts"));
-    let Some(hosts) = hosts.and_then(|hosts| problems.ok_or_report(hosts)) else {
-        return Vec::new();
-    };
-    hosts.entries.iter().filter_map(|entry| entry::host(entry, source.path(), problems)).collect()
+    let reader = Reader::new(&root, "a mapping with the key 'hosts'", &TOP, problems);
+    let Ok(mut reader) = reader else { return Vec::new() };
+    let hosts = reader.read("hosts", |node| node.mapping("a mapping from names to hosts"));
+    let hosts = hosts.ok().flatten().into_iter().flat_map(|hosts| &hosts.entries);
+    hosts.filter_map(|entry| entry::host(entry, source.path(), reader.problems)).collect()
 }
 
 impl HostProfiles {
