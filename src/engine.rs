@@ -384,7 +384,7 @@ impl Engine {
                 rotation.prepare(now.wall, work);
                 let idle = rotation.idle(now.wall);
                 due = due.min(now.monotonic + idle);
-                let slack = if idle.is_zero() { idle } else { rotation.step() / 2 };
+                let slack = if idle.is_zero() { idle } else { rotation.scheme.step_length() / 2 };
                 by = by.min(now.monotonic + idle + slack);
                 ready &= rotation.is_ready(now.wall);
             }

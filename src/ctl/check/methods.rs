@@ -68,7 +68,7 @@ fn rotates(door: &Door, clients: usize) -> Option<String> {
             format!("a code of {} digits on {base}-{high} tcp", digits.count())
         }
     };
-    let step = duration::format(std::time::Duration::from_secs(scheme.step().into()));
+    let step = duration::format(scheme.step_length());
     let within = duration::format(door.recognition.seq_timeout);
     let odds = rotating_odds(&scheme, clients, door.recognition.lockout);
     let clients = count(clients, "client");
