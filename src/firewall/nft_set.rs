@@ -124,20 +124,18 @@ fn check_set(
         }
     };
     let has = |flag| found.flags & flag != 0;
-    let wrong = if has(MAP) {
-        "is a map".to_owned()
-    } else if found.key != number {
-        format!("is not of type {key}")
-    } else if has(INTERVAL) {
-        "has 'flags interval', which takes no single addresses".to_owned()
-    } else if has(CONSTANT) {
-        "is constant".to_owned()
-    } else if !has(TIMEOUT) {
-        "lacks 'flags timeout'".to_owned()
-    } else {
-        return Ok((table.handle, found.handle));
-    };
-    unfit(format!("the set '{set}' {wrong}"), false)
+    let of_other_type = format!("is not of type {key}");
+    let faults = [
+        (has(MAP), "is a map"),
+        (found.key != number, &of_other_type),
+        (has(INTERVAL), "has 'flags interval', which takes no single addresses"),
+        (has(CONSTANT), "is constant"),
+        (!has(TIMEOUT), "lacks 'flags timeout'"),
+    ];
+    match faults.into_iter().find(|(is_so, _)| *is_so) {
+        Some((_, wrong)) => unfit(format!("the set '{set}' {wrong}"), false),
+        None => Ok((table.handle, found.handle)),
+    }
 }
 
 /// The lines that make a set.
