@@ -299,7 +299,7 @@ mod tests {
             let _ = nat_target(&text);
             let _ = Address::of(&[&text]);
             let _ = width(&text);
-            let _ = (number(LENGTHS)(&text), base(&text), digits(&text), step(&text), open_for(&text));
+            let _ = (number(LENGTHS)(&text), base(&text), step(&text), open_for(&text));
         }
     }
 }

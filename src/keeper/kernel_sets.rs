@@ -47,7 +47,7 @@ impl KernelSetsError {
     }
 }
 
-type Result<T> = std::result::Result<T, KernelSetsError>;
+type SetsResult<T> = Result<T, KernelSetsError>;
 
 /// An element, and how long it is to be there.
 type TimedElement = (ElementRef, Duration);
@@ -120,7 +120,7 @@ impl KernelSets {
         keep: &[KernelGrant],
         now: Monotonic,
         locked_until: Option<Monotonic>,
-    ) -> Result<Self> {
+    ) -> SetsResult<Self> {
         let mut sets = Self::none();
         sets.replace(config, keep, now, locked_until)?;
         if sets.guard.is_none() && guard::is_standing() {
@@ -139,7 +139,7 @@ impl KernelSets {
         keep: &[KernelGrant],
         now: Monotonic,
         locked_until: Option<Monotonic>,
-    ) -> Result<()> {
+    ) -> SetsResult<()> {
         let own = all_own_sets(config);
         let own = if own.is_empty() { None } else { Some(OwnSets::check(own)?) };
         let (elements, failed) = (guards_elements(keep), KernelSetsError::Guard);
@@ -161,7 +161,7 @@ impl KernelSets {
     }
 
     /// The elements that a grant is, each with its time, and through which they are changed.
-    fn find(&mut self, kept: &KernelGrant) -> Result<(Vec<TimedElement>, &mut Netlink)> {
+    fn find(&mut self, kept: &KernelGrant) -> SetsResult<(Vec<TimedElement>, &mut Netlink)> {
         let element = &kept.element;
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
@@ -180,7 +180,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn open(&mut self, kept: &KernelGrant, is_new: bool) -> Result<bool> {
+    pub(super) fn open(&mut self, kept: &KernelGrant, is_new: bool) -> SetsResult<bool> {
         let KernelGrant { key, origin, .. } = kept;
         let comment = comment(&key.door, origin);
         let (slots, netlink) = self.find(kept)?;
@@ -221,7 +221,7 @@ impl KernelSets {
         key: &GrantKey,
         element: &KernelElement,
         others: impl FnOnce() -> Vec<KernelGrant>,
-    ) -> Result<()> {
+    ) -> SetsResult<()> {
         let is_shared = match &self.guard {
             Some(guard) if element.is_guards() => guard.shares(&key.door),
             _ => !element.is_guards(),
@@ -268,7 +268,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> Result<Vec<bool>> {
+    pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> SetsResult<Vec<bool>> {
         let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
         let mut is_held = |kept: &KernelGrant| {
             let Ok((slots, netlink)) = self.find(kept) else {
@@ -300,7 +300,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(super) fn left(&mut self, kept: &KernelGrant) -> Result<Option<Duration>> {
+    pub(super) fn left(&mut self, kept: &KernelGrant) -> SetsResult<Option<Duration>> {
         let (slots, netlink) = self.find(kept)?;
         let mut longest = None;
         for (slot, _) in slots.iter().filter(|(slot, _)| slot.renewed.is_some()) {
@@ -317,7 +317,7 @@ impl KernelSets {
         &mut self,
         now: Monotonic,
         keep: impl FnOnce() -> Vec<KernelGrant>,
-    ) -> Result<()> {
+    ) -> SetsResult<()> {
         let is_due = self.next_try.is_none_or(|at| at <= now);
         let disturbed = self.guard.as_mut().and_then(Guard::disturbance);
         let disturbed = disturbed.or(self.pending.take_if(|_| is_due));
@@ -339,7 +339,7 @@ impl KernelSets {
         now: Monotonic,
         disturbed: Option<Disturbance>,
         keep: impl FnOnce() -> Vec<KernelGrant>,
-    ) -> Result<()> {
+    ) -> SetsResult<()> {
         let anew = self.own.as_mut().map_or_else(|| Ok(Vec::new()), OwnSets::made_anew);
         if disturbed.is_none() && anew.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(());
@@ -372,7 +372,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When it cannot be taken away.
-    pub(super) fn leave(self, on_exit: OnExit) -> Result<()> {
+    pub(super) fn leave(self, on_exit: OnExit) -> SetsResult<()> {
         match (self.guard, on_exit) {
             (Some(_), OnExit::Remove) => Ok(guard::remove_standing()?),
             _ => Ok(()),
@@ -396,12 +396,12 @@ fn not_in_use(element: &KernelElement) -> KernelSetsError {
     KernelSetsError::NotInUse(element.table.clone(), element.set.clone())
 }
 
-fn own_element(key: &GrantKey, element: &KernelElement) -> Result<ElementRef> {
+fn own_element(key: &GrantKey, element: &KernelElement) -> SetsResult<ElementRef> {
     let address = key.network.single().ok_or(KernelSetsError::Network(key.network))?;
     Ok(ElementRef::new(set_ref(element)?, address.into()))
 }
 
-fn set_ref(element: &KernelElement) -> Result<SetRef> {
+fn set_ref(element: &KernelElement) -> SetsResult<SetRef> {
     let (family, table) = element.table.split_once(' ').ok_or_else(|| not_in_use(element))?;
     let family = NftFamily::of_word(family).ok_or_else(|| not_in_use(element))?;
     SetRef::new(family, table, &element.set).map_err(|_| not_in_use(element))
