@@ -89,7 +89,7 @@ impl Plan {
                 Mode::Sequence => planner.sequence()?,
                 Mode::Totp => planner.totp()?,
                 Mode::Spa => Knocker::Spa(planner.spa()?),
-                Mode::Fwknop => Knocker::Fwknop(Box::new(planner.fwknop(stanza, &host)?)),
+                Mode::Fwknop => planner.fwknop(stanza, &host)?,
             },
             host,
             wait: planner.wait(mode)?,
