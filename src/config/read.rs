@@ -14,7 +14,6 @@ mod forward;
 mod hold;
 pub mod load;
 mod lockout;
-mod methods;
 mod opening;
 mod rotation;
 mod sequence;

@@ -10,7 +10,6 @@ use super::commands::{
 };
 use super::forward::read_forwards;
 use super::hold::{read_hold, unknown_sessions};
-use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
@@ -234,6 +233,11 @@ fn read_hook(reader: &mut Reader<'_>, key: &str, ports: usize) -> Parsed<Option<
         reader.problems.push(no_client(&entry.node.at));
     }
     Ok(Some(command))
+}
+
+/// Whether anything that opens the door says who knocks.
+fn has_clients(mapping: &Mapping) -> bool {
+    ["totp", "spa", "fwknop"].iter().any(|key| mapping.value(key).is_some())
 }
 
 fn read_open_for(reader: &mut Reader<'_>, mechanism: Option<&Mechanism>) -> Parsed<Duration> {
