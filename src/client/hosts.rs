@@ -129,27 +129,19 @@ impl HostProfiles {
     }
 
     /// The names of the entries, in the order of the file.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
 
     /// The error that there is no entry for this host.
     pub fn missing(&self, wanted: &str) -> HostsError {
+        let names = self.names().collect::<Vec<_>>().join(", ");
+        let has = if names.is_empty() { names } else { format!("; it has: {names}") };
+        let help = format!("add it, or write the ports: knock {wanted} 7000 8000 9000{has}");
         let message = format!("no host '{wanted}' in this file");
-        let names = self.names();
-        let wrong = match closest_match(wanted, names.clone()) {
-            Some(name) => {
-                Diagnostic::file(&self.path, format!("{message}: did you mean '{name}'?"))
-            }
-            None => {
-                let names = names.collect::<Vec<_>>().join(", ");
-                let has = if names.is_empty() { names } else { format!("; it has: {names}") };
-                let help =
-                    format!("add it, or write the ports: knock {wanted} 7000 8000 9000{has}");
-                Diagnostic::file(&self.path, message).help(help)
-            }
-        };
-        HostsError::Wrong(vec![wrong])
+        let file = SourceText::new(&self.path, "").place(0, 0, 0);
+        let meant = closest_match(wanted, self.names());
+        HostsError::Wrong(vec![file.misspelt(&message, meant, &help)])
     }
 }
 

@@ -111,9 +111,8 @@ fn table() -> Vec<NftChange> {
     let mut changes = vec![NftChange::table(TABLE, COMMENT)];
     let hooks =
         [("prerouting", Hook::Prerouting), ("output", Hook::Output), ("forward", Hook::Forward)];
-    for (chain, hook) in hooks {
-        changes.push(NftChange::chain(TABLE, chain, Some((ChainKind::Filter, hook, PRIORITY))));
-    }
+    let at = |hook| Some((ChainKind::Filter, hook, PRIORITY));
+    changes.extend(hooks.map(|(chain, hook)| NftChange::chain(TABLE, chain, at(hook))));
     for (family, (id, number)) in FAMILIES.into_iter().zip([(1, 2), (2, 10)]) {
         let (set, [from, to]) = (set(family), KeyPart::addresses(family));
         let there = [from, KeyPart::SOURCE_PORT, KeyPart::PROTOCOL, KeyPart::PORT];

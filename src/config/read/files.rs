@@ -183,10 +183,8 @@ fn check_permissions(
     options: Options,
 ) -> Diagnosed<()> {
     let otherwise = "; --insecure-permissions reads it as it is";
-    match unsafe_to_use(path, metadata, None, forbidden, otherwise) {
-        Some(error) if !options.insecure_permissions => Err(error),
-        _ => Ok(()),
-    }
+    let error = unsafe_to_use(path, metadata, None, forbidden, otherwise);
+    error.filter(|_| !options.insecure_permissions).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
