@@ -73,16 +73,8 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
     let door = |door: &Door| {
         let (opening, target) = (&door.opening, door.recognition.target);
         let (ports, forwards) = (opening.ports.clone(), opening.forwards.clone());
-        (
-            door.name().clone(),
-            GuardedDoor {
-                ports,
-                forwards,
-                target,
-                mode: opening.guard,
-                idle: opening.hold.map(|hold| hold.idle),
-            },
-        )
+        let (mode, idle) = (opening.guard, opening.hold.map(|hold| hold.idle));
+        (door.name().clone(), GuardedDoor { ports, forwards, target, mode, idle })
     };
     let doors: BTreeMap<Name, GuardedDoor> = guarded.map(door).collect();
     let trusted = config.settings.trusted.clone();

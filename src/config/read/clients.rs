@@ -64,15 +64,8 @@ fn read_parts(
     let fwknop = fwknop.map(|node| read_fwknop(node, secrets, reader.problems)).transpose();
     let (spa, spa_keys) = spa?.unzip();
     let (doors, door_places) = doors?.into_iter().unzip();
-    let client = Client {
-        name: name?,
-        doors,
-        expires: expires?,
-        width: width?,
-        totp: totp?,
-        spa,
-        fwknop: fwknop?,
-    };
+    let (name, expires, width, totp, fwknop) = (name?, expires?, width?, totp?, fwknop?);
+    let client = Client { name, doors, expires, width, totp, spa, fwknop };
     let places = ClientPlaces {
         name: entry.at.clone(),
         doors: door_places,

@@ -213,17 +213,9 @@ pub(super) fn read_fwknop(
         let error = found.error("the HMAC key is the encryption key: fwknop refuses that");
         return reader.fail(error.help("let 'fwknop --key-gen' make two keys"));
     }
-    Ok(FwknopClient {
-        key,
-        mode,
-        hmac,
-        from: from?,
-        destination: destination?,
-        username: username?,
-        address: address?.unwrap_or_default(),
-        force_nat: force_nat?.unwrap_or_default(),
-        old: old?,
-    })
+    let (from, destination, username, old) = (from?, destination?, username?, old?);
+    let (address, force_nat) = (address?.unwrap_or_default(), force_nat?.unwrap_or_default());
+    Ok(FwknopClient { key, mode, hmac, from, destination, username, address, force_nat, old })
 }
 
 fn read_old_key<const MOST: usize>(

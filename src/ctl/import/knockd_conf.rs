@@ -34,14 +34,9 @@ pub(super) fn import(source: &SourceText, notes: &mut Problems) -> (YamlWriter, 
             let message = format!("this door is called '{name}' here, and in the log");
             notes.push(section.name.place().warning(message));
         }
-        let mut door = DoorWriter {
-            section,
-            notes,
-            page: YamlWriter::default(),
-            whole: true,
-            unlimited: false,
-        };
-        door.page.open(1, name.as_str());
+        let mut page = YamlWriter::default();
+        page.open(1, name.as_str());
+        let mut door = DoorWriter { section, notes, page, whole: true, unlimited: false };
         door.read();
         let DoorWriter { page: read, whole, .. } = door;
         let says = DIRECTIVES.split(' ').filter_map(|name| {

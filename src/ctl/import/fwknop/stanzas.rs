@@ -103,13 +103,8 @@ pub(super) fn read(
     files: &dyn Files,
     notes: &mut Problems,
 ) -> Vec<AccessStanza> {
-    let mut reader = StanzaReader {
-        files,
-        notes,
-        stanzas: Vec::new(),
-        left: MAX_FILES,
-        helped: BTreeSet::new(),
-    };
+    let (stanzas, left, helped) = (Vec::new(), MAX_FILES, BTreeSet::new());
+    let mut reader = StanzaReader { files, notes, stanzas, left, helped };
     match folder {
         Some((at, folder)) => reader.folder(folder, at, 0),
         None => reader.file(path, None, 0),
