@@ -412,17 +412,9 @@ impl Engine {
     /// What listening to a source needs, beside the tracker.
     fn advance(&mut self, source: IpAddr, now: Now) -> (&mut Tracker, Advance<'_>) {
         let Self { doors, tracker, lockout, lockouts, searches, window, events, .. } = self;
-        let advance = Advance {
-            doors,
-            lockout: *lockout,
-            lockouts,
-            searches,
-            now,
-            sink: EventSink { source, window: *window, events },
-            opened: SmallVec::new(),
-            is_broken: false,
-        };
-        (tracker, advance)
+        let (lockout, sink) = (*lockout, EventSink { source, window: *window, events });
+        let (opened, is_broken) = (SmallVec::new(), false);
+        (tracker, Advance { doors, lockout, lockouts, searches, now, sink, opened, is_broken })
     }
 
     fn start_events(&mut self) {

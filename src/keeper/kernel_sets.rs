@@ -404,10 +404,7 @@ fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
 }
 
 fn guards_grant(kept: &KernelGrant) -> GuardGrant {
-    GuardGrant {
-        key: kept.key.clone(),
-        left: kept.left,
-        ceiling: kept.ceiling,
-        comment: comment(&kept.key.door, &kept.origin),
-    }
+    let KernelGrant { key, origin, left, ceiling, .. } = kept;
+    let comment = comment(&key.door, origin);
+    GuardGrant { key: key.clone(), left: *left, ceiling: *ceiling, comment }
 }

@@ -310,9 +310,8 @@ impl Mapping {
 impl MappingEntry {
     /// The key as a name.
     pub(super) fn name(&self) -> Diagnosed<Name> {
-        self.key
-            .parse()
-            .map_err(|error| self.at.error(format!("'{}' is not a name: {error}", self.key)))
+        let wrong = |error| self.at.error(format!("'{}' is not a name: {error}", self.key));
+        self.key.parse().map_err(wrong)
     }
 
     /// The warning that it says something in vain.
