@@ -124,9 +124,14 @@ impl Opening {
 
     /// Whether it opens for single addresses alone.
     pub(super) fn is_for_one_address(&self) -> bool {
+        let is_set = matches!(self.mechanism, Mechanism::Set(_));
+        is_set || self.all_commands().any(Command::is_for_one_address)
+    }
+
+    /// The commands that open and close it, and those that tell of it.
+    pub(super) fn all_commands(&self) -> impl Iterator<Item = &Command> {
         let hooks = [&self.on_open, &self.on_close].into_iter().flatten();
-        let mut commands = self.commands().into_iter().flat_map(Commands::all).chain(hooks);
-        matches!(self.mechanism, Mechanism::Set(_)) || commands.any(Command::is_for_one_address)
+        self.commands().into_iter().flat_map(Commands::all).chain(hooks)
     }
 
     /// The firewall commands, where it is opened by commands.

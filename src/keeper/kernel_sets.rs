@@ -93,13 +93,8 @@ fn all_own_sets(config: &Config) -> Vec<&NftSet> {
 impl KernelSets {
     /// Of no configuration: nothing in the kernel is looked at or changed.
     pub(super) fn none() -> Self {
-        Self {
-            guard: None,
-            own: None,
-            restores: Limit::new(RESTORES, RESTORE_EVERY),
-            pending: None,
-            next_try: None,
-        }
+        let restores = Limit::new(RESTORES, RESTORE_EVERY);
+        Self { guard: None, own: None, restores, pending: None, next_try: None }
     }
 
     /// Puts in place what the configuration needs, holding the grants in `keep`, and takes away

@@ -104,18 +104,12 @@ pub(super) fn read(
     page.optional(3, "address", is_explicit.then_some("explicit"));
     page.optional(3, "force_nat", nat.map(|_| "true"));
     let hmac = hmac.map(|hmac| ("HMAC_KEY", hmac.bytes));
-    Ok(ImportedClient {
-        at: stanza.at.clone(),
-        origin: stanza.origin.clone(),
-        called: username.or_else(|| stanza.file.clone()),
-        keys: iter::once(("KEY", key.bytes)).chain(hmac).collect(),
-        page,
-        ports,
-        restricted: restricted.unwrap_or_default(),
-        cycle,
-        nat,
-        times: [("open_for", open_for), ("open_for_max", most.max(open_for))],
-    })
+    let (at, origin) = (stanza.at.clone(), stanza.origin.clone());
+    let called = username.or_else(|| stanza.file.clone());
+    let keys = iter::once(("KEY", key.bytes)).chain(hmac).collect();
+    let restricted = restricted.unwrap_or_default();
+    let times = [("open_for", open_for), ("open_for_max", most.max(open_for))];
+    Ok(ImportedClient { at, origin, called, keys, page, ports, restricted, cycle, nat, times })
 }
 
 /// Warnings about variables without effect.
