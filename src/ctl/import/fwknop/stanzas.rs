@@ -164,12 +164,10 @@ impl StanzaReader<'_> {
                 ("SOURCE", _) => {
                     current = Current::Stanza(self.stanzas.len());
                     let stem = path.file_stem().filter(|_| included.is_some());
-                    self.stanzas.push(AccessStanza {
-                        at: at.clone(),
-                        origin: format!("{}:{}", path.display(), line.number),
-                        file: stem.map(|stem| stem.to_string_lossy().into_owned()),
-                        variables: BTreeMap::new(),
-                    });
+                    let file = stem.map(|stem| stem.to_string_lossy().into_owned());
+                    let origin = format!("{}:{}", path.display(), line.number);
+                    let (variables, place) = (BTreeMap::new(), at.clone());
+                    self.stanzas.push(AccessStanza { at: place, origin, file, variables });
                     self.give(self.stanzas.len() - 1, name, line.value, at);
                 }
                 (_, Current::None) => self.homeless(&at, name),
