@@ -325,16 +325,12 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
     let at = usize::try_from(place.column.saturating_sub(1)).unwrap_or(0).min(length);
     let skip = if length > SHOWN { at.saturating_sub(BEFORE) } else { 0 };
     // One character stays one column, so that the caret stands where it should.
-    let shown: String = line
-        .chars()
-        .skip(skip)
-        .take(SHOWN)
-        .map(|c| match c {
-            '\t' => ' ',
-            c if c.is_control() => '?',
-            c => c,
-        })
-        .collect();
+    let printable = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => '?',
+        c => c,
+    };
+    let shown: String = line.chars().skip(skip).take(SHOWN).map(printable).collect();
     let left = shown.chars().count().saturating_sub(at - skip);
     let width = usize::try_from(place.width).unwrap_or(1).clamp(1, left.max(1));
     let caret = "^".repeat(width);

@@ -265,12 +265,8 @@ impl DoorIndex {
     /// The tracks that see a knock as what may be their first, in order.
     pub(super) fn starting(&self, candidate: &Candidate) -> impl Iterator<Item = TrackId> {
         let (from, to) = candidate.slot.starts;
-        self.starts
-            .get(from as usize..to as usize)
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(|&id| self.track(id).is_some_and(|track| track.passes(candidate)))
+        let starting = self.starts.get(from as usize..to as usize).into_iter().flatten().copied();
+        starting.filter(|&id| self.track(id).is_some_and(|track| track.passes(candidate)))
     }
 
     /// A track, if it sees this packet.

@@ -68,11 +68,9 @@ impl FwknopJudge {
     pub(super) fn new(setup: &Setup) -> Self {
         let doors = (0..).map(DoorId).zip(setup.doors.iter().cloned().map(Arc::new));
         let doors: Vec<_> = doors.filter(|(_, door)| door.fwknop).collect();
-        let holders: Vec<FwknopHolder> = (0..)
-            .map(ClientId)
-            .zip(&setup.clients)
-            .flat_map(|(id, client)| FwknopHolder::all(id, client, &doors))
-            .collect();
+        let clients = (0..).map(ClientId).zip(&setup.clients);
+        let holders = clients.flat_map(|(id, client)| FwknopHolder::all(id, client, &doors));
+        let holders: Vec<FwknopHolder> = holders.collect();
         let mut lengths = Box::new([false; END_LEN]);
         for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
             lengths[length] = true;
