@@ -7,14 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Error, Target};
 use crate::config::Directories;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
+use crate::sys::files;
 
 /// How long a daemon that is well takes to say something, at the very most.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -181,18 +181,11 @@ impl ReplyStream {
             // Only whether anybody is left to read it.
             fds.push(PollFd::new(output.as_fd(), PollFlags::empty()));
         }
-        let limit =
-            limit.map_or(PollTimeout::NONE, |limit| limit.try_into().unwrap_or(PollTimeout::MAX));
-        loop {
-            match poll(&mut fds, limit) {
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-                Ok(0) => return Ok(false),
-                Ok(_) if fds[0].any() == Some(false) => {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                }
-                Ok(_) => return Ok(true),
-            }
+        files::poll(&mut fds, limit)?;
+        match fds.as_slice() {
+            [reply, ..] if reply.any() != Some(false) => Ok(true),
+            [_, output] if output.any() != Some(false) => Err(io::ErrorKind::BrokenPipe.into()),
+            _ => Ok(limit.is_none()),
         }
     }
 }

@@ -68,23 +68,17 @@ impl FwknopJudge {
     pub(super) fn new(setup: &Setup) -> Self {
         let doors = (0..).map(DoorId).zip(setup.doors.iter().cloned().map(Arc::new));
         let doors: Vec<_> = doors.filter(|(_, door)| door.fwknop).collect();
-        let holders: Vec<FwknopHolder> = (0..)
-            .map(ClientId)
-            .zip(&setup.clients)
-            .flat_map(|(id, client)| FwknopHolder::all(id, client, &doors))
-            .collect();
+        let clients = (0..).map(ClientId).zip(&setup.clients);
+        let holders = clients.flat_map(|(id, client)| FwknopHolder::all(id, client, &doors));
+        let holders: Vec<FwknopHolder> = holders.collect();
         let mut lengths = Box::new([false; END_LEN]);
         for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
             lengths[length] = true;
         }
-        Self {
-            ports: [&setup.fwknop.ports].into_iter().chain(&setup.spa_ports).cloned().collect(),
-            index: Index::new(&holders),
-            holders,
-            lengths,
-            lifetime: lifetime(&setup.fwknop, setup.unclean_start),
-            seen: LruCache::new(REMEMBERED),
-        }
+        let ports = [&setup.fwknop.ports].into_iter().chain(&setup.spa_ports).cloned().collect();
+        let lifetime = lifetime(&setup.fwknop, setup.unclean_start);
+        let (index, seen) = (Index::new(&holders), LruCache::new(REMEMBERED));
+        Self { ports, holders, lengths, index, lifetime, seen }
     }
 
     /// Whether nobody holds keys: no datagram can open anything.
@@ -177,12 +171,10 @@ impl FwknopHolder {
         let Some(is) = &client.fwknop else { return Vec::new() };
         let doors = doors.iter().filter(|(_, door)| client.doors.contains(&door.name));
         let doors: Vec<_> = doors.cloned().collect();
-        let holder = |key, hmac, until: Option<Wall>| Self {
-            client: id,
-            receiver: FwknopKeys { key, mode: is.mode, hmac }.into(),
-            expires: [until, client.expires].into_iter().flatten().min(),
-            is: is.clone(),
-            doors: doors.clone(),
+        let holder = |key, hmac, until: Option<Wall>| {
+            let receiver = FwknopKeys { key, mode: is.mode, hmac }.into();
+            let expires = [until, client.expires].into_iter().flatten().min();
+            Self { client: id, receiver, expires, is: is.clone(), doors: doors.clone() }
         };
         let hmac = is.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let hash = hmac.map(|(_, hash)| hash).unwrap_or_default();
