@@ -181,7 +181,7 @@ impl DoorIndex {
     fn index(&mut self) {
         let mut starts: BTreeMap<Knock, Vec<TrackId>> = BTreeMap::new();
         let mut rotating = PortSet::default();
-        let mut by_matcher: BTreeMap<Matcher, Vec<&PortSet>> = BTreeMap::new();
+        let mut by_matcher: BTreeMap<Matcher, PortSet> = BTreeMap::new();
         for (id, track) in (0..).map(TrackId).zip(&self.tracks) {
             match &track.kind {
                 TrackKind::Fixed(sequence) => {
@@ -196,21 +196,18 @@ impl DoorIndex {
                     }
                 }
             }
-            by_matcher.entry(track.matcher).or_default().push(&track.watched);
+            by_matcher.entry(track.matcher).or_default().extend_from(&track.watched);
         }
         // Which matchers look at each watched port. Matcher by matcher, so each list is in order.
         let mut looking: Vec<(Knock, MatcherList)> = Vec::new();
-        for (matcher, sets) in (0..).zip(by_matcher.values()) {
-            for knock in sets.iter().copied().flat_map(PortSet::knocks) {
+        for (matcher, ports) in (0..).zip(by_matcher.values()) {
+            for knock in ports.knocks() {
                 let place = &mut self.ports[knock.protocol as usize][usize::from(knock.port.get())];
                 if *place == 0 {
                     looking.push((knock, MatcherList::new()));
                     *place = looking.len() as u32;
                 }
-                let list = &mut looking[*place as usize - 1].1;
-                if list.last() != Some(&matcher) {
-                    list.push(matcher);
-                }
+                looking[*place as usize - 1].1.push(matcher);
             }
         }
         let all_matchers: Vec<Matcher> = by_matcher.into_keys().collect();

@@ -227,7 +227,7 @@ impl Netlink {
     /// # Errors
     /// Whatever the kernel objects to.
     pub fn element(&mut self, it: &ElementRef) -> Result<Option<SetElement>> {
-        let body = message::element_name(it);
+        let body = message::in_set(&it.set, &[it.key.clone().into()]);
         self.ask_one(message::GET_ELEMENT, Some(it.set.family), &body, message::elements)
     }
 

@@ -213,11 +213,11 @@ impl KernelSets {
             Some(guard) if element.is_guards() => guard.shares(&key.door),
             _ => !element.is_guards(),
         };
+        let others = is_shared.then(others).unwrap_or_default();
         let mut held = Vec::new();
-        for kept in is_shared.then(others).into_iter().flatten() {
-            if let Ok((slots, _)) = self.find(&kept) {
-                held.push((slots, kept));
-            }
+        for kept in &others {
+            let slots = self.find(kept).map_or_else(|_| Vec::new(), |(slots, _)| slots);
+            held.extend(slots.into_iter().map(|(at, left)| (at, left, kept)));
         }
         let (slots, netlink) = match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => (guard.places(key), &mut guard.netlink),
@@ -228,15 +228,13 @@ impl KernelSets {
         };
         let mut closed = Ok(());
         for slot in &slots {
-            let holds = |(slots, kept): &&(Vec<TimedElement>, KernelGrant)| {
-                let (at, left) = slots.iter().find(|(it, _)| it.is_at(slot))?.clone();
-                Some((at, left, comment(&kept.key.door, &kept.origin)))
-            };
-            let mut others = held.iter().filter_map(|held| holds(&held));
+            let mut others = held.iter().filter(|(at, ..)| at.is_at(slot)).cloned();
             let other = match slot.value {
                 Some(_) => others.next_back(),
                 None => others.max_by_key(|(_, left, _)| *left),
             };
+            let says = |kept: &KernelGrant| comment(&kept.key.door, &kept.origin);
+            let other = other.map(|(at, left, kept)| (at, left, says(kept)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
                     info!(source = %key.network, door = %key.door,

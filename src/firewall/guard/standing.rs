@@ -110,7 +110,7 @@ impl StandingTable {
                 for set in GuardSet::named(&sets) {
                     let mut elements = dump(netlink, &set.reference())?;
                     // Somebody may have made a set of another type in its place.
-                    elements.retain(|element| element.key.as_bytes().len() == set.key_length());
+                    elements.retain(|element| element.key.bytes.len() == set.key_length());
                     standing.take(set, elements);
                 }
                 if table.comment != super::table_comment() {
@@ -125,9 +125,9 @@ impl StandingTable {
 
     fn take(&mut self, set: GuardSet, elements: Vec<SetElement>) {
         let keys = elements.iter().map(|element| set.at(element.key.clone()));
-        match (set.kind, set.family) {
-            (SetKind::Guarded | SetKind::GuardedTo, _) => self.guarded.extend(keys),
-            (SetKind::Older, _) => self.older.extend(keys),
+        match set.kind {
+            SetKind::Guarded | SetKind::GuardedTo => self.guarded.extend(keys),
+            SetKind::Older => self.older.extend(keys),
             _ if set.renewed().is_some() => {
                 // There may be two of one key, of which packets renew either.
                 for (key, element) in keys.zip(&elements) {
@@ -135,9 +135,9 @@ impl StandingTable {
                     *left = element.left.unwrap_or(Duration::MAX).max(*left);
                 }
             }
-            (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
-            (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
-            (kind, _) if kind.is_of_grants() => {
+            SetKind::Trusted => drop(self.added.insert(set, elements)),
+            kind if kind.is_note() => drop(self.added.insert(set, elements)),
+            kind if kind.is_of_grants() => {
                 let (ours, others): (Vec<_>, _) =
                     elements.into_iter().partition(SetElement::is_ours);
                 let grants = ours.iter().filter_map(|it| Some((it, grant(it, set)?)));
