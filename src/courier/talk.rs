@@ -46,14 +46,13 @@ const LONGEST_ENTRY: usize = LONGEST - 16;
 
 /// The reply that is owed.
 enum Owed {
-    Taken {
-        ask: Option<u64>,
-    },
+    /// Whether a proof was unused, where somebody asks.
+    Taken { ask: Option<u64> },
     /// That it is done, where there is a number of something told.
-    Told {
-        number: Option<u64>,
-    },
+    Told { number: Option<u64> },
+    /// All that is kept.
     Live,
+    /// What all say of themselves.
     Beat,
 }
 
