@@ -51,67 +51,45 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 }
 
 /// A request of an administrator's.
+#[skip_serializing_none]
+#[serde_with::apply(bool => #[serde(default, skip_serializing_if = "std::ops::Not::not")])]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
+    /// How the daemon fares: answered by [`Reply::Status`].
     Status,
     /// The figures for monitoring: all that [`Reply::Done`] says.
-    Metrics {
-        format: MetricsFormat,
-    },
+    Metrics { format: MetricsFormat },
     /// Who may knock: answered by [`Reply::Clients`].
     Clients,
     /// The gateways of the fleet, and what they share: answered by [`Reply::Fleet`].
     Fleet,
     /// Opens a door by hand; for as long as the door says where no time is given.
-    Open {
-        door: Name,
-        address: IpAddr,
-        seconds: Option<u64>,
-    },
+    Open { door: Name, address: IpAddr, seconds: Option<u64> },
     /// Closes a door for whoever has an address of this network, mostly one. To `cut`: the
     /// connections that were let in end too.
-    Close {
-        door: Name,
-        address: Network,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        cut: bool,
-    },
-    CloseAll {
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        cut: bool,
-    },
+    Close { door: Name, address: Network, cut: bool },
+    /// Closes every door for everybody.
+    CloseAll { cut: bool },
     /// Listens again to a source that has failed too often.
-    Unlock {
-        address: IpAddr,
-    },
+    Unlock { address: IpAddr },
     /// Closes what a client has opened, or extended last.
-    Revoke {
-        client: Name,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        cut: bool,
-    },
+    Revoke { client: Name, cut: bool },
     /// Forgets what a client has used ahead of its time.
-    ResetClient {
-        client: Name,
-    },
+    ResetClient { client: Name },
     /// Takes up the configuration as it is now, and goes back after this time unless `Confirm`
-    /// comes. Answered when it is in force, by [`Reply::Status`] and [`Reply::Done`].
-    Try {
-        seconds: TrialTime,
-        /// A door that is locked on trial, though the files say that it only observes.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        lock: Option<Name>,
-    },
+    /// comes. Answered when it is in force, by [`Reply::Status`] and [`Reply::Done`]. To `lock`: a
+    /// door that is locked on trial, though the files say that it only observes.
+    Try { seconds: TrialTime, lock: Option<Name> },
+    /// Keeps what is on trial.
     Confirm,
     /// Takes up the configuration as it is now, for good. Answered when it is in force.
     Reload,
     /// Events as they happen, until the connection ends.
     Watch,
     /// What became of knocks, lately and from now on; of one address or of all.
-    Explain {
-        address: Option<IpAddr>,
-    },
+    Explain { address: Option<IpAddr> },
+    /// What has happened, the latest last.
     History(HistoryQuery),
 }
 
@@ -160,22 +138,20 @@ pub struct HistoryQuery {
 #[expect(clippy::large_enum_variant, reason = "one is made at a time, and written at once")]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
+    /// How the daemon fares.
     Status(Status),
-    Clients {
-        clients: Vec<ClientStatus>,
-    },
+    /// Who may knock.
+    Clients { clients: Vec<ClientStatus> },
+    /// How the fleet fares.
     Fleet(FleetStatus),
     /// The door is open, before [`Reply::Done`].
     Opened(GrantStatus),
+    /// Something has happened.
     Event(EventLine),
     /// The request is done; what came of it, for people. May be empty.
-    Done {
-        text: String,
-    },
+    Done { text: String },
     /// The request could not be fulfilled, and why.
-    Failed {
-        why: String,
-    },
+    Failed { why: String },
 }
 
 /// The state of a running daemon.
@@ -288,6 +264,7 @@ pub struct LockStatus {
 
 /// A door of the configuration in force.
 #[skip_serializing_none]
+#[serde_with::apply(bool => #[serde(default, skip_serializing_if = "std::ops::Not::not")])]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DoorStatus {
     pub door: Name,
@@ -299,10 +276,8 @@ pub struct DoorStatus {
     /// How it is opened, in a few words: for people.
     pub via: String,
     /// Whether it keeps nobody out, and only notes who comes.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub observes: bool,
     /// Whether it is locked on trial, and in the files is not yet.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub locked_on_trial: bool,
     /// How many addresses it is open for.
     pub open: usize,

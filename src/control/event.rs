@@ -44,59 +44,36 @@ pub struct EventLine {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum What {
-    /// The latest knocks are so many of a sequence.
-    Stage {
-        stage: usize,
-        /// The latest of them, where that is told.
-        knock: Option<Knock>,
-    },
+    /// The latest knocks are so many of a sequence; the latest of them, where that is told.
+    Stage { stage: usize, knock: Option<Knock> },
     /// The sequence is complete, or an administrator asks: what came of it is told apart.
     Complete,
-    /// The sequence, or the request, is complete, and the door opens.
-    Open {
-        /// The one that completed the sequence, where that is told.
-        knock: Option<Knock>,
-    },
-    /// The door was open, and stays so.
-    Extend {
-        /// From now on; `None`: as long as before.
-        seconds: Option<u64>,
-    },
+    /// The sequence, or the request, is complete, and the door opens; the knock that completed it,
+    /// where that is told.
+    Open { knock: Option<Knock> },
+    /// The door was open, and stays so for so long from now on; `None`: as long as before.
+    Extend { seconds: Option<u64> },
+    /// The door closes.
     Close,
     /// A door that nothing closes did its work.
     Act,
     /// Opening or closing went wrong.
     Failed,
-    /// What a client had used ahead of its time is forgotten.
-    ClientReset {
-        /// How many marks that were; a line of the history does not say.
-        count: Option<usize>,
-    },
-    /// A sequence that had come this far is broken.
-    Reset {
-        stage: usize,
-        reason: Reason,
-        /// What broke it, unless that was time.
-        knock: Option<Knock>,
-    },
+    /// What a client had used ahead of its time is forgotten. How many marks that were a line of the
+    /// history does not say.
+    ClientReset { count: Option<usize> },
+    /// A sequence that had come this far is broken, by this knock unless that was time.
+    Reset { stage: usize, reason: Reason, knock: Option<Knock> },
     /// The sequence, or the request, is complete, and yet nothing opens.
     Refused(RefusalFacts),
     /// A packet changed nothing.
-    Ignored {
-        knock: Knock,
-        reason: Reason,
-    },
+    Ignored { knock: Knock, reason: Reason },
     /// The sequence would have been right for the client so many steps from now.
-    Missed {
-        steps: i32,
-    },
+    Missed { steps: i32 },
     /// A whole sequence that is no client's, at any time around now.
     Unmatched,
     /// The source has failed too often: not listened to for so long, at this door or at any.
-    LockedOut {
-        seconds: u64,
-        everywhere: bool,
-    },
+    LockedOut { seconds: u64, everywhere: bool },
     /// The source is listened to again.
     Unlocked,
     /// An event that is not known here, as it came.

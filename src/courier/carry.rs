@@ -31,7 +31,7 @@ pub(super) fn carry(
     let mut talk = Talk::new(first);
     // When it last said something, or owed nothing.
     let mut heard = clock::now().monotonic;
-    let (mut patience, mut received, mut has_more) = (SILENCE, 0, false);
+    let (mut patience, mut has_more) = (SILENCE, false);
     loop {
         let is_behind = talk.to_keeper.len() >= TO_KEEPER;
         let mut wanted = PollFlags::POLLIN;
@@ -44,6 +44,9 @@ pub(super) fn carry(
         let timeout = if has_more { Some(Duration::ZERO) } else { is_waiting.then_some(patience) };
         files::poll(&mut fds, timeout)?;
         let now = clock::now();
+        if !is_waiting || fds.last().and_then(PollFd::any) != Some(false) {
+            heard = now.monotonic;
+        }
         let mut is_over = false;
         while !is_over && talk.to_store.len() < TO_STORE {
             match keeper.receive_message() {
@@ -67,9 +70,6 @@ pub(super) fn carry(
             return Ok(());
         }
         has_more = read?;
-        if !is_waiting || store.received() != received {
-            (heard, received) = (now.monotonic, store.received());
-        }
         patience = SILENCE.saturating_sub(now.monotonic.since(heard));
         if patience.is_zero() {
             return Err(StoreError::Silent);

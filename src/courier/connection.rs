@@ -85,7 +85,7 @@ impl Connection {
     pub(super) fn new(socket: Socket, tls: Option<ClientConnection>) -> io::Result<Self> {
         socket.set_read_timeout(Some(SILENCE))?;
         socket.set_write_timeout(Some(SILENCE))?;
-        let socket = ReplySocket { socket, flags: MsgFlags::empty(), received: 0 };
+        let socket = ReplySocket { socket, flags: MsgFlags::empty() };
         Ok(Self { socket, tls, parser: Parser::new() })
     }
 
@@ -113,11 +113,6 @@ impl Connection {
         }
     }
 
-    /// How many bytes have come.
-    pub(super) fn received(&self) -> u64 {
-        self.socket.received
-    }
-
     /// Sends all of it: a store takes what it is told, whatever it has to say itself.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let sent = match &mut self.tls {
@@ -141,14 +136,11 @@ impl AsFd for Connection {
 struct ReplySocket {
     socket: Socket,
     flags: MsgFlags,
-    received: u64,
 }
 
 impl Read for ReplySocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = recv(self.socket.as_raw_fd(), buffer, self.flags)?;
-        self.received += count as u64;
-        Ok(count)
+        Ok(recv(self.socket.as_raw_fd(), buffer, self.flags)?)
     }
 }
 

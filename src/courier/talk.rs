@@ -46,14 +46,13 @@ const LONGEST_ENTRY: usize = LONGEST - 16;
 
 /// The reply that is owed.
 enum Owed {
-    Taken {
-        ask: Option<u64>,
-    },
+    /// Whether a proof was unused, where somebody asks.
+    Taken { ask: Option<u64> },
     /// That it is done, where there is a number of something told.
-    Told {
-        number: Option<u64>,
-    },
+    Told { number: Option<u64> },
+    /// All that is kept.
     Live,
+    /// What all say of themselves.
     Beat,
 }
 
@@ -98,11 +97,8 @@ impl Talk {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         match order {
             ToCourier::Take { ask, proof: SharedProof::Highest { id, stamp } } => {
-                let owed = Owed::Taken { ask };
-                self.ask(
-                    owed,
-                    cmd("ZADD").arg(MARKS).arg("GT").arg("CH").arg(micros(stamp)).arg(&id),
-                );
+                let mark = ("GT", "CH", micros(stamp), &id);
+                self.ask(Owed::Taken { ask }, cmd("ZADD").arg(MARKS).arg(mark));
             }
             ToCourier::Take { ask, proof: SharedProof::Once { id, until } } => {
                 let mut set = cmd("SET");
@@ -114,8 +110,7 @@ impl Talk {
                 self.ask(Owed::Taken { ask }, &set);
             }
             ToCourier::Lower { id, stamp } => {
-                let mut lower = cmd("ZADD");
-                self.ask(DONE, lower.arg(MARKS).arg("XX").arg("LT").arg(micros(stamp)).arg(&id));
+                self.ask(DONE, cmd("ZADD").arg(MARKS).arg(("XX", "LT", micros(stamp), &id)));
             }
             ToCourier::Tell { number, sealed, keep } => {
                 // At any moment between the three, what is kept has an end, and whoever joins hears
@@ -129,11 +124,8 @@ impl Talk {
             }
             ToCourier::Beat { id, sealed } => {
                 let keys = [GATEWAYS, LIVE, ENDS, MARKS];
-                let mut beat = cmd("EVAL");
-                self.ask(
-                    Owed::Beat,
-                    beat.arg(BEAT).arg(keys.len()).arg(&keys).arg(&id).arg(sealed),
-                );
+                let told = (keys.len(), &keys, &id, sealed);
+                self.ask(Owed::Beat, cmd("EVAL").arg(BEAT).arg(told));
             }
         }
     }

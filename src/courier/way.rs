@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::ToSocketAddrs;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,38 +64,32 @@ impl Way {
         if let [StoreAddress::Unix(_)] = &*self.store.addresses {
             return self.enter(Connection::new(opened.ok_or(StoreError::Spent)?, None)?, None);
         }
-        let mut result = Err(StoreError::Spent);
-        for address in &self.store.addresses {
-            let StoreAddress::Tcp { user, host, port, tls, service } = address else { continue };
-            result = self.connect(host, *port, *tls).and_then(|mut connection| {
-                if let Some(service) = service {
-                    let (host, port) = self.ask_sentinel(&mut connection, user, service)?;
-                    connection = self.connect(&host, port, *tls)?;
-                }
-                self.enter(connection, user.as_deref())
-            });
-            if result.is_ok() {
-                break;
-            }
+        let none = Err(StoreError::Spent);
+        self.store.addresses.iter().fold(none, |reached, it| reached.or_else(|_| self.reach_by(it)))
+    }
+
+    fn reach_by(&self, address: &StoreAddress) -> Result<(Connection, Wall), StoreError> {
+        let StoreAddress::Tcp { user, host, port, tls, service } = address else {
+            return Err(StoreError::Spent);
+        };
+        let (user, mut connection) = (user.as_deref(), self.connect(host, *port, *tls)?);
+        if let Some(service) = service {
+            let (host, port) = self.ask_sentinel(&mut connection, user, service)?;
+            connection = self.connect(&host, port, *tls)?;
         }
-        result
+        self.enter(connection, user)
     }
 
     /// Connects to one of a host's addresses.
     fn connect(&self, host: &str, port: u16, tls: bool) -> Result<Connection, StoreError> {
-        let mut result = Err(io::Error::other("its name has no address"));
-        for address in (host, port).to_socket_addrs()?.map(SockAddr::from) {
-            result = Socket::new(address.domain(), Type::STREAM, None).and_then(|socket| {
-                socket.connect_timeout(&address, CONNECT)?;
-                socket.set_tcp_nodelay(true)?;
-                Ok(socket)
-            });
-            if result.is_ok() {
-                break;
-            }
-        }
+        let none = Err(io::Error::other("its name has no address"));
+        let stream = (host, port).to_socket_addrs()?.fold(none, |reached, address| {
+            reached.or_else(|_| TcpStream::connect_timeout(&address, CONNECT))
+        });
         let tls = tls.then(|| self.speak_tls(host)).transpose()?;
-        Ok(Connection::new(result?, tls)?)
+        let stream = stream?;
+        stream.set_nodelay(true)?;
+        Ok(Connection::new(stream.into(), tls)?)
     }
 
     fn speak_tls(&self, host: &str) -> Result<ClientConnection, StoreError> {
@@ -116,14 +110,14 @@ impl Way {
     fn ask_sentinel(
         &self,
         sentinel: &mut Connection,
-        user: &Option<String>,
+        user: Option<&str>,
         service: &str,
     ) -> Result<(String, u16), StoreError> {
         let mut question = cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
         let answer = match sentinel.ask(&question) {
             Err(StoreError::Refusal { code, .. }) if code == "NOAUTH" => {
-                self.say_hello(sentinel, user.as_deref())?;
+                self.say_hello(sentinel, user)?;
                 sentinel.ask(&question)?
             }
             answer => answer?,

@@ -58,35 +58,21 @@ pub enum ToCourier {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromCourier {
     /// This much of its sandbox holds.
-    Sandbox {
-        report: SandboxReport,
-    },
+    Sandbox { report: SandboxReport },
     /// It has reached the store, whose clock says this. Next it tells what is kept there.
-    Joined {
-        clock: Wall,
-    },
+    Joined { clock: Wall },
     /// What a gateway tells, this one too.
-    Entry {
-        sealed: Vec<u8>,
-    },
+    Entry { sealed: Vec<u8> },
     /// All that was kept has been told; what comes from here on happens now.
     Live,
-    Taken {
-        ask: u64,
-        is_new: bool,
-    },
-    Told {
-        number: u64,
-    },
-    Beat {
-        sealed: Vec<u8>,
-    },
+    /// Whether the proof that was asked about was unused.
+    Taken { ask: u64, is_new: bool },
+    /// All gateways are told what has this number.
+    Told { number: u64 },
+    /// What a gateway says of itself.
+    Beat { sealed: Vec<u8> },
     /// What the store's clock says, and how many entries and stamps it keeps.
-    Store {
-        clock: Wall,
-        kept: u64,
-        stamps: u64,
-    },
+    Store { clock: Wall, kept: u64, stamps: u64 },
 }
 
 impl Channel {
