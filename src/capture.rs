@@ -158,18 +158,14 @@ impl Recording {
     /// # Errors
     /// [`CaptureError`], where it can't be read or is no capture file.
     pub(crate) fn open(path: &Path) -> Result<Self, CaptureError> {
-        let file = match path.to_str() {
-            Some("-") => "standard input".to_owned(),
-            _ => path.display().to_string(),
-        };
-        let capture = match path.to_str() {
-            Some(name) => Capture::from_file_with_precision(name, Precision::Nano),
-            // libpcap's binding takes no other.
-            None => Err(pcap::Error::PcapError(
-                "its name is not UTF-8: rename it, or give it on standard input".to_owned(),
-            )),
-        };
-        let capture = capture.map_err(|source| CaptureError::recorded(&file, false, source))?;
+        let is_input = path.as_os_str() == "-";
+        let file = if is_input { "standard input".into() } else { path.display().to_string() };
+        // libpcap's binding takes no other.
+        let not_utf8 = "its name is not UTF-8: rename it, or give it on standard input";
+        let name = path.to_str().ok_or_else(|| pcap::Error::PcapError(not_utf8.to_owned()));
+        let capture = name
+            .and_then(|name| Capture::from_file_with_precision(name, Precision::Nano))
+            .map_err(|source| CaptureError::recorded(&file, false, source))?;
         let link = understood(&file, capture.get_datalink())?;
         Ok(Self { capture, link, file })
     }

@@ -27,7 +27,7 @@ pub mod watch;
 pub use crate::proto::name::{Name, NameError};
 pub use client::{AddressPolicy, Client, ClientPlaces, FwknopClient, SpaClient, TotpClient};
 pub use datagrams::{FwknopSettings, SpaSettings};
-pub use diagnostic::{Diagnostic, Place, Problems, SourceText};
+pub use diagnostic::{Diagnosed, Diagnostic, Place, Problems, SourceText};
 pub use door::{Door, DoorPlaces, OneTime, Recognition};
 pub use email::{Email, EmailError};
 pub use fleet::{FleetSettings, Store, StoreAddress, WhenLost};
@@ -41,7 +41,9 @@ pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};
 pub(crate) use read::classic_lines;
 #[cfg(feature = "daemon")]
 pub(crate) use read::parse_target;
-pub use read::{PATH, cannot_be_read, classic, keys, load, read_list, read_server_key};
+pub use read::{
+    PATH, cannot_be_read, classic, keys, list_directory, load, read_list, read_server_key,
+};
 pub(crate) use read::{read_widths, tree, yaml};
 pub use settings::{
     COMMAND_LIMIT, Directories, GuardMode, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges,

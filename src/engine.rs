@@ -389,7 +389,7 @@ impl Engine {
                 rotation.prepare(now.wall, work);
                 let idle = rotation.idle(now.wall);
                 due = due.min(now.monotonic + idle);
-                let slack = if idle.is_zero() { idle } else { rotation.step() / 2 };
+                let slack = if idle.is_zero() { idle } else { rotation.scheme.step_length() / 2 };
                 by = by.min(now.monotonic + idle + slack);
                 ready &= rotation.is_ready(now.wall);
             }
@@ -417,17 +417,9 @@ impl Engine {
     /// What listening to a source needs, beside the tracker.
     fn advance(&mut self, source: IpAddr, now: Now) -> (&mut Tracker, Advance<'_>) {
         let Self { doors, tracker, lockout, lockouts, searches, window, events, .. } = self;
-        let advance = Advance {
-            doors,
-            lockout: *lockout,
-            lockouts,
-            searches,
-            now,
-            sink: EventSink { source, window: *window, events },
-            opened: SmallVec::new(),
-            is_broken: false,
-        };
-        (tracker, advance)
+        let (lockout, sink) = (*lockout, EventSink { source, window: *window, events });
+        let (opened, is_broken) = (SmallVec::new(), false);
+        (tracker, Advance { doors, lockout, lockouts, searches, now, sink, opened, is_broken })
     }
 
     fn start_events(&mut self) {

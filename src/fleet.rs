@@ -21,11 +21,14 @@ use crate::proto::{Network, Widths};
 use crate::time::Wall;
 
 /// An entry: what one gateway tells the others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub gateway: Name,
+    /// The seal has it.
+    #[serde(skip)]
     pub run: Run,
-    /// Each entry of a gateway has a greater one than those before it.
+    /// Each entry of a gateway has a greater one than those before it. The seal has it too.
+    #[serde(skip)]
     pub counter: u64,
     /// The latest counter of each gateway that this one had heard, where it closes something.
     pub heard: BTreeMap<Name, u64>,
@@ -92,15 +95,6 @@ pub struct Beat {
     pub open: u64,
 }
 
-/// The part of an entry that is encrypted.
-#[derive(Serialize, Deserialize)]
-struct Body {
-    gateway: Name,
-    heard: BTreeMap<Name, u64>,
-    is_waiting: bool,
-    news: News,
-}
-
 /// The reason why bytes are no entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
@@ -138,7 +132,7 @@ impl News {
     }
 
     /// Whether it ends that.
-    fn ends(&self, other: &Self) -> bool {
+    pub fn ends(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Close { door, network, source_port, .. }, Self::Open { key, .. }) => {
                 key.door == *door
@@ -160,10 +154,8 @@ impl Entry {
     /// [`EntryError`].
     pub fn open(key: &FleetKey, sealed: &[u8]) -> Result<Self, EntryError> {
         let opened = key.open(sealed)?;
-        let body = postcard::from_bytes(&opened.text).map_err(|_| EntryError::Malformed)?;
-        let Body { gateway, heard, is_waiting, news } = body;
-        let (run, counter) = (opened.run, opened.counter);
-        Ok(Self { gateway, run, counter, heard, is_waiting, news })
+        let entry: Self = postcard::from_bytes(&opened.text).map_err(|_| EntryError::Malformed)?;
+        Ok(Self { run: opened.run, counter: opened.counter, ..entry })
     }
 
     /// Whether the gateway that closes here knew of that entry, which may come later all the same.
@@ -183,8 +175,9 @@ pub fn seal(
     news: News,
 ) -> (u64, Vec<u8>) {
     let heard = if news.is_closing() { heard.clone() } else { BTreeMap::new() };
-    let body = Body { gateway: gateway.clone(), heard, is_waiting, news };
-    let text = postcard::to_extend(&body, Vec::new()).expect("what is told can be written");
+    let (gateway, run) = (gateway.clone(), sealer.run);
+    let entry = Entry { gateway, run, counter: 0, heard, is_waiting, news };
+    let text = postcard::to_extend(&entry, Vec::new()).expect("what is told can be written");
     sealer.seal(now, &text)
 }
 

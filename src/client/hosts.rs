@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::settings::{ClientSettings, Mode};
 use crate::config::diagnostic::closest_match;
-use crate::config::tree::{KnownKeys, Value};
+use crate::config::tree::{KnownKeys, Reader, Value};
 use crate::config::{Diagnostic, OTHERS_WRITE, Place, Problems, SourceText, unsafe_to_use, yaml};
 
 pub use entry::{DELAY, KEYS};
@@ -95,15 +95,11 @@ fn parse(source: &SourceText, problems: &mut Problems) -> Vec<HostProfile> {
     if matches!(root.value, Value::Null) {
         return Vec::new();
     }
-    let Some(root) = problems.ok_or_report(root.mapping("a mapping with the key 'hosts'")) else {
-        return Vec::new();
-    };
-    root.check_keys(&TOP, problems);
-    let hosts = root.value("hosts").map(|node| node.mapping("a mapping from names to hosts"));
-    let Some(hosts) = hosts.and_then(|hosts| problems.ok_or_report(hosts)) else {
-        return Vec::new();
-    };
-    hosts.entries.iter().filter_map(|entry| entry::host(entry, source.path(), problems)).collect()
+    let reader = Reader::new(&root, "a mapping with the key 'hosts'", &TOP, problems);
+    let Ok(mut reader) = reader else { return Vec::new() };
+    let hosts = reader.read("hosts", |node| node.mapping("a mapping from names to hosts"));
+    let hosts = hosts.ok().flatten().into_iter().flat_map(|hosts| &hosts.entries);
+    hosts.filter_map(|entry| entry::host(entry, source.path(), reader.problems)).collect()
 }
 
 impl HostProfiles {
@@ -133,27 +129,19 @@ impl HostProfiles {
     }
 
     /// The names of the entries, in the order of the file.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
 
     /// The error that there is no entry for this host.
     pub fn missing(&self, wanted: &str) -> HostsError {
+        let names = self.names().collect::<Vec<_>>().join(", ");
+        let has = if names.is_empty() { names } else { format!("; it has: {names}") };
+        let help = format!("add it, or write the ports: knock {wanted} 7000 8000 9000{has}");
         let message = format!("no host '{wanted}' in this file");
-        let names = self.names();
-        let wrong = match closest_match(wanted, names.clone()) {
-            Some(name) => {
-                Diagnostic::file(&self.path, format!("{message}: did you mean '{name}'?"))
-            }
-            None => {
-                let names = names.collect::<Vec<_>>().join(", ");
-                let has = if names.is_empty() { names } else { format!("; it has: {names}") };
-                let help =
-                    format!("add it, or write the ports: knock {wanted} 7000 8000 9000{has}");
-                Diagnostic::file(&self.path, message).help(help)
-            }
-        };
-        HostsError::Wrong(vec![wrong])
+        let file = SourceText::new(&self.path, "").place(0, 0, 0);
+        let meant = closest_match(wanted, self.names());
+        HostsError::Wrong(vec![file.misspelt(&message, meant, &help)])
     }
 }
 

@@ -1,7 +1,5 @@
 //! The ways to knock at one host: each makes what one try sends.
 
-use std::time::Duration;
-
 use super::fwknop::FwknopKnocker;
 use super::one_time::OneTimeKnocker;
 use super::route::Route;
@@ -72,18 +70,14 @@ impl Knocker {
                             a door may stop listening after a few wrong codes";
         let advice = match self {
             Self::Sequence(_) => return None,
-            Self::Code(_) => CODE,
             Self::OneTime(list) => return Some(list.advice()),
-            Self::Totp(totp) => match totp.scheme.mode() {
-                TotpMode::Code { .. } => CODE,
-                TotpMode::Ports { .. } => {
-                    let step = Duration::from_secs(totp.scheme.step().into());
-                    let step = duration::format(step);
-                    return Some(format!(
-                        "each sequence opens once: if this one did, try again in {step}"
-                    ));
-                }
-            },
+            Self::Totp(totp) if matches!(totp.scheme.mode(), TotpMode::Ports { .. }) => {
+                let step = duration::format(totp.scheme.step_length());
+                return Some(format!(
+                    "each sequence opens once: if this one did, try again in {step}"
+                ));
+            }
+            Self::Code(_) | Self::Totp(_) => CODE,
             Self::Spa(_) => "look at the clock: a request is good for a minute only",
             Self::Fwknop(_) => "look at keys, modes and clock: no fwknop server says what is wrong",
         };

@@ -115,10 +115,8 @@ pub(super) fn knock(text: &str, protocol: Option<Protocol>) -> Result<Knock, Por
     if text.contains([',', ';', ' ']) {
         return Err(PortError::Several(text.to_owned()));
     }
-    let (port, written) = match text.split_once(['/', ':']) {
-        Some((port, written)) => (port, Some(written)),
-        None => (text, None),
-    };
+    let (port, written) = text.split_once(['/', ':']).unzip();
+    let port = port.unwrap_or(text);
     if let Ok(misplaced) = port.parse() {
         return Err(PortError::Protocol(misplaced));
     }

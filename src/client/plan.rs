@@ -89,7 +89,7 @@ impl Plan {
                 Mode::Sequence => planner.sequence()?,
                 Mode::Totp => planner.totp()?,
                 Mode::Spa => Knocker::Spa(planner.spa()?),
-                Mode::Fwknop => Knocker::Fwknop(Box::new(planner.fwknop(stanza, &host)?)),
+                Mode::Fwknop => planner.fwknop(stanza, &host)?,
             },
             host,
             wait: planner.wait(mode)?,
@@ -206,12 +206,10 @@ impl Planner<'_> {
         let door = self.settings.door.as_ref().map(ToString::to_string);
         let (mode, door) = match (&rotation.ports, rotation.base) {
             (Some(range), _) => {
-                let mode = totp::TotpMode::Ports {
-                    low: *range.start(),
-                    high: *range.end(),
-                    length: rotation.length.unwrap_or(totp::LENGTH),
-                    protocol: rotation.protocol.unwrap_or(Protocols::Tcp),
-                };
+                let (low, high) = range.clone().into_inner();
+                let length = rotation.length.unwrap_or(totp::LENGTH);
+                let protocol = rotation.protocol.unwrap_or(Protocols::Tcp);
+                let mode = totp::TotpMode::Ports { low, high, length, protocol };
                 (mode, self.need(door, "the name of the door", "--door", "door")?)
             }
             (None, Some(base)) => {

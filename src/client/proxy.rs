@@ -5,7 +5,6 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::mpsc;
 use std::thread;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -61,16 +60,9 @@ pub(super) fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
     let outgoing = stream.try_clone().map_err(ProxyError::Connection)?;
     let input = duplicate(io::stdin()).map_err(ProxyError::Standard)?;
     let output = duplicate(io::stdout()).map_err(ProxyError::Standard)?;
-    let (done, results) = mpsc::channel();
-    let up = done.clone();
-    // Neither thread is joined: the other end may never let go of what it reads.
-    thread::spawn(move || up.send(upwards(input, &outgoing)));
-    let incoming = stream.try_clone().map_err(ProxyError::Connection)?;
-    thread::spawn(move || done.send(downwards(&incoming, output)));
-    for result in results.iter().take(2) {
-        if result?.is_break() {
-            break;
-        }
+    let up = thread::spawn(move || upwards(input, &outgoing));
+    if downwards(stream, output)?.is_continue() {
+        let _ = up.join();
     }
     Ok(())
 }
@@ -79,18 +71,15 @@ fn duplicate(standard: impl AsFd) -> io::Result<File> {
     Ok(standard.as_fd().try_clone_to_owned()?.into())
 }
 
-/// The end of one direction: the other goes on, or nobody is left to speak to.
-type End = Result<ControlFlow<()>, ProxyError>;
-
-fn upwards(mut input: File, mut stream: &TcpStream) -> End {
+fn upwards(mut input: File, mut stream: &TcpStream) {
     // What broke on either side ends this direction only: a connection that is gone shows, and is
     // told, where it is read.
     let _ = io::copy(&mut input, &mut stream);
     let _ = stream.shutdown(Shutdown::Write);
-    Ok(ControlFlow::Continue(()))
 }
 
-fn downwards(mut stream: &TcpStream, mut output: File) -> End {
+/// Whether the other direction goes on, or nobody is left to speak to.
+fn downwards(mut stream: &TcpStream, mut output: File) -> Result<ControlFlow<()>, ProxyError> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match stream.read(&mut buffer) {

@@ -298,7 +298,7 @@ pub struct RotationOptions {
     pub base: Option<u16>,
 
     /// How many digits a code has, 6 or 8 [default: 6]
-    #[arg(long, value_name = "N", value_parser = values::digits)]
+    #[arg(long, value_name = "N")]
     pub digits: Option<Digits>,
 
     /// How long a rotating sequence is valid [default: 30s]

@@ -31,7 +31,7 @@ impl TotpKnocker {
         let step = self.scheme.step_at(now);
         let is_used = last.is_some_and(|last| self.scheme.step_at(last) == step);
         let turn = self.scheme.turns_at(step);
-        let fits = now + takes < turn || takes >= Duration::from_secs(self.scheme.step().into());
+        let fits = now + takes < turn || takes >= self.scheme.step_length();
         if fits && !is_used { now } else { turn }
     }
 

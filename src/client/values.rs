@@ -11,7 +11,7 @@ use super::MAX_DELAY;
 use crate::proto::fwknop::{NatAccess, User};
 use crate::proto::knock::parse_port;
 use crate::proto::spa::{AddressError, NamedAddresses};
-use crate::proto::totp::{Digits, STEPS};
+use crate::proto::totp::STEPS;
 use crate::proto::{KnockError, Widths, duration};
 
 /// The port that a connection comes from.
@@ -119,18 +119,6 @@ pub(super) fn base(text: &str) -> Result<u16, String> {
             "'{text}' is not valid here: 100 ports from there are needed, write 1 to {}",
             u16::MAX - 99
         )),
-    }
-}
-
-/// Reads the number of digits of a code.
-///
-/// # Errors
-/// Says which numbers are possible.
-pub(super) fn digits(text: &str) -> Result<Digits, String> {
-    match text {
-        "6" => Ok(Digits::Six),
-        "8" => Ok(Digits::Eight),
-        _ => Err(format!("'{text}' is not valid here: write 6 or 8")),
     }
 }
 
@@ -271,7 +259,6 @@ mod tests {
     fn numbers_out_of_range_say_which_are_in_it() {
         assert!(said(number(LENGTHS)("9")).contains("from 3 to 8"));
         assert!(said(base("65437")).contains("write 1 to 65436"));
-        assert!(said(digits("7")).contains("write 6 or 8"));
         for text in ["0", "2h", "1500ms"] {
             assert!(said(step(text)).contains("write 1s to 1h"), "{text}");
         }
@@ -312,7 +299,7 @@ mod tests {
             let _ = nat_target(&text);
             let _ = Address::of(&[&text]);
             let _ = width(&text);
-            let _ = (number(LENGTHS)(&text), base(&text), digits(&text), step(&text), open_for(&text));
+            let _ = (number(LENGTHS)(&text), base(&text), step(&text), open_for(&text));
         }
     }
 }

@@ -329,16 +329,12 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
     let at = usize::try_from(place.column.saturating_sub(1)).unwrap_or(0).min(length);
     let skip = if length > SHOWN { at.saturating_sub(BEFORE) } else { 0 };
     // One character stays one column, so that the caret stands where it should.
-    let shown: String = line
-        .chars()
-        .skip(skip)
-        .take(SHOWN)
-        .map(|c| match c {
-            '\t' => ' ',
-            c if c.is_control() => '?',
-            c => c,
-        })
-        .collect();
+    let printable = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => '?',
+        c => c,
+    };
+    let shown: String = line.chars().skip(skip).take(SHOWN).map(printable).collect();
     let left = shown.chars().count().saturating_sub(at - skip);
     let width = usize::try_from(place.width).unwrap_or(1).clamp(1, left.max(1));
     let caret = "^".repeat(width);
@@ -349,6 +345,9 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
 pub(super) fn narrow(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+/// The result of a check: the value, or what is wrong with it.
+pub type Diagnosed<T> = Result<T, Diagnostic>;
 
 /// Proof that an error is among the problems: nothing more need be said.
 #[derive(Clone, Copy, Debug)]
@@ -367,7 +366,7 @@ impl Problems {
     }
 
     /// The value, or nothing and one more problem.
-    pub fn ok_or_report<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
+    pub fn ok_or_report<T>(&mut self, result: Diagnosed<T>) -> Option<T> {
         result.map_err(|diagnostic| self.push(diagnostic)).ok()
     }
 
@@ -375,7 +374,7 @@ impl Problems {
     ///
     /// # Errors
     /// [`Reported`] where there was an error.
-    pub fn report<T>(&mut self, result: Result<T, Diagnostic>) -> Parsed<T> {
+    pub fn report<T>(&mut self, result: Diagnosed<T>) -> Parsed<T> {
         result.map_err(|diagnostic| {
             self.push(diagnostic);
             Reported(())
@@ -388,7 +387,7 @@ impl Problems {
     /// [`Reported`] where there was an error.
     pub fn report_all<T>(
         &mut self,
-        results: impl IntoIterator<Item = Result<T, Diagnostic>>,
+        results: impl IntoIterator<Item = Diagnosed<T>>,
     ) -> Parsed<Vec<T>> {
         let results: Vec<_> = results.into_iter().map(|result| self.report(result)).collect();
         results.into_iter().collect()

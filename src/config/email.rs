@@ -20,10 +20,8 @@ impl FromStr for Email {
     type Err = EmailError;
 
     fn from_str(text: &str) -> Result<Self, EmailError> {
-        let (mailbox, domain) = match text.split_once('@') {
-            Some((mailbox, domain)) => (mailbox, Some(domain)),
-            None => (text, None),
-        };
+        let (mailbox, domain) = text.split_once('@').unzip();
+        let mailbox = mailbox.unwrap_or(text);
         let is_of = |text: &str, marks: &[u8]| {
             text.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
         };

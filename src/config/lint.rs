@@ -149,14 +149,12 @@ fn masqueraded_anyway(doors: &LintedDoors<'_>) -> Vec<Diagnostic> {
 }
 
 fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
-    let mut warnings: Vec<_> = one
-        .knocks()
-        .filter(|(knock, _)| listening.contains(*knock))
-        .map(|(knock, at)| {
-            let message = format!("something listens on {knock}: whoever uses it knocks");
-            at.warning(message).help("knock on a port that nothing else uses")
-        })
-        .collect();
+    let warn = |(knock, at): (Knock, &Place)| {
+        let message = format!("something listens on {knock}: whoever uses it knocks");
+        at.warning(message).help("knock on a port that nothing else uses")
+    };
+    let used = one.knocks().filter(|(knock, _)| listening.contains(*knock));
+    let mut warnings: Vec<_> = used.map(warn).collect();
     let wires =
         common_ports(listening, one.watched).filter(|knock| !one.sequence().contains(knock));
     if let Some(wires) = some_of(wires) {

@@ -10,12 +10,13 @@ use crate::proto::words::words;
 
 /// The mechanism by which a door is opened and closed. In a few words: `guard`, the name of a
 /// template, `commands`, or `nft_set inet filter ssh4 ssh6`.
-#[derive(Clone, Debug, Display, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Display, PartialEq, Eq)]
 pub enum Mechanism {
     /// Firewall commands: of the template that is named, or the door's own.
     #[display("{}", template.as_ref().map_or("commands", Name::as_str))]
     Commands { template: Option<Name>, commands: Commands },
     /// knockd's own table. The door opens at least one port.
+    #[default]
     #[display("guard")]
     Guard,
     /// Sets in a table of the administrator's.

@@ -71,12 +71,8 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, OneTimeLineError> {
             let blanks = item.len() - item.trim_start_matches(BLANKS).len();
             let before = line.get(..start + blanks).unwrap_or_default();
             let column = narrow(before.chars().count()).saturating_add(1);
-            OneTimeLineError {
-                line: number,
-                column,
-                width: narrow(port.chars().count()).max(1),
-                why: why.to_owned(),
-            }
+            let (width, why) = (narrow(port.chars().count()).max(1), why.to_owned());
+            OneTimeLineError { line: number, column, width, why }
         };
         if knocks.len() == MAX_KNOCKS {
             return Err(error(&format!("a sequence has at most {MAX_KNOCKS} knocks")));

@@ -13,7 +13,7 @@ use super::template::{Command, Commands, Family};
 use crate::proto::{Knock, OpenPorts};
 
 /// The opening of a door, what that does: the keeper's half.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     pub mechanism: Mechanism,
     /// Whether what opens here opens at every gateway of the fleet that has the door.
@@ -124,9 +124,14 @@ impl Opening {
 
     /// Whether it opens for single addresses alone.
     pub(super) fn is_for_one_address(&self) -> bool {
+        let is_set = matches!(self.mechanism, Mechanism::Set(_));
+        is_set || self.all_commands().any(Command::is_for_one_address)
+    }
+
+    /// The commands that open and close it, and those that tell of it.
+    pub(super) fn all_commands(&self) -> impl Iterator<Item = &Command> {
         let hooks = [&self.on_open, &self.on_close].into_iter().flatten();
-        let mut commands = self.commands().into_iter().flat_map(Commands::all).chain(hooks);
-        matches!(self.mechanism, Mechanism::Set(_)) || commands.any(Command::is_for_one_address)
+        self.commands().into_iter().flat_map(Commands::all).chain(hooks)
     }
 
     /// The firewall commands, where it is opened by commands.

@@ -14,7 +14,6 @@ mod forward;
 mod hold;
 pub mod load;
 mod lockout;
-mod methods;
 mod opening;
 mod rotation;
 mod sequence;
@@ -27,7 +26,7 @@ pub(crate) mod yaml;
 pub use commands::PATH;
 #[cfg(feature = "daemon")]
 pub(crate) use door::parse_target;
-pub use files::{cannot_be_read, read_list};
+pub use files::{cannot_be_read, list_directory, read_list};
 pub(crate) use hold::read_widths;
 pub use server_key::read_server_key;
 

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnosed, Diagnostic};
 use super::permissions::{OTHERS_WRITE, Options, unsafe_to_use};
 use super::settings::Settings;
 
@@ -35,7 +35,7 @@ pub(crate) enum Leaf {
 ///
 /// # Errors
 /// Names the first that others could have put there or could change.
-pub(crate) fn check_paths(settings: &Settings, options: Options) -> Result<(), Diagnostic> {
+pub(crate) fn check_paths(settings: &Settings, options: Options) -> Diagnosed<()> {
     let state = &settings.state_dir;
     check_path(state, Leaf::Directory, options)?;
     check_path(&settings.run_dir, Leaf::Directory, options)?;
@@ -49,7 +49,7 @@ pub(crate) fn check_paths(settings: &Settings, options: Options) -> Result<(), D
 ///
 /// # Errors
 /// Says whose something is, or who else can write it.
-pub(crate) fn check_path(path: &Path, leaf: Leaf, options: Options) -> Result<(), Diagnostic> {
+pub(crate) fn check_path(path: &Path, leaf: Leaf, options: Options) -> Diagnosed<()> {
     if options.insecure_permissions {
         return Ok(());
     }

@@ -32,7 +32,7 @@ use crate::config::{
 use crate::firewall;
 use crate::keeper::rights;
 use crate::proto::duration;
-use crate::sys::{clock, privileges};
+use crate::sys::privileges;
 
 /// Prints errors and warnings on standard error and each door on standard output.
 pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
@@ -64,7 +64,7 @@ pub(super) fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Set
     warnings.extend(loaded.warnings.iter().cloned());
     let host = host::look(&loaded.config.settings.interfaces);
     if privileges::is_root() {
-        warnings.extend(obstacles(path, &loaded, options, clock::now()));
+        warnings.extend(obstacles(path, &loaded, options));
     } else {
         let left_out = "not looked at without root: the firewall, and the daemon's files";
         let _ = writeln!(io::stderr(), "{}: {left_out}", path.display());

@@ -13,7 +13,7 @@ use crate::sys::files;
 
 /// The reason why a file could not be changed.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::ctl) enum FileError {
+pub(super) enum FileError {
     #[error("cannot {doing} {path}: {source}")]
     Failed { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("{0} is being changed by another knockctl\n    try again when that has ended")]
@@ -28,7 +28,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileErr
 ///
 /// # Errors
 /// [`FileError::Busy`] when somebody else is at it.
-pub(in crate::ctl) fn lock(directory: &Path) -> Result<Flock<File>, FileError> {
+pub(super) fn lock(directory: &Path) -> Result<Flock<File>, FileError> {
     let opened = File::open(directory).map_err(failed("open", directory))?;
     Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => FileError::Busy(directory.to_owned()),
@@ -39,17 +39,17 @@ pub(in crate::ctl) fn lock(directory: &Path) -> Result<Flock<File>, FileError> {
 /// Changes that belong together, in their order: the new text of each file, or its end.
 #[derive(Debug, Default)]
 #[must_use]
-pub(in crate::ctl) struct Edit(VecDeque<(PathBuf, Option<Zeroizing<String>>)>);
+pub(super) struct Edit(VecDeque<(PathBuf, Option<Zeroizing<String>>)>);
 
 impl Edit {
     /// Writes the whole file, mode 0600. Whoever reads it meanwhile reads all of the old one or all
     /// of the new one, also after a power cut.
-    pub(in crate::ctl) fn write(&mut self, path: PathBuf, text: Zeroizing<String>) {
+    pub(super) fn write(&mut self, path: PathBuf, text: Zeroizing<String>) {
         self.0.push_back((path, Some(text)));
     }
 
     /// Removes a file, if it is there.
-    pub(in crate::ctl) fn remove(&mut self, path: PathBuf) {
+    pub(super) fn remove(&mut self, path: PathBuf) {
         self.0.push_back((path, None));
     }
 
@@ -57,7 +57,7 @@ impl Edit {
     ///
     /// # Errors
     /// The first that could not be made; those before it are undone.
-    pub(in crate::ctl) fn make(self) -> Result<Self, FileError> {
+    pub(super) fn make(self) -> Result<Self, FileError> {
         let mut undo = Self::default();
         for (path, text) in self.0 {
             match read(&path).and_then(|before| change(&path, text.as_ref()).map(|()| before)) {
@@ -76,7 +76,7 @@ impl Edit {
     ///
     /// # Errors
     /// The first that could not be made; the others are.
-    pub(in crate::ctl) fn make_each(self) -> Result<(), FileError> {
+    pub(super) fn make_each(self) -> Result<(), FileError> {
         let made = self.0.iter().map(|(path, text)| change(path, text.as_ref()));
         made.fold(Ok(()), Result::and)
     }
@@ -93,7 +93,7 @@ fn change(path: &Path, text: Option<&Zeroizing<String>>) -> Result<(), FileError
 ///
 /// # Errors
 /// When it cannot be read.
-pub(in crate::ctl) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
+pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -105,7 +105,7 @@ pub(in crate::ctl) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, Fil
 ///
 /// # Errors
 /// Also when there is one already. Half a file is never left.
-pub(in crate::ctl) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
+pub(super) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
     let mut file = files::create(path).map_err(failed("make", path))?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
     written.map_err(failed("write", path)).inspect_err(|_| drop(fs::remove_file(path)))
@@ -115,7 +115,7 @@ pub(in crate::ctl) fn write_new(path: &Path, text: &str) -> Result<(), FileError
 ///
 /// # Errors
 /// When it can't be made.
-pub(in crate::ctl) fn make_directory(path: &Path) -> Result<(), FileError> {
+pub(super) fn make_directory(path: &Path) -> Result<(), FileError> {
     files::make_directory(path, 0o700).map_err(failed("make the directory", path))
 }
 

@@ -55,17 +55,10 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         Err(why) => (None, Some((why, 0))),
     };
     let doors = config.doors.iter().map(Door::name);
-    let mut explanation = Explanation {
-        engine: Engine::new(Setup::new(&config, server)),
-        sealed,
-        latest: Monotonic::ZERO,
-        explainer: Explainer {
-            config: &config,
-            only: args.ip,
-            lines: EventPrinter::new(out, args.json, doors, known(&config.doors)),
-            tally: Tally::default(),
-        },
-    };
+    let lines = EventPrinter::new(out, args.json, doors, known(&config.doors));
+    let explainer = Explainer { config: &config, only: args.ip, lines, tally: Tally::default() };
+    let engine = Engine::new(Setup::new(&config, server));
+    let mut explanation = Explanation { engine, sealed, latest: Monotonic::ZERO, explainer };
     let mut read_to_end = explanation.read(&mut recording);
     if !matches!(read_to_end, Err(Error::Output(_))) {
         read_to_end = explanation.search_to_end().map_err(Error::from).and(read_to_end);

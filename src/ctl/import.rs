@@ -4,7 +4,7 @@ mod fwknop;
 mod knockd_conf;
 mod side_by_side;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str;
@@ -16,7 +16,7 @@ use super::error::Error;
 use super::yaml_writer::YamlWriter;
 use crate::client::complain;
 use crate::config::classic::is_classic;
-use crate::config::{Diagnostic, Problems, SourceText, cannot_be_read};
+use crate::config::{Diagnosed, Diagnostic, Problems, SourceText, cannot_be_read, list_directory};
 use crate::proto::{Knock, KnockError};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -98,11 +98,7 @@ impl Files for Disk {
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(directory)?;
-        let mut paths =
-            entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
-        paths.sort_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
-        Ok(paths)
+        list_directory(directory)
     }
 }
 
@@ -129,7 +125,7 @@ pub fn import(
     files: &dyn Files,
     zone: &TimeZone,
     open: &[Knock],
-) -> Result<Imported, Diagnostic> {
+) -> Diagnosed<Imported> {
     let bytes = files.read(path).map_err(|error| unreadable(path, &error))?;
     let mut notes = Problems::default();
     let (page, parts) = match kind(path, &bytes) {

@@ -23,12 +23,8 @@ pub(super) struct Timeline {
 impl Timeline {
     /// `doors` are those that may be spoken of.
     pub(super) fn new<'a>(doors: impl Iterator<Item = &'a str>) -> Self {
-        Self {
-            zone: TimeZone::system(),
-            day: None,
-            source_width: 15,
-            door_width: doors.map(str::len).max().unwrap_or(0),
-        }
+        let door_width = doors.map(str::len).max().unwrap_or(0);
+        Self { zone: TimeZone::system(), day: None, source_width: 15, door_width }
     }
 
     pub(super) const fn is_empty(&self) -> bool {

@@ -182,12 +182,10 @@ impl ReplyStream {
             fds.push(PollFd::new(output.as_fd(), PollFlags::empty()));
         }
         files::poll(&mut fds, limit)?;
-        let is_there = |fd: &PollFd<'_>| fd.any() != Some(false);
         match fds.as_slice() {
-            [reply, reader] if !is_there(reply) && is_there(reader) => {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            fds => Ok(fds.first().is_some_and(is_there)),
+            [reply, ..] if reply.any() != Some(false) => Ok(true),
+            [_, output] if output.any() != Some(false) => Err(io::ErrorKind::BrokenPipe.into()),
+            _ => Ok(limit.is_none()),
         }
     }
 }

@@ -138,7 +138,7 @@ struct PortSlot {
 ///
 /// The cost of looking a packet up does not depend on how many doors there are, only on how many
 /// share its port as their first knock, or watch it with different flags or targets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct DoorIndex {
     tracks: Vec<Track>,
     /// From the first knock to the last. Close together, since a packet may ask for many.
@@ -167,24 +167,13 @@ impl DoorIndex {
             });
             for (kind, watched) in fixed.into_iter().chain(rotating) {
                 timeouts.push(door.seq_timeout);
-                tracks.push(Track {
-                    door: id,
-                    lockout: door.lockout,
-                    kind,
-                    matcher: Matcher { flags: door.flags, target: door.target },
-                    bloom: PortBloom::of_all(&watched),
-                    watched,
-                });
+                let matcher = Matcher { flags: door.flags, target: door.target };
+                let (lockout, bloom) = (door.lockout, PortBloom::of_all(&watched));
+                tracks.push(Track { door: id, lockout, kind, matcher, bloom, watched });
             }
         }
-        let mut new = Self {
-            ports: Protocol::ALL.map(|_| vec![0; PORTS].into()),
-            slots: Vec::new(),
-            matchers: Vec::new(),
-            starts: Vec::new(),
-            timeouts,
-            tracks,
-        };
+        let ports = Protocol::ALL.map(|_| vec![0; PORTS].into());
+        let mut new = Self { ports, timeouts, tracks, ..Self::default() };
         new.index();
         new
     }
@@ -192,7 +181,7 @@ impl DoorIndex {
     fn index(&mut self) {
         let mut starts: BTreeMap<Knock, Vec<TrackId>> = BTreeMap::new();
         let mut rotating = PortSet::default();
-        let mut by_matcher: BTreeMap<Matcher, Vec<&PortSet>> = BTreeMap::new();
+        let mut by_matcher: BTreeMap<Matcher, PortSet> = BTreeMap::new();
         for (id, track) in (0..).map(TrackId).zip(&self.tracks) {
             match &track.kind {
                 TrackKind::Fixed(sequence) => {
@@ -207,21 +196,18 @@ impl DoorIndex {
                     }
                 }
             }
-            by_matcher.entry(track.matcher).or_default().push(&track.watched);
+            by_matcher.entry(track.matcher).or_default().extend_from(&track.watched);
         }
         // Which matchers look at each watched port. Matcher by matcher, so each list is in order.
         let mut looking: Vec<(Knock, MatcherList)> = Vec::new();
-        for (matcher, sets) in (0..).zip(by_matcher.values()) {
-            for knock in sets.iter().copied().flat_map(PortSet::knocks) {
+        for (matcher, ports) in (0..).zip(by_matcher.values()) {
+            for knock in ports.knocks() {
                 let place = &mut self.ports[knock.protocol as usize][usize::from(knock.port.get())];
                 if *place == 0 {
                     looking.push((knock, MatcherList::new()));
                     *place = looking.len() as u32;
                 }
-                let list = &mut looking[*place as usize - 1].1;
-                if list.last() != Some(&matcher) {
-                    list.push(matcher);
-                }
+                looking[*place as usize - 1].1.push(matcher);
             }
         }
         let all_matchers: Vec<Matcher> = by_matcher.into_keys().collect();
@@ -276,12 +262,8 @@ impl DoorIndex {
     /// The tracks that see a knock as what may be their first, in order.
     pub(super) fn starting(&self, candidate: &Candidate) -> impl Iterator<Item = TrackId> {
         let (from, to) = candidate.slot.starts;
-        self.starts
-            .get(from as usize..to as usize)
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(|&id| self.track(id).is_some_and(|track| track.passes(candidate)))
+        let starting = self.starts.get(from as usize..to as usize).into_iter().flatten().copied();
+        starting.filter(|&id| self.track(id).is_some_and(|track| track.passes(candidate)))
     }
 
     /// A track, if it sees this packet.

@@ -50,41 +50,22 @@ struct FwknopHolder {
     doors: Vec<(DoorId, Arc<Recognition>)>,
 }
 
-/// What a request wants done with its ports.
-#[derive(Clone, Copy)]
-enum Wanted {
-    Open,
-    /// The same, or that they lead wherever a door leads them.
-    OpenOrForward,
-    /// That they lead to this host and port.
-    Forward(IpAddr, NonZeroU16),
-    /// That they lead to this port of this host. By which address is no matter: the client knows
-    /// one that may be translated on the way.
-    Local(NonZeroU16),
-}
-
 impl FwknopJudge {
     /// The clients among all that hold fwknop's keys.
     pub(super) fn new(setup: &Setup) -> Self {
         let doors = (0..).map(DoorId).zip(setup.doors.iter().cloned().map(Arc::new));
         let doors: Vec<_> = doors.filter(|(_, door)| door.fwknop).collect();
-        let holders: Vec<FwknopHolder> = (0..)
-            .map(ClientId)
-            .zip(&setup.clients)
-            .flat_map(|(id, client)| FwknopHolder::all(id, client, &doors))
-            .collect();
+        let clients = (0..).map(ClientId).zip(&setup.clients);
+        let holders = clients.flat_map(|(id, client)| FwknopHolder::all(id, client, &doors));
+        let holders: Vec<FwknopHolder> = holders.collect();
         let mut lengths = Box::new([false; END_LEN]);
         for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
             lengths[length] = true;
         }
-        Self {
-            ports: [&setup.fwknop.ports].into_iter().chain(&setup.spa_ports).cloned().collect(),
-            index: Index::new(&holders),
-            holders,
-            lengths,
-            lifetime: lifetime(&setup.fwknop, setup.unclean_start),
-            seen: LruCache::new(REMEMBERED),
-        }
+        let ports = [&setup.fwknop.ports].into_iter().chain(&setup.spa_ports).cloned().collect();
+        let lifetime = lifetime(&setup.fwknop, setup.unclean_start);
+        let (index, seen) = (Index::new(&holders), LruCache::new(REMEMBERED));
+        Self { ports, holders, lengths, index, lifetime, seen }
     }
 
     /// Whether nobody holds keys: no datagram can open anything.
@@ -177,12 +158,10 @@ impl FwknopHolder {
         let Some(is) = &client.fwknop else { return Vec::new() };
         let doors = doors.iter().filter(|(_, door)| client.doors.contains(&door.name));
         let doors: Vec<_> = doors.cloned().collect();
-        let holder = |key, hmac, until: Option<Wall>| Self {
-            client: id,
-            receiver: FwknopKeys { key, mode: is.mode, hmac }.into(),
-            expires: [until, client.expires].into_iter().flatten().min(),
-            is: is.clone(),
-            doors: doors.clone(),
+        let holder = |key, hmac, until: Option<Wall>| {
+            let receiver = FwknopKeys { key, mode: is.mode, hmac }.into();
+            let expires = [until, client.expires].into_iter().flatten().min();
+            Self { client: id, receiver, expires, is: is.clone(), doors: doors.clone() }
         };
         let hmac = is.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let hash = hmac.map(|(_, hash)| hash).unwrap_or_default();
@@ -242,44 +221,41 @@ impl FwknopHolder {
         address: IpAddr,
         local: &Local,
     ) -> Result<impl Iterator<Item = DoorId>, Reason> {
-        let (wanted, error) = match &access.nat {
-            _ if self.is.force_nat => (Wanted::OpenOrForward, FwknopError::NoDoor),
-            None => (Wanted::Open, FwknopError::NoDoor),
-            Some(nat) if nat.is_local => (Wanted::Local(nat.port), FwknopError::LocalNat),
+        // Where all is forwarded, whatever the request says of it is no matter.
+        let nat = access.nat.as_ref().filter(|_| !self.is.force_nat);
+        let (host, error) = match nat {
+            None => (None, FwknopError::NoDoor),
+            Some(nat) if nat.is_local => (None, FwknopError::LocalNat),
             Some(nat) => {
-                let host = nat.host().parse().map_err(|_| FwknopError::NatName)?;
-                (Wanted::Forward(host, nat.port), FwknopError::Nat)
+                let host: IpAddr = nat.host().parse().map_err(|_| FwknopError::NatName)?;
+                (Some(host), FwknopError::Nat)
             }
         };
-        let does =
-            move |door: &Recognition, port: &Knock| wanted.is_done_by(door, *port, address, local);
-        if !access.ports.iter().all(|port| self.doors.iter().any(|(_, door)| does(door, port))) {
+        let does = move |Recognition { opens, forwards, .. }: &Recognition, port: Knock| {
+            let mut leads = forwards.iter().filter(|it| it.on == port && it.is_for(address));
+            let is_opened = opens.iter().any(|ports| ports.contains(port));
+            match nat {
+                // A door that runs commands of its own opens and forwards nothing: any request for
+                // access is for it.
+                None => {
+                    is_opened
+                        || (opens.is_empty() && forwards.is_empty())
+                        || (self.is.force_nat && leads.next().is_some())
+                }
+                // By which address of this host is no matter: the client knows one that may be
+                // translated on the way.
+                Some(nat) if nat.is_local => {
+                    leads.any(|it| it.port == nat.port && local.contains(it.to))
+                        || (nat.port == port.port && is_opened)
+                }
+                Some(nat) => leads.any(|it| it.port == nat.port && Some(it.to) == host),
+            }
+        };
+        if !access.ports.iter().all(|port| self.doors.iter().any(|(_, door)| does(door, *port))) {
             return Err(error.into());
         }
-        let does_some = move |door: &Recognition| access.ports.iter().any(|port| does(door, port));
+        let does_some = move |door: &Recognition| access.ports.iter().any(|port| does(door, *port));
         Ok(self.doors.iter().filter(move |(_, door)| does_some(door)).map(|(id, _)| *id))
-    }
-}
-
-impl Wanted {
-    /// Whether a door does that with a port, for an address. One that runs commands of its own opens
-    /// and forwards nothing: any request for access is for it.
-    fn is_done_by(self, door: &Recognition, port: Knock, address: IpAddr, local: &Local) -> bool {
-        let Recognition { opens: open, forwards, .. } = door;
-        let opens = || open.iter().any(|ports| ports.contains(port));
-        let leads = |to: NonZeroU16, is_there: &dyn Fn(IpAddr) -> bool| {
-            let mut of_port = forwards.iter().filter(|it| it.on == port && it.port == to);
-            of_port.any(|forward| forward.is_for(address) && is_there(forward.to))
-        };
-        match self {
-            Self::Open => opens() || (open.is_empty() && forwards.is_empty()),
-            Self::OpenOrForward => {
-                Self::Open.is_done_by(door, port, address, local)
-                    || forwards.iter().any(|it| it.on == port && it.is_for(address))
-            }
-            Self::Forward(host, to) => leads(to, &|it| it == host),
-            Self::Local(to) => leads(to, &|it| local.contains(it)) || (to == port.port && opens()),
-        }
     }
 }
 

@@ -71,12 +71,9 @@ impl Lockouts {
     /// Counts what up to `capacity` networks do, and locks out as many; a constant and the doors
     /// more.
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            failed: Lapsing::new(capacity),
-            locked: Lapsing::new(capacity),
-            proven: LruCache::with_hasher(PROVEN, RandomState::new()),
-            crowded: 0,
-        }
+        let proven = LruCache::with_hasher(PROVEN, RandomState::new());
+        let (failed, locked) = (Lapsing::new(capacity), Lapsing::new(capacity));
+        Self { failed, locked, proven, crowded: 0 }
     }
 
     /// Until when a source is not listened to; `None`: it is.

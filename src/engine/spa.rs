@@ -115,14 +115,10 @@ impl SpaJudge {
         }
         let receiver =
             |key: &ServerKey| (Receiver::new(&key.key, holders.keys().copied()), key.until);
-        Some(Self {
-            ports: server.ports.clone(),
-            receivers: server.keys.iter().map(receiver).collect(),
-            lifetime: server.lifetime(setup.unclean_start),
-            holders,
-            doors,
-            seen: LruCache::with_hasher(REMEMBERED, RandomState::new()),
-        })
+        let receivers = server.keys.iter().map(receiver).collect();
+        let (ports, lifetime) = (server.ports.clone(), server.lifetime(setup.unclean_start));
+        let seen = LruCache::with_hasher(REMEMBERED, RandomState::new());
+        Some(Self { ports, receivers, lifetime, holders, doors, seen })
     }
 
     /// What a capture has to pass on.

@@ -112,11 +112,6 @@ impl DoorRotation {
         }
     }
 
-    /// How long a step holds.
-    pub(super) fn step(&self) -> Duration {
-        Duration::from_secs(self.scheme.step().into())
-    }
-
     /// How long until there is something to prepare.
     pub(super) fn idle(&self, now: Wall) -> Duration {
         if self.is_ready(now) && self.last_finished() >= Some(*self.wanted(now).end()) {

@@ -82,7 +82,7 @@ pub(super) struct Tracker {
 }
 
 /// Deadlines, counts and limits of all sources together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Totals {
     /// When something is to be done for a source, each source at most once.
     deadlines: BTreeSet<(Monotonic, IpAddr)>,
@@ -165,11 +165,9 @@ impl Tracker {
             tables: [newcomers, further].map(SourceTable::new),
             key: RandomState::new(),
             totals: Totals {
-                deadlines: BTreeSet::new(),
-                attempts: 0,
                 most_attempts: ATTEMPTS_PER_SOURCE.saturating_mul(room).max(most_attempts_of_one),
                 most_attempts_of_one,
-                crowded: 0,
+                ..Totals::default()
             },
         }
     }

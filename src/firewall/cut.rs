@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::netlink::{
-    ChainKind, Comment, ElementKey, ElementRef, Hook, KeyPart, Load, Netlink, NetlinkError,
-    NftChange, NftRule, Noting, SetRef, SockDiag,
+    self, ChainKind, Comment, ElementKey, ElementRef, Hook, KeyPart, Load, Netlink, NftChange,
+    NftRule, Noting, SetRef, SockDiag,
 };
 use super::ruleset::{FAMILIES, PRIORITY};
 use crate::config::{Family, NftFamily, NftName};
@@ -39,7 +39,7 @@ const MOST: u32 = 65_536;
 pub fn cut(
     ports: &[OpenPorts],
     is_cut: impl Fn(Protocol, SocketAddr, SocketAddr) -> bool,
-) -> Result<usize, NetlinkError> {
+) -> netlink::Result<usize> {
     let mut netlink = Netlink::of_connections()?;
     let tracked = netlink.connections(ports);
     let mut left = tracked.as_ref().cloned().unwrap_or_default();
@@ -72,7 +72,7 @@ pub fn cut(
 }
 
 /// From now on drops what would begin these connections anew.
-fn drop_what_begins(netlink: &mut Netlink, all: &[TrackedConnection]) -> Result<(), NetlinkError> {
+fn drop_what_begins(netlink: &mut Netlink, all: &[TrackedConnection]) -> netlink::Result<()> {
     if all.is_empty() {
         return Ok(());
     }
@@ -95,7 +95,7 @@ fn drop_what_begins(netlink: &mut Netlink, all: &[TrackedConnection]) -> Result<
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn remove() -> Result<(), NetlinkError> {
+pub fn remove() -> netlink::Result<()> {
     // To add a table that is there already is no error; to delete one that is not would be.
     Netlink::open()?.apply(&[NftChange::table(TABLE, COMMENT), NftChange::delete_table(TABLE)])
 }
@@ -111,9 +111,8 @@ fn table() -> Vec<NftChange> {
     let mut changes = vec![NftChange::table(TABLE, COMMENT)];
     let hooks =
         [("prerouting", Hook::Prerouting), ("output", Hook::Output), ("forward", Hook::Forward)];
-    for (chain, hook) in hooks {
-        changes.push(NftChange::chain(TABLE, chain, Some((ChainKind::Filter, hook, PRIORITY))));
-    }
+    let at = |hook| Some((ChainKind::Filter, hook, PRIORITY));
+    changes.extend(hooks.map(|(chain, hook)| NftChange::chain(TABLE, chain, at(hook))));
     for (family, (id, number)) in FAMILIES.into_iter().zip([(1, 2), (2, 10)]) {
         let (set, [from, to]) = (set(family), KeyPart::addresses(family));
         let there = [from, KeyPart::SOURCE_PORT, KeyPart::PROTOCOL, KeyPart::PORT];

@@ -15,7 +15,8 @@ use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, observed, remove_standing, standing};
 use super::connections::{self, InboundConnection};
 use super::netlink::{
-    DELETE_ELEMENT, DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftEvent,
+    self, DELETE_ELEMENT, DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError,
+    NftEvent,
 };
 use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
@@ -65,11 +66,7 @@ impl Guard {
     ///
     /// # Errors
     /// Says what is missing and what to do; the old table then stands as it was.
-    pub fn set_up(
-        now: Monotonic,
-        ruleset: Ruleset,
-        keep: &[GuardGrant],
-    ) -> Result<Self, NetlinkError> {
+    pub fn set_up(now: Monotonic, ruleset: Ruleset, keep: &[GuardGrant]) -> netlink::Result<Self> {
         let (mut netlink, monitor) = (Netlink::open()?, Monitor::new()?);
         let older = load(&mut netlink, now, &ruleset, None, keep)?;
         Ok(Self { netlink, monitor, shared: ruleset.shared(), ruleset, older })
@@ -84,7 +81,7 @@ impl Guard {
         now: Monotonic,
         ruleset: Ruleset,
         keep: &[GuardGrant],
-    ) -> Result<(), NetlinkError> {
+    ) -> netlink::Result<()> {
         let known = Some((&self.ruleset, &self.older));
         self.older = load(&mut self.netlink, now, &ruleset, known, keep)?;
         self.shared = ruleset.shared();
@@ -97,7 +94,7 @@ impl Guard {
     ///
     /// # Errors
     /// As [`set_up`](Self::set_up).
-    pub fn restore(&mut self, now: Monotonic, keep: &[GuardGrant]) -> Result<(), NetlinkError> {
+    pub fn restore(&mut self, now: Monotonic, keep: &[GuardGrant]) -> netlink::Result<()> {
         self.replace(now, self.ruleset.clone(), keep)
     }
 
@@ -121,7 +118,7 @@ impl Guard {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn forget_in_vain(&mut self, key: &GrantKey) -> Result<(), NetlinkError> {
+    pub fn forget_in_vain(&mut self, key: &GrantKey) -> netlink::Result<()> {
         let door = self.ruleset.doors.get(&key.door);
         let on = door.iter().flat_map(|door| &door.forwards).map(|forward| forward.on);
         let on = on.filter(|on| on.protocol == Protocol::Udp).map(OpenPorts::from);
@@ -171,7 +168,7 @@ fn load(
     ruleset: &Ruleset,
     known: Option<(&Ruleset, &BTreeSet<GuardElement>)>,
     keep: &[GuardGrant],
-) -> Result<BTreeSet<GuardElement>, NetlinkError> {
+) -> netlink::Result<BTreeSet<GuardElement>> {
     let known = known.map(|(ruleset, older)| (ruleset.guarded(), older));
     for left in (0..TRIES).rev() {
         let generation = netlink.generation()?;

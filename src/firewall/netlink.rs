@@ -124,7 +124,7 @@ pub enum NetlinkError {
     Malformed,
 }
 
-type Result<T> = std::result::Result<T, NetlinkError>;
+pub(super) type Result<T> = std::result::Result<T, NetlinkError>;
 
 /// A connection to the kernel's nf_tables. It waits for no more than a second.
 #[derive(Debug)]
@@ -227,7 +227,7 @@ impl Netlink {
     /// # Errors
     /// Whatever the kernel objects to.
     pub fn element(&mut self, it: &ElementRef) -> Result<Option<SetElement>> {
-        let body = message::element_name(it);
+        let body = message::in_set(&it.set, &[it.key.clone().into()]);
         self.ask_one(message::GET_ELEMENT, Some(it.set.family), &body, message::elements)
     }
 
@@ -257,15 +257,11 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError::Overtaken`] where somebody has.
-    pub(super) fn apply_at(
-        &mut self,
-        generation: Option<u32>,
-        changes: &[NftChange],
-    ) -> Result<()> {
+    pub(super) fn apply_at(&mut self, at: Option<u32>, changes: &[NftChange]) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
-        let Err((of, errno)) = self.send_batch(generation, changes) else { return Ok(()) };
+        let Err((of, errno)) = self.send_batch(at, changes) else { return Ok(()) };
         Err(match (errno, of.cloned()) {
             (Errno::EPERM, _) => NetlinkError::NotPermitted,
             (Errno::ERESTART, None) => NetlinkError::Overtaken,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::netlink::{Monitor, Netlink, NetlinkError, NftEvent, SetRef};
+use super::netlink::{self, Monitor, Netlink, NetlinkError, NftEvent, SetRef};
 use crate::config::{Family, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
@@ -28,6 +28,9 @@ pub enum NftSetError {
     Kernel(#[from] NetlinkError),
 }
 
+/// The numbers of a table and of a set in it: another one by their names has others.
+type Handles = (u64, u64);
+
 /// The sets of all doors, followed: another program may delete and make them anew.
 #[derive(Debug)]
 pub struct OwnSets {
@@ -37,7 +40,7 @@ pub struct OwnSets {
     /// matters.
     pub monitor: Monitor,
     /// With the handles of the table and the set, which tell it from one of the same name.
-    known: Vec<(SetRef, Option<(u64, u64)>)>,
+    known: Vec<(SetRef, Option<Handles>)>,
 }
 
 impl OwnSets {
@@ -73,7 +76,7 @@ impl OwnSets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
+    pub fn made_anew(&mut self) -> netlink::Result<Vec<SetRef>> {
         let known = &self.known;
         let mut is_touched = false;
         let is_all = self.monitor.look(self.netlink.port, |event: NftEvent<'_>| {
@@ -97,17 +100,13 @@ impl OwnSets {
 }
 
 /// The handles of a set's table and of the set; `None` where either is not there.
-fn handles(netlink: &mut Netlink, set: &SetRef) -> Result<Option<(u64, u64)>, NetlinkError> {
+fn handles(netlink: &mut Netlink, set: &SetRef) -> netlink::Result<Option<Handles>> {
     let (table, set) = netlink.look_up(set)?;
     Ok(table.zip(set).map(|(table, set)| (table.handle, set.handle)))
 }
 
 /// The handles of a set that can take grants, and of its table.
-fn check_set(
-    netlink: &mut Netlink,
-    set: &SetRef,
-    family: Family,
-) -> Result<(u64, u64), NftSetError> {
+fn check_set(netlink: &mut Netlink, set: &SetRef, family: Family) -> Result<Handles, NftSetError> {
     // nft's number and word for the type of the keys.
     let (number, key) = match family {
         Family::V4 => (7, "ipv4_addr"),
@@ -124,20 +123,18 @@ fn check_set(
         }
     };
     let has = |flag| found.flags & flag != 0;
-    let wrong = if has(MAP) {
-        "is a map".to_owned()
-    } else if found.key != number {
-        format!("is not of type {key}")
-    } else if has(INTERVAL) {
-        "has 'flags interval', which takes no single addresses".to_owned()
-    } else if has(CONSTANT) {
-        "is constant".to_owned()
-    } else if !has(TIMEOUT) {
-        "lacks 'flags timeout'".to_owned()
-    } else {
-        return Ok((table.handle, found.handle));
-    };
-    unfit(format!("the set '{set}' {wrong}"), false)
+    let of_other_type = format!("is not of type {key}");
+    let faults = [
+        (has(MAP), "is a map"),
+        (found.key != number, &of_other_type),
+        (has(INTERVAL), "has 'flags interval', which takes no single addresses"),
+        (has(CONSTANT), "is constant"),
+        (!has(TIMEOUT), "lacks 'flags timeout'"),
+    ];
+    match faults.into_iter().find(|(is_so, _)| *is_so) {
+        Some((_, wrong)) => unfit(format!("the set '{set}' {wrong}"), false),
+        None => Ok((table.handle, found.handle)),
+    }
 }
 
 /// The lines that make a set.

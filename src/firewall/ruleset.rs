@@ -514,7 +514,7 @@ mod tests {
         let doors = [(name, door(target))].into();
         let ruleset = Ruleset { doors, ..Ruleset::default() };
         let (element, _) = ruleset.elements(&key, false).into_iter().next()?;
-        Some((element.set.reference().set.to_string(), element.key.as_bytes().to_vec()))
+        Some((element.set.reference().set.to_string(), element.key.bytes.clone()))
     }
 
     #[test]
@@ -580,7 +580,7 @@ mod tests {
         assert_eq!(here.guarded().len(), 1);
         assert_eq!(elements_of(&here, "a"), ["forwarded_4", "forward_4"]);
         let map = here.elements(&key("a"), false).pop().unwrap();
-        assert_eq!(map.1.unwrap().as_bytes(), [10, 0, 0, 2, 0, 22, 0, 0]);
+        assert_eq!(map.1.unwrap().bytes, [10, 0, 0, 2, 0, 22, 0, 0]);
         assert!(here.shared().is_empty());
         let both = ruleset(&[("a", &[], &[to("10.0.0.2")]), ("c", &[], &[to("10.0.0.3")])]);
         assert_eq!(both.shared().len(), 2, "one element can lead to one host only");

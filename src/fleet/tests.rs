@@ -1,4 +1,8 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::config::diagnostic::SourceText;
+use crate::config::load;
 
 fn key() -> FleetKey {
     [1; 32].into()
@@ -62,4 +66,49 @@ fn a_closing_ends_what_it_names_alone() {
     assert!(ends(closing("192.0.2.2")) && ends(News::CloseAll { cut: false }));
     assert!(ends(revoked("alice")) && !ends(revoked("bob")));
     assert!(!ends(closing("192.0.2.3")) && !ends(News::Unlock { source: [192, 0, 2, 2].into() }));
+}
+
+#[test]
+fn what_opened_elsewhere_opens_by_the_configuration_here() {
+    let text = "knockd: {interfaces: [eth0]}\n\
+                clients:\n\
+                \x20 alice: {doors: [ssh, wide], totp: {secret: GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ}, width: {ipv4: 24}}\n\
+                \x20 past: {doors: [ssh], expires: 2020-01-01, totp: {secret: JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP}}\n\
+                \x20 bob: {doors: [own], totp: {secret: MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U}}\n\
+                doors:\n\
+                \x20 ssh: {totp: {mode: code, base: 7100}, open: [22], open_for: 30s, open_for_max: 1h, fleet: true}\n\
+                \x20 wide: {totp: {mode: code, base: 7200}, open: [24], width: {ipv4: 16}, fleet: true}\n\
+                \x20 own: {totp: {mode: code, base: 7300}, open: [23]}\n";
+    let config = load::parse(&SourceText::new("fleet.yaml", text)).unwrap().config;
+    let now = Wall::from_nanos(1_700_000_000_000_000_000);
+    let opens = |door: &str, network: &str, client: Option<&str>, seconds| {
+        let key = GrantKey::new(name(door), network.parse::<Network>().unwrap());
+        let (client, until) = (client.map(name), now + Duration::from_secs(seconds));
+        may_open(&config, now, &key, client.as_ref(), until).map(|(_, left)| left.as_secs())
+    };
+    let here = "192.0.2.2";
+    assert_eq!(opens("ssh", here, None, 60), Ok(60));
+    assert_eq!(opens("ssh", here, Some("alice"), 7200), Ok(3600));
+    assert_eq!(opens("ssh", here, None, 0), Err(NotHere::Over));
+    for door in ["own", "nosuch"] {
+        assert_eq!(opens(door, here, None, 60), Err(NotHere::Door));
+    }
+    for client in ["nobody", "past", "bob"] {
+        assert_eq!(opens("ssh", here, Some(client), 60), Err(NotHere::Client));
+    }
+    assert_eq!(opens("ssh", "192.0.2.0/24", None, 60), Err(NotHere::Width));
+    assert_eq!(opens("wide", "192.0.0.0/16", None, 30), Ok(30));
+    assert_eq!(opens("wide", "192.0.2.0/24", Some("alice"), 30), Ok(30));
+    assert_eq!(opens("wide", "192.0.0.0/16", Some("alice"), 30), Err(NotHere::Width));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_sealed_is_an_entry_or_malformed(text: Vec<u8>, run: Run) {
+        let (counter, sealed) = Sealer::new(&key(), run).seal(Wall::ZERO, &text);
+        match Entry::open(&key(), &sealed) {
+            Ok(entry) => prop_assert_eq!((entry.run, entry.counter), (run, counter)),
+            Err(why) => prop_assert_eq!(why, EntryError::Malformed),
+        }
+    }
 }

@@ -101,7 +101,7 @@ impl DoorSessions {
 }
 
 /// The session of a grant: the connections that it has let in and that are established.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Session {
     connections: HashSet<u32>,
     /// The last packet of all that there were.
@@ -123,13 +123,7 @@ const LOOKS: usize = 256;
 
 impl Session {
     pub(super) fn new(knocked: Monotonic) -> Self {
-        Self {
-            connections: HashSet::new(),
-            last: Monotonic::ZERO,
-            knocked,
-            margin: None,
-            end: None,
-        }
+        Self { knocked, ..Self::default() }
     }
 
     /// Takes note of a connection; when the grant ends, if that changes.

@@ -93,12 +93,11 @@ pub enum GrantState {
 #[derive(
     Clone, Copy, Debug, Display, PartialEq, Eq, Hash, SerializeDisplay, DeserializeFromStr,
 )]
+#[display("{}", self.as_str())]
 pub enum OpenedBy {
     Method(Method),
-    #[display("knockctl")]
     Knockctl,
     /// Another gateway has told of it.
-    #[display("fleet")]
     Fleet,
 }
 
@@ -117,11 +116,8 @@ impl FromStr for OpenedBy {
     type Err = UnknownWord;
 
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        match word {
-            "knockctl" => Ok(Self::Knockctl),
-            "fleet" => Ok(Self::Fleet),
-            method => method.parse().map(Self::Method),
-        }
+        let known = [Self::Knockctl, Self::Fleet].into_iter().find(|it| it.as_str() == word);
+        known.map_or_else(|| word.parse().map(Self::Method), Ok)
     }
 }
 

@@ -116,13 +116,8 @@ impl Grants {
         record: GrantRecord,
         left: Duration,
     ) -> Recovered {
-        let record = GrantRecord {
-            state: GrantState::Open,
-            boot,
-            deadline: now.monotonic + left,
-            until: now.wall + left,
-            ..record
-        };
+        let (state, deadline, until) = (GrantState::Open, now.monotonic + left, now.wall + left);
+        let record = GrantRecord { state, boot, deadline, until, ..record };
         self.insert(record.clone(), GrantPhase::Open { with_errors: false });
         Recovered::Adopt(record)
     }

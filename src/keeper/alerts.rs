@@ -122,14 +122,8 @@ impl Alerts {
         }
         self.under_way += 1;
         let (limit, new_privileges) = rules;
-        let job = Job {
-            id: JobId(0),
-            door: door.clone(),
-            kind: JobKind::Open,
-            limit,
-            new_privileges,
-            tasks: vec![command.into()],
-        };
+        let (id, door, kind, tasks) = (JobId(0), door.clone(), JobKind::Open, vec![command.into()]);
+        let job = Job { id, door, kind, limit, new_privileges, tasks };
         self.runner.submit(now.monotonic, job);
     }
 

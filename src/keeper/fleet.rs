@@ -10,22 +10,21 @@ mod telling;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use self::asking::Decided;
-use self::hearing::{HeardBeat, Kept};
+use self::asking::{Asking, Decided};
+use self::hearing::{HeardBeat, Hearing};
+use self::telling::Telling;
 pub(super) use self::telling::news_of;
-use self::telling::{ToldByHand, Unsent};
 use super::child::{ChildOutput, ChildProcess};
-use super::claim::Claim;
 use super::state::Keeper;
 use crate::config::{Config, Door, FleetSettings, Name, WhenLost};
 use crate::control::{FleetLink, FleetState, FleetStatus, GatewayStatus, seconds};
-use crate::fleet::{Closings, Entry};
+use crate::fleet::Beat;
 use crate::ipc::Channel;
 use crate::ipc::courier::{CourierAssignment, ToCourier};
 use crate::log::limit::Limit;
@@ -59,6 +58,19 @@ pub(super) struct Fleet {
     window: Duration,
     /// How long closings are kept for those that come later.
     longest: Duration,
+    /// Since when its state is what it is.
+    since: Wall,
+    lines: Limit,
+    unreadable: Limit,
+    pub(super) link: Link,
+    asking: Asking,
+    telling: Telling,
+    hearing: Hearing,
+}
+
+/// What ties the keeper to the store.
+#[derive(Default)]
+pub(super) struct Link {
     courier: Option<ChildProcess>,
     /// The one before, which may not have ended yet.
     ending: Option<ChildProcess>,
@@ -68,36 +80,13 @@ pub(super) struct Fleet {
     /// Whether what comes from the store happens now, and whether an answer of its is overdue.
     is_live: bool,
     is_late: bool,
-    since: Wall,
     /// Why the store is not to be had.
     why: Option<String>,
     /// What the log has said last: that it is lost, or is not; and all reasons since.
     has_logged_loss: Option<bool>,
     said: Vec<String>,
-    lines: Limit,
     /// What could not be told the courier at once.
     queue: VecDeque<ToCourier>,
-    asked: BTreeMap<u64, (Monotonic, Box<Claim>)>,
-    last_ask: u64,
-    alone: u64,
-    unsent: VecDeque<Unsent>,
-    by_hand: Vec<ToldByHand>,
-    /// What the store has kept, while a courier tells that.
-    kept: Option<Vec<Entry>>,
-    /// What is open here and in the store is not, to be told once all that was kept has been heard.
-    missing_there: Option<Kept>,
-    backlog: VecDeque<Entry>,
-    heard: BTreeMap<Name, u64>,
-    closings: Closings,
-    beats: BTreeMap<Name, HeardBeat>,
-    next_beat: Monotonic,
-    beat_sent: Option<Monotonic>,
-    lag: Option<Duration>,
-    in_store: Option<(u64, u64)>,
-    is_namesake: bool,
-    /// Whether what this gateway says of itself was still in the store; `None`: not asked yet.
-    is_listed: Option<bool>,
-    unreadable: Limit,
 }
 
 impl Fleet {
@@ -112,41 +101,17 @@ impl Fleet {
         let mut fleet = Self {
             sealer: Sealer::new(&settings.key, run),
             began: now.wall,
+            since: now.wall,
             window: Duration::ZERO,
             longest: Duration::ZERO,
-            has_logged_loss: None,
-            said: Vec::new(),
             settings,
             assignment,
-            courier: None,
-            ending: None,
-            restart: None,
-            pause: FIRST_PAUSE,
-            sandbox: None,
-            is_live: false,
-            is_late: false,
-            since: now.wall,
-            why: None,
             lines: Limit::new(10, Duration::from_secs(60)),
-            queue: VecDeque::new(),
-            asked: BTreeMap::new(),
-            last_ask: 0,
-            alone: 0,
-            unsent: VecDeque::new(),
-            by_hand: Vec::new(),
-            kept: None,
-            missing_there: None,
-            backlog: VecDeque::new(),
-            heard: BTreeMap::new(),
-            closings: Closings::default(),
-            beats: BTreeMap::new(),
-            next_beat: now.monotonic,
-            beat_sent: None,
-            lag: None,
-            in_store: None,
-            is_namesake: false,
-            is_listed: None,
             unreadable: Limit::new(1, Duration::from_secs(60)),
+            link: Link::default(),
+            asking: Asking::default(),
+            telling: Telling::default(),
+            hearing: Hearing::default(),
         };
         fleet.follow(config);
         fleet
@@ -162,29 +127,29 @@ impl Fleet {
     /// Hears the courier, starts one where there is none, and gives what the store or the time has
     /// decided about claims that waited.
     fn poll(&mut self, now: Now) -> Vec<Decided> {
-        self.ending.take_if(|process| !process.is_alive());
-        if self.courier.is_none()
-            && self.ending.is_none()
-            && self.restart.is_none_or(|at| at <= now.monotonic)
+        self.link.ending.take_if(|process| !process.is_alive());
+        if self.link.courier.is_none()
+            && self.link.ending.is_none()
+            && self.link.restart.is_none_or(|at| at <= now.monotonic)
         {
             self.start(now);
         }
         let mut decided = Vec::new();
-        while let Some(courier) = &mut self.courier {
+        while let Some(courier) = &mut self.link.courier {
             match courier.hear(Channel::receive_message) {
                 None => break,
                 Some(ChildOutput::Frame(message)) => self.hear(now, message, &mut decided),
                 Some(ChildOutput::StderrLine(line)) => {
-                    self.why = Some(line);
+                    self.link.why = Some(line);
                     self.log(now);
                 }
                 Some(ChildOutput::Malformed) => {
-                    self.why = Some("it sent what no courier of ours sends".to_owned());
+                    self.link.why = Some("it sent what no courier of ours sends".to_owned());
                     self.lose(now, None);
                 }
                 Some(ChildOutput::Ended(status)) => {
                     let how = || status.map_or("status unknown".to_owned(), |it| it.to_string());
-                    self.why.get_or_insert_with(|| format!("the courier ended ({})", how()));
+                    self.link.why.get_or_insert_with(|| format!("the courier ended ({})", how()));
                     self.lose(now, None);
                 }
             }
@@ -197,12 +162,12 @@ impl Fleet {
     fn start(&mut self, now: Now) {
         match ChildProcess::start(process::run_courier, &self.assignment) {
             Ok(courier) => {
-                (self.courier, self.restart) = (Some(courier), None);
-                self.queue.clear();
+                (self.link.courier, self.link.restart) = (Some(courier), None);
+                self.link.queue.clear();
             }
             Err(why) => {
                 let program = process::courier().unwrap_or_default();
-                self.why = Some(format!("cannot start {}: {why}", program.display()));
+                self.link.why = Some(format!("cannot start {}: {why}", program.display()));
                 self.lose(now, None);
             }
         }
@@ -210,29 +175,30 @@ impl Fleet {
 
     /// The store is not to be had any more. Another courier starts after this time, or a while.
     fn lose(&mut self, now: Now, pause: Option<Duration>) {
-        if let Some(mut courier) = self.courier.take() {
+        if let Some(mut courier) = self.link.courier.take() {
             courier.kill();
-            self.ending = Some(courier);
+            self.link.ending = Some(courier);
         }
-        (self.kept, self.beat_sent, self.lag, self.is_listed) = (None, None, None, None);
-        self.restart = Some(now.monotonic + pause.unwrap_or(self.pause));
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        if std::mem::take(&mut self.is_live) {
+        (self.hearing.kept, self.telling.beat_sent, self.hearing.lag, self.hearing.is_listed) =
+            (None, None, None, None);
+        self.link.restart = Some(now.monotonic + pause.unwrap_or(self.link.pause.max(FIRST_PAUSE)));
+        self.link.pause = (self.link.pause.max(FIRST_PAUSE) * 2).min(LONGEST_PAUSE);
+        if std::mem::take(&mut self.link.is_live) {
             self.since = now.wall;
         }
-        self.is_late = false;
+        self.link.is_late = false;
         self.log(now);
     }
 
     /// The store answers, and all that it has kept has been told.
     fn is_back(&mut self, now: Now) {
-        (self.is_live, self.is_late, self.pause) = (true, false, FIRST_PAUSE);
-        (self.since, self.why, self.next_beat) = (now.wall, None, now.monotonic);
+        (self.link.is_live, self.link.is_late) = (true, false);
+        (self.since, self.link.why, self.telling.next_beat) = (now.wall, None, now.monotonic);
         self.log(now);
     }
 
     fn state(&self) -> FleetState {
-        let is_joined = self.is_live && !self.is_late;
+        let is_joined = self.link.is_live && !self.link.is_late;
         if is_joined { FleetState::Joined } else { state(self.settings.when_lost) }
     }
 
@@ -240,39 +206,41 @@ impl Fleet {
     fn log(&mut self, now: Now) {
         let (state, store) = (self.state(), &self.assignment.store);
         if state == FleetState::Joined {
-            if self.has_logged_loss != Some(false) && self.lines.pass(now.monotonic) {
+            if self.link.has_logged_loss != Some(false) && self.lines.pass(now.monotonic) {
                 info!("fleet: {} has joined, by the store {store}", self.settings.name);
-                (self.has_logged_loss, self.said) = (Some(false), Vec::new());
+                (self.link.has_logged_loss, self.link.said) = (Some(false), Vec::new());
             }
             return;
         }
-        let Some(why) = self.why.as_ref().filter(|why| !self.said.contains(why)) else { return };
-        if self.said.len() < MOST_REASONS && self.lines.pass(now.monotonic) {
+        let Some(why) = self.link.why.as_ref().filter(|why| !self.link.said.contains(why)) else {
+            return;
+        };
+        if self.link.said.len() < MOST_REASONS && self.lines.pass(now.monotonic) {
             let what = match state {
                 FleetState::Refusing => "what has to be proved is refused",
                 _ => "this gateway decides alone",
             };
             warn!("fleet: the store {store} is not to be had, and {what}: {why}");
-            self.has_logged_loss = Some(true);
-            self.said.push(why.clone());
+            self.link.has_logged_loss = Some(true);
+            self.link.said.push(why.clone());
         }
     }
 
     /// Tells the courier something, or later where it does not keep up.
     fn send(&mut self, now: Now, message: ToCourier) {
-        self.queue.push_back(message);
+        self.link.queue.push_back(message);
         self.flush(now);
     }
 
     fn flush(&mut self, now: Now) {
-        let Some(courier) = &self.courier else { return self.queue.clear() };
-        while let Some(message) = self.queue.front()
+        let Some(courier) = &self.link.courier else { return self.link.queue.clear() };
+        while let Some(message) = self.link.queue.front()
             && courier.channel.send_message(message).is_ok()
         {
-            self.queue.pop_front();
+            self.link.queue.pop_front();
         }
-        if self.queue.len() > MOST_QUEUED {
-            self.why = Some("the courier does not keep up".to_owned());
+        if self.link.queue.len() > MOST_QUEUED {
+            self.link.why = Some("the courier does not keep up".to_owned());
             self.lose(now, None);
         }
     }
@@ -281,38 +249,35 @@ impl Fleet {
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         let now = || clock::now().monotonic;
         let deadlines = [
-            self.restart.filter(|_| self.courier.is_none()),
-            self.ending.as_ref().map(|_| now() + RETRY),
-            self.courier.as_ref().and_then(|courier| courier.end_by()),
-            self.asked.first_key_value().map(|(_, (by, _))| *by),
-            self.by_hand.iter().map(|told| told.by).min(),
-            self.is_live.then_some(self.next_beat),
-            (!self.queue.is_empty()).then(|| now() + RETRY),
-            (!self.backlog.is_empty()).then_some(Monotonic::ZERO),
+            self.link.restart.filter(|_| self.link.courier.is_none()),
+            self.link.ending.as_ref().map(|_| now() + RETRY),
+            self.link.courier.as_ref().and_then(|courier| courier.end_by()),
+            self.asking.waiting.first_key_value().map(|(_, (by, _))| *by),
+            self.telling.by_hand.iter().map(|told| told.by).min(),
+            self.link.is_live.then_some(self.telling.next_beat),
+            (!self.link.queue.is_empty()).then(|| now() + RETRY),
+            (!self.hearing.backlog.is_empty()).then_some(Monotonic::ZERO),
         ];
         deadlines.into_iter().flatten().min()
     }
 
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.courier.iter().flat_map(|courier| courier.fds())
+        self.link.courier.iter().flat_map(|courier| courier.fds())
     }
 
     fn status(&self, now: Now, config: &Config, open: u64) -> FleetStatus {
-        let own = GatewayStatus {
-            gateway: self.settings.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            heard_seconds_ago: 0.0,
-            lag_seconds: self.lag.unwrap_or_default().as_secs_f64(),
-            open,
-            is_this: true,
-        };
-        let others = self.beats.iter().map(|(name, heard)| GatewayStatus {
+        let gateway = |name: &Name, beat: &Beat, heard: Duration, is_this| GatewayStatus {
             gateway: name.clone(),
-            version: heard.beat.version.clone(),
-            heard_seconds_ago: now.monotonic.since(heard.at).as_secs_f64(),
-            lag_seconds: heard.beat.lag.as_secs_f64(),
-            open: heard.beat.open,
-            is_this: false,
+            version: beat.version.clone(),
+            heard_seconds_ago: heard.as_secs_f64(),
+            lag_seconds: beat.lag.as_secs_f64(),
+            open: beat.open,
+            is_this,
+        };
+        let own = gateway(&self.settings.name, &self.own_beat(open), Duration::ZERO, true);
+        let others = self.hearing.beats.iter();
+        let others = others.map(|(name, HeardBeat { at, beat, .. })| {
+            gateway(name, beat, now.monotonic.since(*at), false)
         });
         let mut gateways: Vec<_> = others.chain([own]).collect();
         gateways.sort_by(|one, other| one.gateway.cmp(&other.gateway));
@@ -323,18 +288,18 @@ impl Fleet {
                 store: self.assignment.store.to_string(),
                 state: self.state(),
                 since: seconds(self.since),
-                why: self.why.clone().filter(|_| self.state() != FleetState::Joined),
+                why: self.link.why.clone().filter(|_| self.state() != FleetState::Joined),
             },
             when_lost: self.settings.when_lost.as_str().to_owned(),
             wait_seconds: self.settings.wait.as_secs_f64(),
             gateways,
             doors: doors.map(|door| door.name().clone()).collect(),
-            kept: self.in_store.map(|(kept, _)| kept),
-            stamps: self.in_store.map(|(_, stamps)| stamps),
-            lag_seconds: self.lag.map(|lag| lag.as_secs_f64()),
-            unsent: self.unsent.len(),
-            alone: self.alone,
-            namesake: self.is_namesake,
+            kept: self.hearing.in_store.map(|(kept, _)| kept),
+            stamps: self.hearing.in_store.map(|(_, stamps)| stamps),
+            lag_seconds: self.hearing.lag.map(|lag| lag.as_secs_f64()),
+            unsent: self.telling.unsent.len(),
+            alone: self.asking.alone,
+            namesake: self.hearing.is_namesake,
         }
     }
 }

@@ -66,11 +66,8 @@ impl Interfaces {
         if was_heard && !heard(&self.told) {
             error!("listening on nothing: nobody can knock, and the guarded ports stay locked");
         }
-        if self.missing().next().is_none() {
-            self.next_look = None;
-        } else if self.next_look.is_none() {
-            self.next_look = Some(self.look_from);
-        }
+        let is_missing = self.missing().next().is_some();
+        self.next_look = is_missing.then(|| self.next_look.unwrap_or(self.look_from));
     }
 
     fn missing(&self) -> impl Iterator<Item = &InterfaceName> {

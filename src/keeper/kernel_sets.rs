@@ -47,6 +47,8 @@ impl KernelSetsError {
     }
 }
 
+type SetsResult<T> = Result<T, KernelSetsError>;
+
 /// An element, and how long it is to be there.
 type TimedElement = (ElementRef, Duration);
 
@@ -71,16 +73,8 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
     let door = |door: &Door| {
         let (opening, target) = (&door.opening, door.recognition.target);
         let (ports, forwards) = (opening.ports.clone(), opening.forwards.clone());
-        (
-            door.name().clone(),
-            GuardedDoor {
-                ports,
-                forwards,
-                target,
-                mode: opening.guard,
-                idle: opening.hold.map(|hold| hold.idle),
-            },
-        )
+        let (mode, idle) = (opening.guard, opening.hold.map(|hold| hold.idle));
+        (door.name().clone(), GuardedDoor { ports, forwards, target, mode, idle })
     };
     let doors: BTreeMap<Name, GuardedDoor> = guarded.map(door).collect();
     let trusted = config.settings.trusted.clone();
@@ -99,13 +93,8 @@ fn all_own_sets(config: &Config) -> Vec<&NftSet> {
 impl KernelSets {
     /// Of no configuration: nothing in the kernel is looked at or changed.
     pub(super) fn none() -> Self {
-        Self {
-            guard: None,
-            own: None,
-            restores: Limit::new(RESTORES, RESTORE_EVERY),
-            pending: None,
-            next_try: None,
-        }
+        let restores = Limit::new(RESTORES, RESTORE_EVERY);
+        Self { guard: None, own: None, restores, pending: None, next_try: None }
     }
 
     /// Puts in place what the configuration needs, holding the grants in `keep`, and takes away
@@ -118,7 +107,7 @@ impl KernelSets {
         keep: &[KernelGrant],
         now: Monotonic,
         locked_until: Option<Monotonic>,
-    ) -> Result<Self, KernelSetsError> {
+    ) -> SetsResult<Self> {
         let mut sets = Self::none();
         sets.replace(config, keep, now, locked_until)?;
         if sets.guard.is_none() && guard::is_standing() {
@@ -137,7 +126,7 @@ impl KernelSets {
         keep: &[KernelGrant],
         now: Monotonic,
         locked_until: Option<Monotonic>,
-    ) -> Result<(), KernelSetsError> {
+    ) -> SetsResult<()> {
         let own = all_own_sets(config);
         let own = if own.is_empty() { None } else { Some(OwnSets::check(own)?) };
         let (elements, failed) = (guards_elements(keep), KernelSetsError::Guard);
@@ -159,10 +148,7 @@ impl KernelSets {
     }
 
     /// The elements that a grant is, each with its time, and through which they are changed.
-    fn find(
-        &mut self,
-        kept: &KernelGrant,
-    ) -> Result<(Vec<TimedElement>, &mut Netlink), KernelSetsError> {
+    fn find(&mut self, kept: &KernelGrant) -> SetsResult<(Vec<TimedElement>, &mut Netlink)> {
         let element = &kept.element;
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
@@ -181,11 +167,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn open(
-        &mut self,
-        kept: &KernelGrant,
-        is_new: bool,
-    ) -> Result<bool, KernelSetsError> {
+    pub(super) fn open(&mut self, kept: &KernelGrant, is_new: bool) -> SetsResult<bool> {
         let KernelGrant { key, origin, .. } = kept;
         let comment = comment(&key.door, origin);
         let (slots, netlink) = self.find(kept)?;
@@ -226,16 +208,16 @@ impl KernelSets {
         key: &GrantKey,
         element: &KernelElement,
         others: impl FnOnce() -> Vec<KernelGrant>,
-    ) -> Result<(), KernelSetsError> {
+    ) -> SetsResult<()> {
         let is_shared = match &self.guard {
             Some(guard) if element.is_guards() => guard.shares(&key.door),
             _ => !element.is_guards(),
         };
+        let others = is_shared.then(others).unwrap_or_default();
         let mut held = Vec::new();
-        for kept in is_shared.then(others).into_iter().flatten() {
-            if let Ok((slots, _)) = self.find(&kept) {
-                held.push((slots, kept));
-            }
+        for kept in &others {
+            let slots = self.find(kept).map_or_else(|_| Vec::new(), |(slots, _)| slots);
+            held.extend(slots.into_iter().map(|(at, left)| (at, left, kept)));
         }
         let (slots, netlink) = match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => (guard.places(key), &mut guard.netlink),
@@ -246,15 +228,13 @@ impl KernelSets {
         };
         let mut closed = Ok(());
         for slot in &slots {
-            let holds = |(slots, kept): &&(Vec<TimedElement>, KernelGrant)| {
-                let (at, left) = slots.iter().find(|(it, _)| it.is_at(slot))?.clone();
-                Some((at, left, comment(&kept.key.door, &kept.origin)))
-            };
-            let mut others = held.iter().filter_map(|held| holds(&held));
+            let mut others = held.iter().filter(|(at, ..)| at.is_at(slot)).cloned();
             let other = match slot.value {
                 Some(_) => others.next_back(),
                 None => others.max_by_key(|(_, left, _)| *left),
             };
+            let says = |kept: &KernelGrant| comment(&kept.key.door, &kept.origin);
+            let other = other.map(|(at, left, kept)| (at, left, says(kept)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
                     info!(source = %key.network, door = %key.door,
@@ -273,7 +253,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> Result<Vec<bool>, KernelSetsError> {
+    pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> SetsResult<Vec<bool>> {
         let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
         let mut is_held = |kept: &KernelGrant| {
             let Ok((slots, netlink)) = self.find(kept) else {
@@ -305,7 +285,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(super) fn left(&mut self, kept: &KernelGrant) -> Result<Option<Duration>, KernelSetsError> {
+    pub(super) fn left(&mut self, kept: &KernelGrant) -> SetsResult<Option<Duration>> {
         let (slots, netlink) = self.find(kept)?;
         let mut longest = None;
         for (slot, _) in slots.iter().filter(|(slot, _)| slot.renewed.is_some()) {
@@ -322,7 +302,7 @@ impl KernelSets {
         &mut self,
         now: Monotonic,
         keep: impl FnOnce() -> Vec<KernelGrant>,
-    ) -> Result<(), KernelSetsError> {
+    ) -> SetsResult<()> {
         let is_due = self.next_try.is_none_or(|at| at <= now);
         let disturbed = self.guard.as_mut().and_then(Guard::disturbance);
         let disturbed = disturbed.or(self.pending.take_if(|_| is_due));
@@ -344,7 +324,7 @@ impl KernelSets {
         now: Monotonic,
         disturbed: Option<Disturbance>,
         keep: impl FnOnce() -> Vec<KernelGrant>,
-    ) -> Result<(), KernelSetsError> {
+    ) -> SetsResult<()> {
         let anew = self.own.as_mut().map_or_else(|| Ok(Vec::new()), OwnSets::made_anew);
         if disturbed.is_none() && anew.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(());
@@ -377,7 +357,7 @@ impl KernelSets {
     ///
     /// # Errors
     /// When it cannot be taken away.
-    pub(super) fn leave(self, on_exit: OnExit) -> Result<(), KernelSetsError> {
+    pub(super) fn leave(self, on_exit: OnExit) -> SetsResult<()> {
         match (self.guard, on_exit) {
             (Some(_), OnExit::Remove) => Ok(guard::remove_standing()?),
             _ => Ok(()),
@@ -401,12 +381,12 @@ fn not_in_use(element: &KernelElement) -> KernelSetsError {
     KernelSetsError::NotInUse(element.table.clone(), element.set.clone())
 }
 
-fn own_element(key: &GrantKey, element: &KernelElement) -> Result<ElementRef, KernelSetsError> {
+fn own_element(key: &GrantKey, element: &KernelElement) -> SetsResult<ElementRef> {
     let address = key.network.single().ok_or(KernelSetsError::Network(key.network))?;
     Ok(ElementRef::new(set_ref(element)?, address.into()))
 }
 
-fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
+fn set_ref(element: &KernelElement) -> SetsResult<SetRef> {
     let (family, table) = element.table.split_once(' ').ok_or_else(|| not_in_use(element))?;
     let family = NftFamily::of_word(family).ok_or_else(|| not_in_use(element))?;
     SetRef::new(family, table, &element.set).map_err(|_| not_in_use(element))
@@ -417,10 +397,7 @@ fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
 }
 
 fn guards_grant(kept: &KernelGrant) -> GuardGrant {
-    GuardGrant {
-        key: kept.key.clone(),
-        left: kept.left,
-        ceiling: kept.ceiling,
-        comment: comment(&kept.key.door, &kept.origin),
-    }
+    let KernelGrant { key, origin, left, ceiling, .. } = kept;
+    let comment = comment(&key.door, origin);
+    GuardGrant { key: key.clone(), left: *left, ceiling: *ceiling, comment }
 }

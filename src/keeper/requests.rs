@@ -349,7 +349,11 @@ impl Keeper {
             sandbox: SandboxStatus {
                 keeper: Some(self.rights.status()),
                 watcher: self.watchers.sandbox.map(WatcherSandbox::from),
-                courier: self.fleet.as_ref().and_then(|it| it.sandbox).map(WatcherSandbox::from),
+                courier: self
+                    .fleet
+                    .as_ref()
+                    .and_then(|it| it.link.sandbox)
+                    .map(WatcherSandbox::from),
             },
             fleet: self.fleet_status(now).map(|status| status.link),
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),

@@ -34,6 +34,9 @@ impl Keeper {
         let again = duration::format(config.settings.spa.max_ahead);
         let unwritten = || "the ledger cannot be written, and knockd's log says why".to_owned();
         let count = self.doors.journal.forget_ahead(now, &ahead).ok_or_else(unwritten)?;
+        if let Some(fleet) = &mut self.fleet {
+            ahead.keys.iter().for_each(|key| fleet.lower(now, key, ahead.stamp));
+        }
         // The one at work may remember it too.
         self.watchers.renew(now.monotonic).map_err(|why| format!("no watcher starts: {why}"))?;
         if count == 0 {

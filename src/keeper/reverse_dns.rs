@@ -160,12 +160,9 @@ fn answer() -> io::Result<()> {
     for address in asked {
         let address = address?.parse().map_err(io::Error::other)?;
         let name = dns_lookup::lookup_addr(&address).unwrap_or_default();
-        let answer = format!("{address} {name}");
         // What is no name is not told: the keeper would take it for a lie.
-        match parse(&answer) {
-            Some(_) if name != address.to_string() => writeln!(io::stdout(), "{answer}")?,
-            _ => writeln!(io::stdout(), "{address} ")?,
-        }
+        let is_name = name != address.to_string() && parse(&format!("{address} {name}")).is_some();
+        writeln!(io::stdout(), "{address} {}", if is_name { &*name } else { "" })?;
     }
     Ok(())
 }

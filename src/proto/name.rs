@@ -34,8 +34,7 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let valid = (1..=32).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-        if valid { Ok(Self(text.into())) } else { Err(NameError) }
+        let closest = Self::closest(text);
+        if closest.as_str() == text { Ok(closest) } else { Err(NameError) }
     }
 }

@@ -125,6 +125,11 @@ impl Scheme {
         self.step
     }
 
+    /// How long a step holds.
+    pub const fn step_length(&self) -> Duration {
+        Duration::from_secs(self.step as u64)
+    }
+
     /// How many steps before and after the current one are valid too.
     pub const fn skew(&self) -> u8 {
         self.skew

@@ -144,7 +144,7 @@ pub fn missing_courier() -> Option<String> {
     let courier = courier().ok().filter(|courier| !courier.exists())?.display().to_string();
     Some(format!(
         "the fleet's store is not reached, since there is no {courier}: install the package \
-         knock-fleet, then restart knockd"
+         knock-fleet"
     ))
 }
 

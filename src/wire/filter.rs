@@ -5,11 +5,10 @@
 //! cooked frame) it passes on.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
-use super::link::LinkType;
+use super::link::{IpVersion, LinkType};
 use crate::proto::{FlagTest, PortSet, Protocol, TcpFlags};
 
 /// Datagrams of certain lengths to certain ports.
@@ -128,75 +127,53 @@ impl Filter {
 
     fn packet(&self, ranges: &[Range], in_words: Ranges) -> String {
         // 51: an authentication header stands before the ports.
-        let v4 = format!("(ip and ({} or ip[9] = 51))", transports(ranges, &IPV4, in_words));
+        let v4 =
+            format!("(ip and ({} or ip[9] = 51))", transports(ranges, IpVersion::V4, in_words));
         if self.only_ipv4 {
             return v4;
         }
         // Hop-by-hop, routing, fragment, authentication, destination options.
         let behind = [0, 43, 44, 51, 60].map(|next| format!("ip6[6] = {next}")).join(" or ");
-        format!("({v4} or (ip6 and ({} or {behind})))", transports(ranges, &IPV6, in_words))
+        format!("({v4} or (ip6 and ({} or {behind})))", transports(ranges, IpVersion::V6, in_words))
     }
 }
 
-fn transports(ranges: &[Range], fields: &Fields, in_words: Ranges) -> String {
+fn transports(ranges: &[Range], version: IpVersion, in_words: Ranges) -> String {
     let of_transport = ranges.chunk_by(|a, b| a.transport == b.transport);
     let alternatives = of_transport.filter_map(|ranges| {
-        let transport = ranges.first()?.transport;
-        let (test, port) = match transport {
-            TransportTest::Tcp(flags) => (fields.tcp(flags), fields.tcp_port),
-            TransportTest::Udp => (fields.udp.to_owned(), fields.udp_port),
+        let (protocol, more) = match ranges.first()?.transport {
+            TransportTest::Tcp(FlagTest::ANY) => (Protocol::Tcp, String::new()),
+            TransportTest::Tcp(FlagTest { set, clear }) => {
+                let flags = field(version, Protocol::Tcp, 13, "");
+                (Protocol::Tcp, format!(" and {flags} & {} = {}", set.0 | clear.0, set.0))
+            }
+            TransportTest::Udp => (Protocol::Udp, String::new()),
             TransportTest::Datagram(low, high) => {
-                let length = in_words.test(fields.udp_length, low, high);
-                (format!("{} and {length}", fields.udp), fields.udp_port)
+                let length = field(version, Protocol::Udp, 4, ":2");
+                (Protocol::Udp, format!(" and {}", in_words.test(&length, low, high)))
             }
         };
-        let ports = ranges.iter().map(|range| in_words.test(port, range.low, range.high));
-        Some(format!("({test} and ({}))", ports.collect::<Vec<_>>().join(" or ")))
+        let test = match version {
+            IpVersion::V4 => protocol.to_string(),
+            IpVersion::V6 => format!("ip6[6] = {}", protocol.number()),
+        };
+        let port = field(version, protocol, 2, ":2");
+        let ports = ranges.iter().map(|range| in_words.test(&port, range.low, range.high));
+        Some(format!("({test}{more} and ({}))", ports.collect::<Vec<_>>().join(" or ")))
     });
     alternatives.collect::<Vec<_>>().join(" or ")
 }
 
-/// The offsets at which a family has what the filter looks at. libpcap checks by itself that
-/// `tcp[…]` and `udp[…]` are no later fragment; it has no such words for IPv6.
-struct Fields {
-    tcp: &'static str,
-    tcp_port: &'static str,
-    tcp_flags: &'static str,
-    udp: &'static str,
-    udp_port: &'static str,
-    udp_length: &'static str,
+/// A field of a transport's header. libpcap checks by itself that `tcp[…]` and `udp[…]` are no
+/// later fragment; it has no such words for IPv6.
+fn field(version: IpVersion, protocol: Protocol, at: u8, length: &str) -> String {
+    match version {
+        IpVersion::V4 => format!("{protocol}[{at}{length}]"),
+        IpVersion::V6 => format!("ip6[{}{length}]", 40 + at),
+    }
 }
 
 const UDP_HEADER: u16 = 8;
-
-const IPV4: Fields = Fields {
-    tcp: "tcp",
-    tcp_port: "tcp[2:2]",
-    tcp_flags: "tcp[13]",
-    udp: "udp",
-    udp_port: "udp[2:2]",
-    udp_length: "udp[4:2]",
-};
-
-const IPV6: Fields = Fields {
-    tcp: "ip6[6] = 6",
-    tcp_port: "ip6[42:2]",
-    tcp_flags: "ip6[53]",
-    udp: "ip6[6] = 17",
-    udp_port: "ip6[42:2]",
-    udp_length: "ip6[44:2]",
-};
-
-impl Fields {
-    fn tcp(&self, FlagTest { set, clear }: FlagTest) -> String {
-        let mut test = self.tcp.to_owned();
-        let mask = set.0 | clear.0;
-        if mask != 0 {
-            let _ = write!(test, " and {} & {mask} = {}", self.tcp_flags, set.0);
-        }
-        test
-    }
-}
 
 /// The words that test whether a field is in a range. Both mean the same; libpcap's optimiser makes
 /// a sound program now of one, now of the other.

@@ -578,7 +578,7 @@ c.yaml:3:30: error: '65437' is not valid here: write a number from 1 to 65436
     the 100 ports from there on are watched
 "#]];
     digits_that_no_app_shows: said_of_door("totp: {mode: code, base: 7000, digits: 7}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:44: error: a code has 6 or 8 digits, not '7'
+c.yaml:3:44: error: '7' is not valid here: write 6 or 8
         totp: {mode: code, base: 7000, digits: 7}
                                                ^
 "#]];

@@ -219,11 +219,19 @@ impl Gateway {
             write(directory.path().join("keys").join(name), &format!("{secret}\n"));
         }
         write(directory.path().join("list"), LIST);
-        let config = directory.path().join("knock.conf");
-        write_configuration(&directory, &config, configuration);
+        let config = directory.path().join("knock.d");
+        fs::create_dir(&config).unwrap();
+        write_configuration(&directory, &config.join("fleet.yaml"), configuration);
         let knockd = Knockd::run(&self.host, directory, config, &[], environment);
         knockd.wait_for("starting up, listening on");
         self.knockd = Some(knockd);
+    }
+
+    /// Has its `knockd` take up another configuration.
+    pub(crate) fn reload(&self, configuration: &str) {
+        let (knockd, file) = (self.knockd(), self.knockd().config.join("fleet.yaml"));
+        write_configuration(&knockd.directory, &file, configuration);
+        self.says(&["reload"]);
     }
 
     /// Ends its `knockd` by a signal.

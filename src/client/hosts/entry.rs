@@ -15,7 +15,7 @@ use crate::client::values::{self, A_NAT_TARGET, A_WIDTH, Address};
 use crate::client::{MAX_DELAY, RETRY_RANGE};
 use crate::config::diagnostic::closest_match;
 use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
-use crate::config::{Diagnostic, Problems, read_widths};
+use crate::config::{Diagnosed, Problems, read_widths};
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::totp::LENGTHS;
 use crate::proto::words::UnknownWord;
@@ -89,7 +89,7 @@ pub(super) fn host(
     Some(HostProfile { name: entry.key.clone(), at: entry.at.clone(), host, settings })
 }
 
-fn mode(node: &Node) -> Result<Mode, Diagnostic> {
+fn mode(node: &Node) -> Diagnosed<Mode> {
     let text = node.text("sequence, totp, spa or fwknop")?;
     text.parse().map_err(|_: UnknownWord| {
         let known = Mode::ALL.map(Mode::as_str);
@@ -106,11 +106,7 @@ struct ProfileReader<'a> {
 }
 
 impl ProfileReader<'_> {
-    fn read<T>(
-        &mut self,
-        key: &str,
-        reader: impl FnOnce(&Node) -> Result<T, Diagnostic>,
-    ) -> Option<T> {
+    fn read<T>(&mut self, key: &str, reader: impl FnOnce(&Node) -> Diagnosed<T>) -> Option<T> {
         self.problems.ok_or_report(reader(self.fields.value(key)?))
     }
 
@@ -160,11 +156,9 @@ impl ProfileReader<'_> {
         let read = node.read("a duration such as 50ms", duration::parse);
         let delay = self.problems.ok_or_report(read)?;
         if delay > MAX_DELAY {
-            self.problems.push(
-                node.at
-                    .error("more than an hour between two knocks")
-                    .help("write ms after a number of milliseconds, as in 50ms"),
-            );
+            let error = node.at.error("more than an hour between two knocks");
+            let help = "write ms after a number of milliseconds, as in 50ms";
+            self.problems.push(error.help(help));
             return None;
         }
         let bare =
@@ -181,12 +175,9 @@ impl ProfileReader<'_> {
 
     fn knocks(&mut self, entry: &MappingEntry) -> Option<Vec<Knock>> {
         let Some(ports) = self.fields.value("ports") else {
-            self.problems.push(
-                entry
-                    .at
-                    .error(format!("'{}' has no ports to knock on", entry.key))
-                    .help("write them below it: ports: [7000, 8000/udp, 9000]"),
-            );
+            let error = entry.at.error(format!("'{}' has no ports to knock on", entry.key));
+            let help = "write them below it: ports: [7000, 8000/udp, 9000]";
+            self.problems.push(error.help(help));
             return None;
         };
         let listed = ports
@@ -209,7 +200,7 @@ impl ProfileReader<'_> {
             base: self.read("base", |node| node.read("a port", values::base)),
             length: self.read("length", |node| node.read("a number", values::number(LENGTHS))),
             protocol: self.read("protocol", |node| node.parsed("tcp, udp or mixed")),
-            digits: self.read("digits", |node| node.read("6 or 8", values::digits)),
+            digits: self.read("digits", |node| node.parsed("6 or 8")),
             step: self.read("step", |node| node.read("a duration such as 30s", values::step)),
             secret_file: self.path("secret_file"),
         }
@@ -250,7 +241,7 @@ impl ProfileReader<'_> {
     }
 }
 
-fn address(node: &Node) -> Result<Option<Address>, Diagnostic> {
+fn address(node: &Node) -> Diagnosed<Option<Address>> {
     let word = |node: &'_ Node| node.text("auto, observed or an address").map(str::to_owned);
     let words: Vec<String> = node.items().iter().map(word).collect::<Result<_, _>>()?;
     Address::of(&words).map_err(|error| node.at.error(error.to_string()))

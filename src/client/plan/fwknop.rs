@@ -7,6 +7,7 @@ use crate::client::cli::UsageError;
 use crate::client::error::ClientError;
 use crate::client::fwknop::{self, FwknopKnocker, check_open_for};
 use crate::client::fwknoprc::{RcKeys, RcStanza};
+use crate::client::knocker::Knocker;
 use crate::client::messages::complain;
 use crate::client::settings::{ClientSettings, FIELDS, FwknopOptions};
 use crate::client::spa::RequestError;
@@ -27,11 +28,7 @@ pub(super) fn settled(settings: &ClientSettings) -> Vec<&'static str> {
 impl Planner<'_> {
     /// The maker of requests. `stanza` has what only `~/.fwknoprc` can say; the settings have the
     /// rest of it.
-    pub(super) fn fwknop(
-        &self,
-        stanza: RcStanza,
-        host: &str,
-    ) -> Result<FwknopKnocker, ClientError> {
+    pub(super) fn fwknop(&self, stanza: RcStanza, host: &str) -> Result<Knocker, ClientError> {
         let (request, fwknop) = (&self.settings.request, &self.settings.fwknop);
         if let Some(seconds) = self.invocation.settings.request.open_for {
             check_open_for(seconds).map_err(UsageError::OpenFor)?;
@@ -54,7 +51,7 @@ impl Planner<'_> {
         };
         let mut ports = self.ports_to_open()?;
         let nat = self.nat(host, &mut ports)?;
-        Ok(FwknopKnocker {
+        Ok(Knocker::Fwknop(Box::new(FwknopKnocker {
             key,
             hmac: hmac.map(|key| (key, fwknop.hmac_digest_type.unwrap_or_default())),
             digest: fwknop.digest_type.unwrap_or_default(),
@@ -72,7 +69,7 @@ impl Planner<'_> {
             open_for: request.open_for,
             user: fwknop.user.clone().map_or_else(runner, Ok)?,
             time_offset: fwknop.time_offset.unwrap_or_default(),
-        })
+        })))
     }
 
     /// Where the ports shall lead. They are those of the server's that do: with one of its own, that

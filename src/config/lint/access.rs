@@ -5,17 +5,16 @@ use std::collections::{HashMap, HashSet};
 use crate::config::{Client, ClientPlaces, Diagnostic, Door, DoorPlaces, Name, Place};
 use crate::proto::{Method, Widths};
 
+type PlacedClient = (Client, ClientPlaces);
+type PlacedDoor = (Door, DoorPlaces);
+
 /// Credentials that two clients share, and doors that networks may be asked for and cannot be open
 /// for them, as errors; credentials that open nothing, as warnings.
 ///
 /// Takes time in proportion to the doors that clients name.
-pub(crate) fn check(
-    clients: &[(Client, ClientPlaces)],
-    doors: &[(Door, DoorPlaces)],
-) -> Vec<Diagnostic> {
+pub(crate) fn check(clients: &[PlacedClient], doors: &[PlacedDoor]) -> Vec<Diagnostic> {
     let mut found = shared_credentials(clients);
-    let of_door =
-        |(door, at): &(Door, DoorPlaces)| too_wide(door, door.recognition.width, &at.keys);
+    let of_door = |(door, at): &PlacedDoor| too_wide(door, door.recognition.width, &at.keys);
     found.extend(doors.iter().filter_map(of_door));
     let doors: HashMap<&Name, &Door> = doors.iter().map(|(door, _)| (door.name(), door)).collect();
     found.extend(clients.iter().flat_map(|(client, places)| useless(client, places, &doors)));
@@ -39,10 +38,7 @@ fn too_wide(door: &Door, width: Option<Widths>, at: &HashMap<&str, Place>) -> Op
 }
 
 /// The doors that take what no client of theirs has, as warnings.
-pub(crate) fn unopened(
-    clients: &[(Client, ClientPlaces)],
-    doors: &[(Door, DoorPlaces)],
-) -> Vec<Diagnostic> {
+pub(crate) fn unopened(clients: &[PlacedClient], doors: &[PlacedDoor]) -> Vec<Diagnostic> {
     let mut opened: HashSet<(&Name, Method)> = HashSet::new();
     for (client, places) in clients {
         let held = held(places);
@@ -109,7 +105,7 @@ fn useless(
 }
 
 /// What two clients hold alike: nobody could tell them apart.
-fn shared_credentials(clients: &[(Client, ClientPlaces)]) -> Vec<Diagnostic> {
+fn shared_credentials(clients: &[PlacedClient]) -> Vec<Diagnostic> {
     // Who is the first to hold a credential.
     let mut holders = HashMap::new();
     let mut found = Vec::new();

@@ -1,7 +1,7 @@
 //! Lints of the firewall commands of doors.
 
 use super::doors::Linted;
-use crate::config::{Command, Commands, Diagnostic};
+use crate::config::{Command, Diagnostic};
 
 /// Characters that text processors and web pages put where a command wants `-`, `'`, `"` or a
 /// blank.
@@ -12,11 +12,9 @@ pub(super) fn doubts(one: Linted<'_>, only_ipv4: bool) -> Vec<Diagnostic> {
     let opening = &one.door.opening;
     let at = one.places.of("via");
     let commands = opening.commands();
-    let hooks = [&opening.on_open, &opening.on_close].into_iter().flatten();
-    let mut all = commands.into_iter().flat_map(Commands::all).chain(hooks);
     let typeset = |it: &Command| it.to_string().chars().find(|c| TYPESET.contains(*c));
     let mut warnings = Vec::new();
-    if let Some(c) = all.find_map(typeset) {
+    if let Some(c) = opening.all_commands().find_map(typeset) {
         let number = u32::from(c);
         let message = format!(
             "a command has '{c}' (U+{number:04X}) in it, which no command takes for a hyphen, a quote or a blank"

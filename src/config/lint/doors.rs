@@ -47,14 +47,9 @@ pub(super) struct LintedDoors<'a> {
 
 impl<'a> LintedDoors<'a> {
     pub(super) fn new(loaded: &'a Loaded, watched: &'a [PortSet]) -> Self {
-        let all: Vec<_> = loaded
-            .config
-            .doors
-            .iter()
-            .zip(&loaded.places.doors)
-            .zip(watched)
-            .map(|((door, places), watched)| Linted { door, places, watched })
-            .collect();
+        let doors = loaded.config.doors.iter().zip(&loaded.places.doors).zip(watched);
+        let linted = doors.map(|((door, places), watched)| Linted { door, places, watched });
+        let all: Vec<_> = linted.collect();
         let mut opened = PortSet::default();
         let mut ends: HashMap<_, Vec<usize>> = HashMap::new();
         for (index, one) in all.iter().enumerate() {

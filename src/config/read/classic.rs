@@ -18,11 +18,10 @@ use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
 use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
 use crate::config::{
-    Command, CommandText, Commands, Diagnostic, Door, DoorPlaces, GuardMode, Loaded, Mechanism,
-    Name, NewPrivileges, Opening, Options, Place, Places, Problems, Recognition, Settings,
-    SourceText,
+    Command, CommandText, Commands, Diagnostic, Door, DoorPlaces, Loaded, Mechanism, Name, Opening,
+    Options, Place, Places, Problems, Recognition, Settings, SourceText,
 };
-use crate::proto::{FlagTest, Knock, KnockError};
+use crate::proto::{Knock, KnockError};
 
 const COMMANDS: PairNames = [
     "Start_Command",
@@ -115,7 +114,8 @@ fn read_door(
     let sequence = read_sequence(section, options, problems);
     let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
     let cooldown = read_seconds(section, "Seq_Cooldown", Duration::ZERO, problems);
-    let flags = read_flags(section, problems);
+    let flags = section.flags(problems);
+    let flags = problems.report(flags);
     let target = section.value("Target").map(|value| parse_target(value.text, &value.place()));
     let target = problems.report(target.transpose());
     let mechanism = read_commands(section, problems)
@@ -136,24 +136,14 @@ fn read_door(
             target: target?,
             ..Recognition::new(name)
         },
+        // Its commands have no limit: classic knockd lets them run.
         opening: Opening {
             max_grants: default_max_grants(&mechanism),
             mechanism,
-            fleet: false,
-            guard: GuardMode::Lock,
-            ports: Vec::new(),
-            forwards: Vec::new(),
             open_for: open_for?,
             open_for_max: open_for?,
-            hold: None,
-            cuts: false,
-            addresses: None,
             cooldown: cooldown?,
-            on_open: None,
-            on_close: None,
-            // Classic knockd lets them run.
-            command_limit: None,
-            new_privileges: NewPrivileges::Granted,
+            ..Opening::default()
         },
         one_time,
     };
@@ -227,17 +217,6 @@ fn read_seconds(
             Err(value.error(message).help("write a whole number without a unit"))
         }
     })
-}
-
-fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Parsed<FlagTest> {
-    let Some(value) = section.directives.get("TCPFlags").and_then(|given| given.value) else {
-        return Ok(FlagTest::ANY);
-    };
-    if value.text.contains(char::is_whitespace) {
-        let message = "classic knockd takes no blanks between flags; here they are passed over";
-        problems.push(value.place().warning(message));
-    }
-    problems.report(value.text.parse().map_err(|error| value.error(format!("{error}"))))
 }
 
 fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Parsed<Commands> {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::tree::given_twice;
 use crate::config::diagnostic::{closest_match, narrow};
-use crate::config::{Diagnostic, Place, Problems, SourceText};
-use crate::proto::InterfaceName;
+use crate::config::{Diagnosed, Diagnostic, Place, Problems, SourceText};
+use crate::proto::{FlagTest, InterfaceName};
 
 /// The directives of the section `[options]`.
 pub(crate) const OPTIONS: &str = "UseSyslog LogFile PidFile Interface";
@@ -139,6 +139,16 @@ impl<'a> Section<'a> {
         problems.ok_or_report(value.text.parse().map_err(|error| value.error(format!("{error}"))))
     }
 
+    /// The test of flags that it asks for.
+    pub(crate) fn flags(&self, problems: &mut Problems) -> Diagnosed<FlagTest> {
+        let Some(value) = self.value("TCPFlags") else { return Ok(FlagTest::ANY) };
+        if value.text.contains(char::is_whitespace) {
+            let message = "classic knockd takes no blanks between flags; here they are passed over";
+            problems.push(value.place().warning(message));
+        }
+        value.text.parse().map_err(|error| value.error(format!("{error}")))
+    }
+
     fn add(&mut self, mut directive: Directive<'a>, told: &str, problems: &mut Problems) {
         let written = directive.name.text;
         let known = if self.is_options() { OPTIONS } else { DIRECTIVES };
@@ -166,12 +176,9 @@ impl<'a> Section<'a> {
             // Classic knockd goes by the last one.
             self.directives.insert(name, directive);
         } else if is_flag && directive.value.is_some() {
-            problems.push(
-                directive
-                    .name
-                    .error("UseSyslog takes no value")
-                    .help("write UseSyslog alone, or remove the line where syslog is not wanted"),
-            );
+            let error = directive.name.error("UseSyslog takes no value");
+            let help = "write UseSyslog alone, or remove the line where syslog is not wanted";
+            problems.push(error.help(help));
         } else if lacks_value && !is_flag {
             let message = format!("{written} has no value");
             problems.push(directive.name.error(message).help(format!("write {written} = ...")));

@@ -64,21 +64,11 @@ fn read_parts(
     let fwknop = fwknop.map(|node| read_fwknop(node, secrets, reader.problems)).transpose();
     let (spa, spa_keys) = spa?.unzip();
     let (doors, door_places) = doors?.into_iter().unzip();
-    let client = Client {
-        name: name?,
-        doors,
-        expires: expires?,
-        width: width?,
-        totp: totp?,
-        spa,
-        fwknop: fwknop?,
-    };
-    let places = ClientPlaces {
-        name: entry.at.clone(),
-        doors: door_places,
-        spa_keys: spa_keys.unwrap_or_default(),
-        keys: reader.places(["expires", "totp", "fwknop", "width"]),
-    };
+    let (name, expires, width, totp, fwknop) = (name?, expires?, width?, totp?, fwknop?);
+    let client = Client { name, doors, expires, width, totp, spa, fwknop };
+    let (name, spa_keys) = (entry.at.clone(), spa_keys.unwrap_or_default());
+    let keys = reader.places(["expires", "totp", "fwknop", "width"]);
+    let places = ClientPlaces { name, doors: door_places, spa_keys, keys };
     Ok((client, places))
 }
 

@@ -8,7 +8,8 @@ use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
 use super::yaml;
 use crate::config::diagnostic::Parsed;
 use crate::config::{
-    Command, CommandText, Commands, Diagnostic, Hole, Name, Pair, Place, Problems, SourceText,
+    Command, CommandText, Commands, Diagnosed, Diagnostic, Hole, Name, Pair, Place, Problems,
+    SourceText,
 };
 
 pub(super) const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEMPLATE_NAMES };
@@ -142,7 +143,7 @@ pub(super) fn read_field(entry: &MappingEntry, problems: &mut Problems) -> Parse
 
 const A_COMMAND: &str = "a command (text for the shell, or a list of words)";
 
-fn read_command(node: &Node) -> Result<Command, Diagnostic> {
+fn read_command(node: &Node) -> Diagnosed<Command> {
     let Value::List(items) = &node.value else {
         return Ok(Command::Shell(node.read(A_COMMAND, CommandText::parse)?));
     };
@@ -154,7 +155,7 @@ fn read_command(node: &Node) -> Result<Command, Diagnostic> {
     }
 }
 
-fn read_word(node: &Node) -> Result<CommandText, Diagnostic> {
+fn read_word(node: &Node) -> Diagnosed<CommandText> {
     match &node.value {
         Value::Scalar(scalar) => {
             CommandText::parse(&scalar.text).map_err(|error| node.at.error(error.to_string()))

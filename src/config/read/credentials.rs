@@ -13,7 +13,8 @@ use super::tree::{
 };
 use crate::config::diagnostic::Parsed;
 use crate::config::{
-    AddressPolicy, Diagnostic, FwknopClient, Options, Place, Problems, SpaClient, TotpClient,
+    AddressPolicy, Diagnosed, Diagnostic, FwknopClient, Options, Place, Problems, SpaClient,
+    TotpClient,
 };
 use crate::proto::{Network, fwknop, spa, totp};
 
@@ -55,7 +56,7 @@ impl SecretText<'_> {
     }
 
     /// The key of fwknop's that it is, as it stands there or in base64.
-    fn key<const MOST: usize>(&self) -> Result<fwknop::KeyOf<MOST>, Diagnostic> {
+    fn key<const MOST: usize>(&self) -> Diagnosed<fwknop::KeyOf<MOST>> {
         let key = if self.base64 {
             fwknop::KeyOf::from_base64(&self.text)
         } else {
@@ -93,7 +94,7 @@ impl Secrets {
     }
 
     /// The one line of the file that a node names.
-    pub(super) fn read_file(&mut self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
+    pub(super) fn read_file(&mut self, node: &Node) -> Diagnosed<Zeroizing<String>> {
         let path = node.path()?;
         let text = read_secret(&path, self.options);
         let text = text.map_err(|problem| problem.named_at(&node.at))?;
@@ -212,17 +213,9 @@ pub(super) fn read_fwknop(
         let error = found.error("the HMAC key is the encryption key: fwknop refuses that");
         return reader.fail(error.help("let 'fwknop --key-gen' make two keys"));
     }
-    Ok(FwknopClient {
-        key,
-        mode,
-        hmac,
-        from: from?,
-        destination: destination?,
-        username: username?,
-        address: address?.unwrap_or_default(),
-        force_nat: force_nat?.unwrap_or_default(),
-        old: old?,
-    })
+    let (from, destination, username, old) = (from?, destination?, username?, old?);
+    let (address, force_nat) = (address?.unwrap_or_default(), force_nat?.unwrap_or_default());
+    Ok(FwknopClient { key, mode, hmac, from, destination, username, address, force_nat, old })
 }
 
 fn read_old_key<const MOST: usize>(
@@ -287,7 +280,7 @@ fn read_networks(reader: &mut Reader<'_>, key: &str) -> Parsed<Vec<Network>> {
     reader.problems.report_all(node.items().iter().map(network))
 }
 
-fn read_username(node: &Node) -> Result<String, Diagnostic> {
+fn read_username(node: &Node) -> Diagnosed<String> {
     let name = node.text("the name of a user")?;
     name.parse::<fwknop::User>().map(|_| name.to_owned()).map_err(|_| {
         let error = node.at.error("no client of fwknop can send this name");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::date;
 use super::tree::{KnownKeys, Node, Reader};
-use crate::config::{Diagnostic, FwknopSettings, Problems, SpaSettings};
+use crate::config::{Diagnosed, FwknopSettings, Problems, SpaSettings};
 use crate::proto::PortRange;
 use crate::proto::port_range;
 
@@ -37,6 +37,6 @@ pub(super) fn read_fwknop(node: &Node, fwknop: &mut FwknopSettings, problems: &m
     reader.set("max_age", &mut fwknop.max_age, |node| node.duration("max_age", SECOND));
 }
 
-fn read_ports(node: &Node) -> Result<PortRange, Diagnostic> {
+fn read_ports(node: &Node) -> Diagnosed<PortRange> {
     node.read("a port, or a range of ports,", port_range::parse)
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::commands::Templates;
 use super::hold::read_width;
 use super::lockout::read_lockout;
-use super::methods;
 use super::opening::read_opening;
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
@@ -15,16 +14,19 @@ use crate::config::diagnostic::Parsed;
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::lockout::CODE_LOCKOUT;
 use crate::config::{
-    Diagnostic, Door, DoorPlaces, Lockout, Mechanism, Options, Place, Problems, Recognition,
-    Settings,
+    Diagnosed, Diagnostic, Door, DoorPlaces, Lockout, Mechanism, Options, Place, Problems,
+    Recognition, Settings,
 };
 use crate::proto::totp::{Scheme, TotpMode};
 use crate::proto::{FlagTest, Knock, OpenPorts};
 
+/// The keys of all methods: a door has at least one of them.
+const METHODS: &str = "sequence one_time_sequences totp spa fwknop";
+
 pub(super) const DOOR: KnownKeys = KnownKeys {
     of: "a door",
     known: &[
-        "sequence one_time_sequences totp spa fwknop",
+        METHODS,
         "seq_timeout tcpflags target trip_wires lockout",
         "open forward open_for open_for_max max_grants hold on_expiry addresses fleet width cooldown",
         "via guard on_open on_close start_command stop_command start_command_6 stop_command_6",
@@ -69,7 +71,7 @@ pub(super) fn read_door(
         let message = format!("nothing opens door '{}': it has no sequence", entry.key);
         let help = "write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, \
                     totp, spa or fwknop";
-        return reader.missing(&methods::keys(), entry.at.error(message).help(help));
+        return reader.missing(&[METHODS], entry.at.error(message).help(help));
     }
     let effects = without_effect(reader.mapping, knocked, !knocks.is_empty(), spa || fwknop);
     reader.problems.extend(effects);
@@ -210,7 +212,7 @@ fn read_flags(reader: &mut Reader<'_>) -> Parsed<FlagTest> {
 ///
 /// # Errors
 /// Says that the text is no address that a packet could be sent to.
-pub(crate) fn parse_target(text: &str, at: &Place) -> Result<IpAddr, Diagnostic> {
+pub(crate) fn parse_target(text: &str, at: &Place) -> Diagnosed<IpAddr> {
     match text.parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() => Err(at
             .error(format!("no packet is sent to {address}"))

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::config::permissions::{OTHERS_READ, OTHERS_WRITE, unsafe_to_use};
 use crate::config::trusted_path::{Leaf, check_path};
-use crate::config::{Diagnostic, Options, Place, Problems, SourceText};
+use crate::config::{Diagnosed, Diagnostic, Options, Place, Problems, SourceText};
 
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 64 << 20;
@@ -44,36 +44,38 @@ pub(super) fn read_directory(
 ) -> Option<Vec<SourceText>> {
     let listed = File::open(directory)
         .and_then(|opened| opened.metadata())
-        .and_then(|metadata| Ok((metadata, list(directory)?)));
+        .and_then(|metadata| Ok((metadata, list_directory(directory)?)));
     let (metadata, paths) =
         problems.ok_or_report(listed.map_err(|error| unreadable(directory, &error)))?;
     problems.ok_or_report(check_permissions(directory, &metadata, OTHERS_WRITE, options))?;
-    let (yaml, others): (Vec<_>, Vec<_>) =
-        paths.into_iter().partition(|path| has_ending(path, &["yaml"]));
+    let shown = paths.into_iter().filter(|path| !is_hidden(path));
+    let (yaml, others): (Vec<_>, Vec<_>) = shown.partition(|path| has_ending(path, &["yaml"]));
     for path in others.iter().filter(|path| has_ending(path, &["yml", "conf"])) {
         let warning = Diagnostic::file(path, "not read: only names that end in .yaml are");
         problems.push(warning.into_warning());
     }
     if yaml.is_empty() {
-        problems.push(
-            Diagnostic::file(directory, "there is no configuration here: no file ends in .yaml")
-                .help("put doors into a file doors.yaml in it, or name another path with -c"),
-        );
+        let message = "there is no configuration here: no file ends in .yaml";
+        let help = "put doors into a file doors.yaml in it, or name another path with -c";
+        problems.push(Diagnostic::file(directory, message).help(help));
         return None;
     }
     Some(yaml.iter().filter_map(|path| problems.ok_or_report(read_file(path, options))).collect())
 }
 
-/// What a directory holds, hidden files excepted, in byte order.
-fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = fs::read_dir(directory)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<Vec<_>>>()?;
-    paths.retain(|path| {
-        !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-    });
+/// What a directory holds, in byte order.
+///
+/// # Errors
+/// Those of reading it.
+pub fn list_directory(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<io::Result<Vec<_>>>()?;
     paths.sort_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
     Ok(paths)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 fn has_ending(path: &Path, endings: &[&str]) -> bool {
@@ -81,7 +83,7 @@ fn has_ending(path: &Path, endings: &[&str]) -> bool {
 }
 
 /// The text of one file of the configuration, with its mode.
-pub(super) fn read_file(path: &Path, options: Options) -> Result<SourceText, Diagnostic> {
+pub(super) fn read_file(path: &Path, options: Options) -> Diagnosed<SourceText> {
     let fail = |error: io::Error| unreadable(path, &error);
     let file = File::open(path).map_err(fail)?;
     let metadata = file.metadata().map_err(fail)?;
@@ -92,12 +94,7 @@ pub(super) fn read_file(path: &Path, options: Options) -> Result<SourceText, Dia
 }
 
 /// What is read is overwritten when it is dropped: it may hold secrets.
-fn read_text(
-    path: &Path,
-    file: File,
-    most: u64,
-    too_large: &str,
-) -> Result<Zeroizing<String>, Diagnostic> {
+fn read_text(path: &Path, file: File, most: u64, too_large: &str) -> Diagnosed<Zeroizing<String>> {
     let mut bytes = Zeroizing::new(Vec::new());
     let read = file.take(most + 1).read_to_end(&mut bytes);
     let length = read.map_err(|error| unreadable(path, &error))?;
@@ -116,7 +113,7 @@ fn read_text(
 ///
 /// # Errors
 /// As [`read_trusted`].
-pub(super) fn read_secret(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
+pub(super) fn read_secret(path: &Path, options: Options) -> Diagnosed<Zeroizing<String>> {
     read_trusted(path, OTHERS_READ | OTHERS_WRITE, MAX_SECRET, options)
 }
 
@@ -125,7 +122,7 @@ pub(super) fn read_secret(path: &Path, options: Options) -> Result<Zeroizing<Str
 ///
 /// # Errors
 /// As [`read_trusted`].
-pub fn read_list(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
+pub fn read_list(path: &Path, options: Options) -> Diagnosed<Zeroizing<String>> {
     read_trusted(path, OTHERS_WRITE, MAX_SIZE, options)
 }
 
@@ -139,7 +136,7 @@ fn read_trusted(
     forbidden: u32,
     most: u64,
     options: Options,
-) -> Result<Zeroizing<String>, Diagnostic> {
+) -> Diagnosed<Zeroizing<String>> {
     let fail = |error: io::Error| cannot_be_read(path, &error);
     check_path(path, Leaf::Opened, options)?;
     // A pipe would wait for somebody to write to it.
@@ -184,12 +181,10 @@ fn check_permissions(
     metadata: &fs::Metadata,
     forbidden: u32,
     options: Options,
-) -> Result<(), Diagnostic> {
+) -> Diagnosed<()> {
     let otherwise = "; --insecure-permissions reads it as it is";
-    match unsafe_to_use(path, metadata, None, forbidden, otherwise) {
-        Some(error) if !options.insecure_permissions => Err(error),
-        _ => Ok(()),
-    }
+    let error = unsafe_to_use(path, metadata, None, forbidden, otherwise);
+    error.filter(|_| !options.insecure_permissions).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use super::tree::{KnownKeys, Node, Reader, given_twice};
 use crate::config::diagnostic::Parsed;
-use crate::config::{Diagnostic, Family, Forward, Place, Problems};
+use crate::config::{Diagnosed, Diagnostic, Family, Forward, Place, Problems};
 use crate::proto::Knock;
 use crate::proto::network::is_a_hosts;
 
@@ -52,7 +52,7 @@ fn read_forward(node: &Node, problems: &mut Problems) -> Parsed<(Forward, Place)
 }
 
 /// The address of a host that packets can be led to.
-fn read_host(node: &Node) -> Result<IpAddr, Diagnostic> {
+fn read_host(node: &Node) -> Diagnosed<IpAddr> {
     let text = node.text("the address of a host")?;
     let address = text.parse::<IpAddr>().map_err(|_| {
         let error = node.at.error(format!("'{text}' is not an IP address"));

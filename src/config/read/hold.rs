@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tree::{KnownKeys, MappingEntry, Node, Reader};
 use crate::config::diagnostic::Parsed;
-use crate::config::{Diagnostic, Hold, Hole, Opening, Problems};
+use crate::config::{Diagnosed, Diagnostic, Hold, Hole, Opening, Problems};
 use crate::proto::{Widths, duration};
 
 pub(super) const HOLD: KnownKeys = KnownKeys { of: "hold", known: &["idle", "grace", "at_most"] };
@@ -70,7 +70,7 @@ pub(crate) fn read_widths(given: &Node, problems: &mut Problems) -> Parsed<Width
     Ok(Widths { ipv4: ipv4?.unwrap_or(single), ipv6: ipv6?.unwrap_or(single_6) })
 }
 
-fn read_prefix(node: &Node, most: u8) -> Result<u8, Diagnostic> {
+fn read_prefix(node: &Node, most: u8) -> Diagnosed<u8> {
     let help =
         |error: Diagnostic| error.help("how many bits of an address count: 24 is as 192.0.2.0/24");
     node.integer(1, most).map_err(help)

@@ -10,7 +10,6 @@ use super::commands::{
 };
 use super::forward::read_forwards;
 use super::hold::{read_hold, unknown_sessions};
-use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
@@ -18,8 +17,8 @@ use crate::config::diagnostic::Parsed;
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
 use crate::config::{
-    Command, Commands, Diagnostic, Forward, GuardMode, Hole, Mechanism, NewPrivileges, Opening,
-    Place, Settings,
+    Command, Commands, Diagnosed, Diagnostic, Forward, GuardMode, Hole, Mechanism, NewPrivileges,
+    Opening, Place, Settings,
 };
 use crate::proto::{OpenPorts, duration};
 
@@ -96,7 +95,7 @@ pub(super) fn read_opening(
 }
 
 /// How long a command may run; `none`: without end.
-pub(super) fn read_command_limit(node: &Node) -> Result<Option<Duration>, Diagnostic> {
+pub(super) fn read_command_limit(node: &Node) -> Diagnosed<Option<Duration>> {
     match &node.value {
         Value::Scalar(Scalar { text, .. }) if text == "none" => Ok(None),
         _ => node.duration("command_limit", Duration::from_secs(1)).map(Some),
@@ -104,12 +103,12 @@ pub(super) fn read_command_limit(node: &Node) -> Result<Option<Duration>, Diagno
 }
 
 /// Whether commands may gain privileges.
-pub(super) fn read_new_privileges(node: &Node) -> Result<NewPrivileges, Diagnostic> {
+pub(super) fn read_new_privileges(node: &Node) -> Diagnosed<NewPrivileges> {
     Ok(if node.boolean()? { NewPrivileges::Denied } else { NewPrivileges::Granted })
 }
 
 /// What the guard does.
-pub(super) fn read_guard_mode(node: &Node) -> Result<GuardMode, Diagnostic> {
+pub(super) fn read_guard_mode(node: &Node) -> Diagnosed<GuardMode> {
     node.one_of(&GuardMode::ALL.map(|mode| (mode.as_str(), mode)))
 }
 
@@ -234,6 +233,11 @@ fn read_hook(reader: &mut Reader<'_>, key: &str, ports: usize) -> Parsed<Option<
         reader.problems.push(no_client(&entry.node.at));
     }
     Ok(Some(command))
+}
+
+/// Whether anything that opens the door says who knocks.
+fn has_clients(mapping: &Mapping) -> bool {
+    ["totp", "spa", "fwknop"].iter().any(|key| mapping.value(key).is_some())
 }
 
 fn read_open_for(reader: &mut Reader<'_>, mechanism: Option<&Mechanism>) -> Parsed<Duration> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tree::{KnownKeys, Node, Reader};
 use crate::config::diagnostic::Parsed;
-use crate::config::{Diagnostic, Place, Problems};
+use crate::config::{Diagnosed, Place, Problems};
 use crate::proto::PortRange;
 use crate::proto::port_range;
 use crate::proto::totp::{
@@ -54,7 +54,7 @@ fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Parsed<TotpMode> {
     Ok(TotpMode::Ports { low, high, length, protocol })
 }
 
-fn read_range(node: &Node) -> Result<PortRange, Diagnostic> {
+fn read_range(node: &Node) -> Diagnosed<PortRange> {
     let range = node.read("a range of ports such as 20000-29999", port_range::parse)?;
     let ports = range.end().get() - range.start().get();
     if ports < MIN_PORTS - 1 {
@@ -69,22 +69,16 @@ fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Parsed<TotpMode> {
     refuse_keys(reader, &["ports", "length", "protocol"], "ports", help);
     let error = at.error("totp does not say from which port on a code is knocked");
     let base = reader.require("base", read_base, error.help("write for example base: 7000"));
-    let digits = reader.read("digits", |node| {
-        node.read("6 or 8", |text| match text {
-            "6" => Ok(Digits::Six),
-            "8" => Ok(Digits::Eight),
-            _ => Err(format!("a code has 6 or 8 digits, not '{text}'")),
-        })
-    });
+    let digits = reader.read("digits", |node| node.parsed("6 or 8"));
     Ok(TotpMode::Code { base: base?, digits: digits?.unwrap_or(Digits::Six) })
 }
 
-fn read_base(node: &Node) -> Result<u16, Diagnostic> {
+fn read_base(node: &Node) -> Diagnosed<u16> {
     let base = node.integer(1, u16::MAX - 99);
     base.map_err(|error| error.help("the 100 ports from there on are watched"))
 }
 
-fn read_step(node: &Node) -> Result<u32, Diagnostic> {
+fn read_step(node: &Node) -> Diagnosed<u32> {
     let step = node.duration("step", Duration::from_secs(1))?;
     let whole = u32::try_from(step.as_secs()).ok().filter(|_| step.subsec_nanos() == 0);
     let error = || node.at.error("a step is a whole number of seconds, from 1s to 1h");

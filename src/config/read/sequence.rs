@@ -9,7 +9,7 @@ use super::tree::{Node, Reader, Value};
 use crate::config::diagnostic::Parsed;
 use crate::config::lint::scan::is_completed_in_order;
 use crate::config::one_time::{self, OneTimeLine, OneTimeLineError};
-use crate::config::{Diagnostic, OneTime, Options, Place, Problems, SourceText};
+use crate::config::{Diagnosed, Diagnostic, OneTime, Options, Place, Problems, SourceText};
 use crate::proto::Knock;
 use crate::proto::knock::MAX_KNOCKS;
 
@@ -47,7 +47,7 @@ pub(super) fn read_sequence(
     }
 }
 
-fn sequence_items(node: &Node) -> Result<&[Node], Diagnostic> {
+fn sequence_items(node: &Node) -> Diagnosed<&[Node]> {
     if let Value::Scalar(scalar) = &node.value {
         let error = node.at.error("a sequence is a list");
         return Err(error.help(format!("write sequence: [{}]", scalar.text)));
@@ -61,7 +61,7 @@ fn sequence_items(node: &Node) -> Result<&[Node], Diagnostic> {
 ///
 /// # Errors
 /// Says that a sequence has no knock, or too many.
-pub(super) fn check_length(knocks: usize, at: &Place) -> Result<(), Diagnostic> {
+pub(super) fn check_length(knocks: usize, at: &Place) -> Diagnosed<()> {
     match knocks {
         0 => Err(at.error("a sequence needs at least one knock: three or more are sensible")),
         1..=MAX_KNOCKS => Ok(()),
@@ -134,7 +134,7 @@ pub(super) fn read_ports<T: FromStr<Err: Display>>(
     problems.report_all(items.iter().map(read_port))
 }
 
-fn read_port<T: FromStr<Err: Display>>(item: &Node) -> Result<(T, Place), Diagnostic> {
+fn read_port<T: FromStr<Err: Display>>(item: &Node) -> Diagnosed<(T, Place)> {
     let port = item.parsed(A_PORT).map_err(|error| match &item.value {
         Value::Mapping(_) => error.help("write 7000:udp without a blank after the colon"),
         Value::Scalar(scalar) if scalar.text.contains(char::is_whitespace) => {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::files::{one_line, read_secret};
 use crate::config::trusted_path::{Leaf, check_path};
-use crate::config::{Diagnostic, Options};
+use crate::config::{Diagnosed, Diagnostic, Options};
 use crate::proto::spa::PrivateKey;
 
 /// The key in a file; `None`: there is no such file.
@@ -14,7 +14,7 @@ use crate::proto::spa::PrivateKey;
 /// # Errors
 /// Says why it cannot be read, who else could have, or why it is not a key. It never quotes what
 /// was read.
-pub fn read_server_key(path: &Path, options: Options) -> Result<Option<PrivateKey>, Diagnostic> {
+pub fn read_server_key(path: &Path, options: Options) -> Diagnosed<Option<PrivateKey>> {
     check_path(path, Leaf::Opened, options)?;
     if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::diagnostic::{Parsed, closest_match};
-use crate::config::{Diagnostic, Place, Problems};
+use crate::config::{Diagnosed, Diagnostic, Place, Problems};
 use crate::proto::duration;
 use crate::proto::name::Name;
 
@@ -102,7 +102,7 @@ pub(super) fn refuse_repetitions(
 ///
 /// # Errors
 /// Says that it is none.
-pub(crate) fn absolute_path(text: &str, at: &Place) -> Result<PathBuf, Diagnostic> {
+pub(crate) fn absolute_path(text: &str, at: &Place) -> Diagnosed<PathBuf> {
     let path = PathBuf::from(text);
     if path.is_absolute() {
         return Ok(path);
@@ -130,7 +130,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted` belongs here.
-    pub(crate) fn text(&self, wanted: &str) -> Result<&str, Diagnostic> {
+    pub(crate) fn text(&self, wanted: &str) -> Diagnosed<&str> {
         match &self.value {
             Value::Scalar(scalar) if !scalar.text.is_empty() => Ok(&scalar.text),
             Value::Scalar(_) => Err(self.at.error(format!("{wanted} belongs here, not nothing"))),
@@ -142,7 +142,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted` belongs here, or what the type's parser says of the text.
-    pub(crate) fn parsed<T: FromStr<Err: Display>>(&self, wanted: &str) -> Result<T, Diagnostic> {
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&self, wanted: &str) -> Diagnosed<T> {
         self.read(wanted, str::parse)
     }
 
@@ -154,7 +154,7 @@ impl Node {
         &self,
         wanted: &str,
         parser: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<T, Diagnostic> {
+    ) -> Diagnosed<T> {
         parser(self.text(wanted)?).map_err(|error| self.at.error(error.to_string()))
     }
 
@@ -162,7 +162,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that it is neither `true` nor `false`.
-    pub(crate) fn boolean(&self) -> Result<bool, Diagnostic> {
+    pub(crate) fn boolean(&self) -> Diagnosed<bool> {
         match &self.value {
             Value::Scalar(Scalar { text, plain: true }) if text == "true" => Ok(true),
             Value::Scalar(Scalar { text, plain: true }) if text == "false" => Ok(false),
@@ -177,7 +177,7 @@ impl Node {
     ///
     /// # Errors
     /// Says which numbers are possible.
-    pub(crate) fn integer<T>(&self, low: T, high: T) -> Result<T, Diagnostic>
+    pub(crate) fn integer<T>(&self, low: T, high: T) -> Diagnosed<T>
     where
         T: FromStr + PartialOrd + Display,
     {
@@ -194,7 +194,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that it is not a duration, or too short.
-    pub(crate) fn duration(&self, key: &str, least: Duration) -> Result<Duration, Diagnostic> {
+    pub(crate) fn duration(&self, key: &str, least: Duration) -> Diagnosed<Duration> {
         let time = self.read("a duration such as 30s or 5m", duration::parse)?;
         if time >= least {
             Ok(time)
@@ -210,7 +210,7 @@ impl Node {
     ///
     /// # Errors
     /// Says which words there are.
-    pub(crate) fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Diagnostic> {
+    pub(crate) fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Diagnosed<T> {
         let names = || choices.iter().map(|(name, _)| *name);
         let list = names().collect::<Vec<_>>().join(", ");
         let text = self.text(&format!("one of {list}"))?;
@@ -226,7 +226,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that it is none.
-    pub(crate) fn path(&self) -> Result<PathBuf, Diagnostic> {
+    pub(crate) fn path(&self) -> Diagnosed<PathBuf> {
         absolute_path(self.text("a path")?, &self.at)
     }
 
@@ -243,7 +243,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted`, a list, belongs here.
-    pub(crate) fn list(&self, wanted: &str) -> Result<&[Self], Diagnostic> {
+    pub(crate) fn list(&self, wanted: &str) -> Diagnosed<&[Self]> {
         if let Value::List(items) = &self.value { Ok(items) } else { Err(self.unwanted(wanted)) }
     }
 
@@ -251,7 +251,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted`, a mapping, belongs here.
-    pub(crate) fn mapping(&self, wanted: &str) -> Result<&Mapping, Diagnostic> {
+    pub(crate) fn mapping(&self, wanted: &str) -> Diagnosed<&Mapping> {
         match &self.value {
             Value::Mapping(mapping) => Ok(mapping),
             _ => Err(self.unwanted(wanted)),
@@ -309,10 +309,9 @@ impl Mapping {
 
 impl MappingEntry {
     /// The key as a name.
-    pub(super) fn name(&self) -> Result<Name, Diagnostic> {
-        self.key
-            .parse()
-            .map_err(|error| self.at.error(format!("'{}' is not a name: {error}", self.key)))
+    pub(super) fn name(&self) -> Diagnosed<Name> {
+        let wrong = |error| self.at.error(format!("'{}' is not a name: {error}", self.key));
+        self.key.parse().map_err(wrong)
     }
 
     /// The warning that it says something in vain.
@@ -367,7 +366,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn read<T>(
         &mut self,
         key: &str,
-        read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
+        read: impl FnOnce(&'a Node) -> Diagnosed<T>,
     ) -> Parsed<Option<T>> {
         self.problems.report(self.mapping.value(key).map(read).transpose())
     }
@@ -380,7 +379,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn require<T>(
         &mut self,
         key: &str,
-        read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
+        read: impl FnOnce(&'a Node) -> Diagnosed<T>,
         missing: Diagnostic,
     ) -> Parsed<T> {
         self.read(key, read)?.map_or_else(|| self.missing(&[key], missing), Ok)
@@ -391,7 +390,7 @@ impl<'a> Reader<'a> {
         &mut self,
         key: &str,
         to: &mut T,
-        read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
+        read: impl FnOnce(&'a Node) -> Diagnosed<T>,
     ) {
         if let Ok(Some(value)) = self.read(key, read) {
             *to = value;

@@ -4,7 +4,7 @@ use super::commands::{AvailableHoles, Template, Templates, check_holes, missing_
 use super::tree::{KnownKeys, Mapping, Node, Reader, Value};
 use crate::config::diagnostic::{Parsed, closest_match};
 use crate::config::{
-    Diagnostic, Family, Mechanism, Name, NftFamily, NftName, NftSet, Place, Problems,
+    Diagnosed, Diagnostic, Family, Mechanism, Name, NftFamily, NftName, NftSet, Place, Problems,
 };
 
 pub(super) const VIA: KnownKeys = KnownKeys { of: "via", known: &["nft_set"] };
@@ -83,7 +83,7 @@ fn read_nft_set(via: &Mapping, at: &Place, problems: &mut Problems) -> Parsed<Nf
     Ok(NftSet { family, table, set4, set6 })
 }
 
-fn read_table(node: &Node) -> Result<(NftFamily, NftName), Diagnostic> {
+fn read_table(node: &Node) -> Diagnosed<(NftFamily, NftName)> {
     let text = node.text("a table such as inet filter")?;
     let mut words = text.split_whitespace();
     let (Some(family), Some(name), None) = (words.next(), words.next(), words.next()) else {
@@ -104,11 +104,7 @@ fn read_table(node: &Node) -> Result<(NftFamily, NftName), Diagnostic> {
     Ok((found, name))
 }
 
-fn read_set(
-    node: &Node,
-    family: Option<NftFamily>,
-    packets: Family,
-) -> Result<NftName, Diagnostic> {
+fn read_set(node: &Node, family: Option<NftFamily>, packets: Family) -> Diagnosed<NftName> {
     let name = node.parsed("the name of a set")?;
     let Some(family) = family.filter(|family| !family.sees(packets)) else { return Ok(name) };
     let (version, key) = match packets {

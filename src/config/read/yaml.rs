@@ -9,7 +9,7 @@ use serde_yaml::granit_parser::{self as yaml, Event, Parser, ScalarStyle, Span};
 
 use super::tree::{Mapping, MappingEntry, Node, Scalar, Value, refuse_repetitions};
 use crate::config::diagnostic::narrow;
-use crate::config::{Diagnostic, Place, Problems, SourceText};
+use crate::config::{Diagnosed, Diagnostic, Place, Problems, SourceText};
 
 /// How deep a file may nest; a configuration needs six levels.
 const MAX_DEPTH: usize = 32;
@@ -46,7 +46,7 @@ struct TreeBuilder<'a> {
 }
 
 impl<'a> TreeBuilder<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Span), Diagnostic> {
+    fn next(&mut self) -> Diagnosed<(Event<'a>, Span)> {
         match self.events.next_event() {
             Some(Ok(event)) => Ok(event),
             Some(Err(error)) => Err(self.syntax_error(&error)),
@@ -76,7 +76,7 @@ impl<'a> TreeBuilder<'a> {
         self.source.place(narrow(at.line()), narrow(at.col()).saturating_add(1), narrow(width))
     }
 
-    fn document(&mut self) -> Result<Node, Diagnostic> {
+    fn document(&mut self) -> Diagnosed<Node> {
         let mut root: Option<Node> = None;
         loop {
             let (event, span) = self.next()?;
@@ -100,12 +100,7 @@ impl<'a> TreeBuilder<'a> {
     }
 
     /// The node that an event begins, and how many nodes it consists of.
-    fn node(
-        &mut self,
-        event: Event<'a>,
-        span: &Span,
-        depth: usize,
-    ) -> Result<(Node, usize), Diagnostic> {
+    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Diagnosed<(Node, usize)> {
         let at = self.place(span);
         if depth > MAX_DEPTH {
             return Err(at.error("nested too deeply"));
@@ -142,7 +137,7 @@ impl<'a> TreeBuilder<'a> {
         Ok((node, size))
     }
 
-    fn mapping(&mut self, depth: usize, size: &mut usize) -> Result<Value, Diagnostic> {
+    fn mapping(&mut self, depth: usize, size: &mut usize) -> Diagnosed<Value> {
         let mut entries: Vec<MappingEntry> = Vec::new();
         loop {
             let (event, span) = self.next()?;
@@ -162,7 +157,7 @@ impl<'a> TreeBuilder<'a> {
         }
     }
 
-    fn alias(&mut self, id: usize, at: Place) -> Result<(Node, usize), Diagnostic> {
+    fn alias(&mut self, id: usize, at: Place) -> Diagnosed<(Node, usize)> {
         let Some((node, size)) = self.anchors.get(&id) else {
             return Err(at.error("this alias stands inside what it refers to"));
         };
@@ -177,13 +172,8 @@ impl<'a> TreeBuilder<'a> {
     fn refuse_tag(&mut self, tag: &yaml::Tag, span: &Span) -> String {
         let written = tag.original();
         let place = self.place_at(&span.tag_start().unwrap_or(span.start), written.chars().count());
-        self.problems.push(
-            place
-                .error(format!(
-                    "'{written}' without quotes is a YAML tag, which means nothing here"
-                ))
-                .help("put text that begins with ! in quotes"),
-        );
+        let message = format!("'{written}' without quotes is a YAML tag, which means nothing here");
+        self.problems.push(place.error(message).help("put text that begins with ! in quotes"));
         written
     }
 }

@@ -10,28 +10,24 @@ use crate::proto::{Method, PortSet, duration, port_range};
 /// The methods of each door, in their order: at least one each.
 pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
     let watched = watch_sets(config.doors.iter().map(|door| &door.recognition));
-    config
-        .doors
-        .iter()
-        .zip(&watched)
-        .map(|(door, watched)| {
-            let clients = config.clients.iter().filter(|it| it.doors.contains(door.name()));
-            let holders = |method| clients.clone().filter(|client| client.has(method)).count();
-            let sent = |method, what, ports| {
-                let (ports, holders) = (port_range::show(ports, '-'), holders(method));
-                let said = format!("{what} to {ports}/udp, by {}", count(holders, "client"));
-                door.takes(method).then_some(said)
-            };
-            let Settings { spa, fwknop, .. } = &config.settings;
-            let all = [
-                fixed(door, watched),
-                rotates(door, holders(Method::Totp)),
-                sent(Method::Spa, "a datagram", &spa.ports),
-                sent(Method::Fwknop, "a request of fwknop's", &fwknop.ports),
-            ];
-            all.into_iter().flatten().collect()
-        })
-        .collect()
+    let say = |(door, watched): (&Door, &PortSet)| {
+        let clients = config.clients.iter().filter(|it| it.doors.contains(door.name()));
+        let holders = |method| clients.clone().filter(|client| client.has(method)).count();
+        let sent = |method, what, ports| {
+            let (ports, holders) = (port_range::show(ports, '-'), holders(method));
+            let said = format!("{what} to {ports}/udp, by {}", count(holders, "client"));
+            door.takes(method).then_some(said)
+        };
+        let Settings { spa, fwknop, .. } = &config.settings;
+        let all = [
+            fixed(door, watched),
+            rotates(door, holders(Method::Totp)),
+            sent(Method::Spa, "a datagram", &spa.ports),
+            sent(Method::Fwknop, "a request of fwknop's", &fwknop.ports),
+        ];
+        all.into_iter().flatten().collect()
+    };
+    config.doors.iter().zip(&watched).map(say).collect()
 }
 
 fn fixed(door: &Door, watched: &PortSet) -> Option<String> {
@@ -68,7 +64,7 @@ fn rotates(door: &Door, clients: usize) -> Option<String> {
             format!("a code of {} digits on {base}-{high} tcp", digits.count())
         }
     };
-    let step = duration::format(std::time::Duration::from_secs(scheme.step().into()));
+    let step = duration::format(scheme.step_length());
     let within = duration::format(door.recognition.seq_timeout);
     let odds = rotating_odds(&scheme, clients, door.recognition.lockout);
     let clients = count(clients, "client");

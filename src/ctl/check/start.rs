@@ -18,17 +18,11 @@ use crate::keeper::{kernel_sets, server_key};
 use crate::ledger::Ledger;
 use crate::log::check_owner;
 use crate::sys::privileges::Identity;
-use crate::sys::process;
-use crate::time::Now;
+use crate::sys::{clock, process};
 
 /// Errors of a configuration that is read from `path`, each as knockd would put it. It takes root
 /// to look.
-pub(super) fn obstacles(
-    path: &Path,
-    loaded: &Loaded,
-    options: Options,
-    now: Now,
-) -> Vec<Diagnostic> {
+pub(super) fn obstacles(path: &Path, loaded: &Loaded, options: Options) -> Vec<Diagnostic> {
     let Loaded { config, places, .. } = loaded;
     let settings = &config.settings;
     let error = |key: &str, message: String| match places.settings.get(key) {
@@ -71,7 +65,7 @@ pub(super) fn obstacles(
     if config.doors.iter().any(|door| door.recognition.spa) && !key_file.exists() {
         finds("spa", written(key_file, file(key_file, directory)));
     } else {
-        finds("spa", said(server_key::server(now, config, options)));
+        finds("spa", said(server_key::server(clock::now(), config, options)));
     }
     finds("state_dir", said(Ledger::check(&settings.state_dir)));
     finds("user", said(Identity::resolve(settings.user.as_deref())));

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -11,11 +10,9 @@ use crate::ctl::error::Error;
 use crate::ctl::qr;
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::spa::PublicKey;
-use crate::proto::totp::{Digits, Protocols, Scheme, TotpMode, encode_secret, uri};
+use crate::proto::totp::{Digits, Protocols, STEP, Scheme, TotpMode, encode_secret, uri};
 use crate::proto::{Secret, duration};
 
-/// The step of every authenticator app.
-const USUAL_STEP: u32 = 30;
 /// A code to show what is knocked for it.
 const EXAMPLE: [u16; 3] = [49, 38, 17];
 
@@ -124,9 +121,8 @@ fn write_entry(page: &mut YamlWriter, server: &ServerName, entry: &HostsEntry) {
                     page.optional(2, "digits", (digits != Digits::Six).then(|| digits.count()));
                 }
             }
-            let unusual = Some(scheme.step()).filter(|&step| step != USUAL_STEP);
-            let step = unusual.map(|step| duration::format(Duration::from_secs(step.into())));
-            page.optional(2, "step", step);
+            let unusual = Some(scheme.step_length()).filter(|_| scheme.step() != STEP);
+            page.optional(2, "step", unusual.map(duration::format));
             page.entry(2, "secret_file", &server.file("totp"));
         }
         HostsMode::Spa { key, port } => {

@@ -8,7 +8,7 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use zeroize::Zeroizing;
 
 use crate::config::tree::{Mapping, MappingEntry, Node, Value};
-use crate::config::{Diagnostic, Name, Place, Problems, SourceText, yaml};
+use crate::config::{Diagnosed, Diagnostic, Name, Place, Problems, SourceText, yaml};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::Method;
 use crate::proto::spa::PublicKey;
@@ -34,7 +34,7 @@ const OLD: &str = "old_";
 
 /// A client, as its file has it. Whether its values are good is for who reads the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::ctl) struct ClientFile {
+pub(super) struct ClientFile {
     pub name: Name,
     /// Never empty.
     pub doors: Vec<Name>,
@@ -47,12 +47,12 @@ pub(in crate::ctl) struct ClientFile {
 
 impl ClientFile {
     /// A client that may do nothing yet.
-    pub(in crate::ctl) const fn new(name: Name) -> Self {
+    pub(super) const fn new(name: Name) -> Self {
         Self { name, doors: Vec::new(), expires: None, credentials: BTreeMap::new() }
     }
 
     /// Adds those that it has not yet.
-    pub(in crate::ctl) fn add_doors(&mut self, doors: &[Name]) {
+    pub(super) fn add_doors(&mut self, doors: &[Name]) {
         for door in doors {
             if !self.doors.contains(door) {
                 self.doors.push(door.clone());
@@ -61,7 +61,7 @@ impl ClientFile {
     }
 
     /// Its secrets for a method are in these files from now on; those before hold for `grace` too.
-    pub(in crate::ctl) fn rotate(
+    pub(super) fn rotate(
         &mut self,
         method: Method,
         files: Vec<(&str, PathBuf)>,
@@ -86,13 +86,13 @@ impl ClientFile {
     }
 
     /// Until when the secrets before those of a method hold, if there are any.
-    pub(in crate::ctl) fn old_until(&self, method: Method) -> Option<Timestamp> {
+    pub(super) fn old_until(&self, method: Method) -> Option<Timestamp> {
         let mut held = self.credentials.get(&method)?.iter();
         held.find(|(key, _)| key == "old_until")?.1.parse().ok()
     }
 
     /// Forgets secrets that hold no longer.
-    pub(in crate::ctl) fn forget_expired(&mut self, now: Timestamp) {
+    pub(super) fn forget_expired(&mut self, now: Timestamp) {
         for (method, _) in KEPT {
             if self.old_until(method).is_some_and(|until| until <= now) {
                 let held = self.credentials.entry(method).or_default();
@@ -102,7 +102,7 @@ impl ClientFile {
     }
 
     /// Adds a key, or puts it in the place of all others.
-    pub(in crate::ctl) fn add_key(&mut self, key: PublicKey, replace: bool) {
+    pub(super) fn add_key(&mut self, key: PublicKey, replace: bool) {
         let held = self.credentials.entry(Method::Spa).or_default();
         let new = (PUBLIC_KEY.to_owned(), key.to_string());
         held.retain(|(key, _)| key != PUBLIC_KEY || !replace);
@@ -112,12 +112,12 @@ impl ClientFile {
     }
 
     /// Whether it has what a method takes.
-    pub(in crate::ctl) fn has(&self, method: Method) -> bool {
+    pub(super) fn has(&self, method: Method) -> bool {
         self.credentials.contains_key(&method)
     }
 
     /// The files that hold its secrets.
-    pub(in crate::ctl) fn secret_files(&self) -> impl Iterator<Item = &Path> {
+    pub(super) fn secret_files(&self) -> impl Iterator<Item = &Path> {
         let held = self.credentials.values().flatten();
         held.filter(|(key, _)| key.ends_with("_file")).map(|(_, path)| Path::new(path))
     }
@@ -137,7 +137,7 @@ pub(in crate::ctl) enum NotOurs {
 
 impl ClientFile {
     /// The text of the file, without any secret. It has to be read as the same client.
-    pub(in crate::ctl) fn text(&self) -> Zeroizing<String> {
+    pub(super) fn text(&self) -> Zeroizing<String> {
         let mut page = YamlWriter::default();
         page.line(0, HEADER);
         page.open(0, "clients");
@@ -164,7 +164,7 @@ impl ClientFile {
     ///
     /// # Errors
     /// [`NotOurs`] when writing it anew would lose something.
-    pub(in crate::ctl) fn read(source: &SourceText, name: &Name) -> Result<Self, NotOurs> {
+    pub(super) fn read(source: &SourceText, name: &Name) -> Result<Self, NotOurs> {
         let root = ours(source)?;
         let comment = |line: &str| line.trim_start().starts_with('#') || line.contains(" #");
         let lines = (1..).zip(source.text().lines()).skip(1);
@@ -181,7 +181,7 @@ impl ClientFile {
 ///
 /// # Errors
 /// [`NotOurs`] when removing the file would lose something else.
-pub(in crate::ctl) fn files_of(source: &SourceText, name: &Name) -> Result<Vec<PathBuf>, NotOurs> {
+pub(super) fn files_of(source: &SourceText, name: &Name) -> Result<Vec<PathBuf>, NotOurs> {
     let root = ours(source)?;
     let client = only(&root, name).map_err(NotOurs::Changed)?;
     let mut files = Vec::new();
@@ -217,7 +217,7 @@ fn by_hand(at: &Place, what: &str) -> Diagnostic {
 }
 
 /// The entries of a mapping, all of which have to be among `known`.
-fn fields<'a>(node: &'a Node, known: &[&str]) -> Result<&'a Mapping, Diagnostic> {
+fn fields<'a>(node: &'a Node, known: &[&str]) -> Diagnosed<&'a Mapping> {
     let mapping = node.mapping("a mapping")?;
     match mapping.entries.iter().find(|entry| !known.contains(&entry.key.as_str())) {
         Some(MappingEntry { key, at, .. }) => Err(by_hand(at, &format!("'{key}'"))),
@@ -225,17 +225,17 @@ fn fields<'a>(node: &'a Node, known: &[&str]) -> Result<&'a Mapping, Diagnostic>
     }
 }
 
-fn needed<'a>(fields: &'a Mapping, key: &str, within: &Node) -> Result<&'a Node, Diagnostic> {
+fn needed<'a>(fields: &'a Mapping, key: &str, within: &Node) -> Diagnosed<&'a Node> {
     fields.value(key).ok_or_else(|| within.at.error(format!("'{key}' is missing here")))
 }
 
 /// The client, where there is nothing else.
-fn only<'a>(root: &'a Node, name: &Name) -> Result<&'a Node, Diagnostic> {
+fn only<'a>(root: &'a Node, name: &Name) -> Diagnosed<&'a Node> {
     let clients = needed(fields(root, &["clients"])?, "clients", root)?;
     needed(fields(clients, &[name.as_str()])?, name.as_str(), clients)
 }
 
-fn client(root: &Node, name: &Name) -> Result<ClientFile, Diagnostic> {
+fn client(root: &Node, name: &Name) -> Diagnosed<ClientFile> {
     let node = only(root, name)?;
     let keys = fields(node, &["doors", "expires", "totp", "spa", "fwknop"])?;
     let doors = needed(keys, "doors", node)?

@@ -270,14 +270,10 @@ fn show(
     let key = new_key.map(PrivateKey::encode);
     let output = io::stdout();
     let qr = args.qr.then(|| output.is_terminal());
-    let bundle = Bundle {
-        client: &args.client,
-        server: &server,
-        entries: &entries,
-        secret: totp.filter(|_| args.totp).map(|totp| &totp.secret),
-        key: key.as_ref().map(|key| key.as_str()),
-        qr,
-    };
+    let secret = totp.filter(|_| args.totp).map(|totp| &totp.secret);
+    let key = key.as_ref().map(|key| key.as_str());
+    let bundle =
+        Bundle { client: &args.client, server: &server, entries: &entries, secret, key, qr };
     let asked = if shows(args.fwknop) { doors } else { &[] };
     let mut text = stanza::show(client, &server, asked, settings, args.fwknop, qr);
     if !entries.is_empty() {

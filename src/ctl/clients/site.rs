@@ -18,7 +18,7 @@ use crate::proto::spa::PublicKey;
 const KEYS: &str = "keys";
 
 /// A directory whose configuration is valid, and that nobody else changes meanwhile.
-pub(in crate::ctl) struct Site<'a> {
+pub(super) struct Site<'a> {
     /// Absolute.
     directory: PathBuf,
     target: &'a Target,
@@ -29,7 +29,7 @@ pub(in crate::ctl) struct Site<'a> {
 impl<'a> Site<'a> {
     /// # Errors
     /// When it is no directory, has mistakes, or somebody else is changing it.
-    pub(in crate::ctl) fn open(target: &'a Target) -> Result<Self, Error> {
+    pub(super) fn open(target: &'a Target) -> Result<Self, Error> {
         if target.config.is_file() {
             return Err(Error::NoDirectory(target.config.clone()));
         }
@@ -43,18 +43,18 @@ impl<'a> Site<'a> {
         Ok(Self { directory, target, loaded, _lock: lock })
     }
 
-    pub(in crate::ctl) const fn config(&self) -> &Config {
+    pub(super) const fn config(&self) -> &Config {
         &self.loaded.config
     }
 
     /// The server's public key, which is made if there is none yet.
-    pub(in crate::ctl) fn server_key(&self) -> Result<PublicKey, Error> {
+    pub(super) fn server_key(&self) -> Result<PublicKey, Error> {
         let path = &self.config().settings.spa.key_file;
         Ok(obtain(path, self.target.options()).map_err(Error::unfit)?.public())
     }
 
     /// Where enrolling writes a client.
-    pub(in crate::ctl) fn client_file(&self, name: &Name) -> PathBuf {
+    pub(super) fn client_file(&self, name: &Name) -> PathBuf {
         self.directory.join(format!("client-{name}.yaml"))
     }
 
@@ -62,7 +62,7 @@ impl<'a> Site<'a> {
     ///
     /// # Errors
     /// [`NotOurs`] when somebody has written it by hand.
-    pub(in crate::ctl) fn client(&self, name: &Name) -> Result<Option<ClientFile>, Error> {
+    pub(super) fn client(&self, name: &Name) -> Result<Option<ClientFile>, Error> {
         let source = self.source(name)?;
         Ok(source.map(|source| ClientFile::read(&source, name)).transpose()?)
     }
@@ -72,7 +72,7 @@ impl<'a> Site<'a> {
     ///
     /// # Errors
     /// [`NotOurs`] when somebody has written it by hand, or something else into its file.
-    pub(in crate::ctl) fn files_of(&self, name: &Name) -> Result<Option<Vec<PathBuf>>, Error> {
+    pub(super) fn files_of(&self, name: &Name) -> Result<Option<Vec<PathBuf>>, Error> {
         let source = self.source(name)?;
         Ok(source.map(|source| client_file::files_of(&source, name)).transpose()?)
     }
@@ -95,7 +95,7 @@ impl<'a> Site<'a> {
 
     /// A file for a new secret of a client; the one in use is never overwritten, since the
     /// configuration changes only when the file that names it does.
-    pub(in crate::ctl) fn new_secret_file(&self, name: &Name, end: &str) -> Result<PathBuf, Error> {
+    pub(super) fn new_secret_file(&self, name: &Name, end: &str) -> Result<PathBuf, Error> {
         let keys = self.directory.join(KEYS);
         make_directory(&keys)?;
         // No name of another client has this character.
@@ -109,7 +109,7 @@ impl<'a> Site<'a> {
     ///
     /// # Errors
     /// Everything is as it was before then: also when the whole configuration would not be valid.
-    pub(in crate::ctl) fn commit(&self, edit: Edit) -> Result<Config, Error> {
+    pub(super) fn commit(&self, edit: Edit) -> Result<Config, Error> {
         let undo = edit.make()?;
         match load::load(&self.target.config, &self.target.options()) {
             Ok(loaded) => Ok(loaded.config),
@@ -121,10 +121,7 @@ impl<'a> Site<'a> {
     }
 
     /// Removes files of secrets that hold no longer. Those elsewhere belong to somebody else.
-    pub(in crate::ctl) fn forget<'b>(
-        &self,
-        files: impl Iterator<Item = &'b Path>,
-    ) -> Result<(), Error> {
+    pub(super) fn forget<'b>(&self, files: impl Iterator<Item = &'b Path>) -> Result<(), Error> {
         let keys = self.directory.join(KEYS);
         let mut edit = Edit::default();
         for path in files {
@@ -143,7 +140,7 @@ impl<'a> Site<'a> {
     ///
     /// # Errors
     /// When it does not, in its words.
-    pub(in crate::ctl) fn reload(&self) -> Result<(), Error> {
+    pub(super) fn reload(&self) -> Result<(), Error> {
         match self.target.text(&Request::Reload, Timeout::Watcher) {
             Ok(_) => {
                 say("knockd has taken it up");

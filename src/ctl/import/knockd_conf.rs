@@ -9,6 +9,7 @@ use super::side_by_side::ImportedPart;
 use crate::config::classic_lines::{DIRECTIVES, Section, read_sections};
 use crate::config::names::TakenNames;
 use crate::config::sleeps::run_time;
+use crate::config::tree::absolute_path;
 use crate::config::{
     COMMAND_LIMIT, Command, CommandText, Diagnostic, Problems, SourceText, parse_target,
 };
@@ -33,14 +34,9 @@ pub(super) fn import(source: &SourceText, notes: &mut Problems) -> (YamlWriter, 
             let message = format!("this door is called '{name}' here, and in the log");
             notes.push(section.name.place().warning(message));
         }
-        let mut door = DoorWriter {
-            section,
-            notes,
-            page: YamlWriter::default(),
-            whole: true,
-            unlimited: false,
-        };
-        door.page.open(1, name.as_str());
+        let mut page = YamlWriter::default();
+        page.open(1, name.as_str());
+        let mut door = DoorWriter { section, notes, page, whole: true, unlimited: false };
         door.read();
         let DoorWriter { page: read, whole, .. } = door;
         let says = DIRECTIVES.split(' ').filter_map(|name| {
@@ -125,9 +121,8 @@ impl<'a> DoorWriter<'a> {
                 let message = "Sequence has no effect beside One_Time_Sequences: left out";
                 self.notes.push(sequence.place().warning(message));
             }
-            if !Path::new(file.text).is_absolute() {
-                let message = format!("'{}' depends on where knockd is started", file.text);
-                self.fail(file.error(message).help("write the whole path, from / on"));
+            if let Err(problem) = absolute_path(file.text, &file.place()) {
+                self.fail(problem);
             }
             self.page.entry(2, "one_time_sequences", file.text);
             return;
@@ -190,23 +185,16 @@ impl<'a> DoorWriter<'a> {
     }
 
     fn flags(&mut self) {
-        let Some(value) = self.section.value("TCPFlags") else {
-            self.page.list::<&str>(2, "tcpflags", &[]);
-            return;
-        };
-        if value.text.contains(char::is_whitespace) {
-            let message = "classic knockd takes no blanks between flags; here they are passed over";
-            self.notes.push(value.place().warning(message));
-        }
-        match value.text.parse::<FlagTest>() {
+        match self.section.flags(self.notes) {
             Ok(test) => {
                 let words = test.to_string();
                 let words = words.split(',').filter(|_| test != FlagTest::ANY);
                 self.page.list(2, "tcpflags", &words.collect::<Vec<_>>());
             }
-            Err(error) => {
-                self.fail(value.error(error.to_string()));
-                self.page.entry(2, "tcpflags", value.text);
+            Err(problem) => {
+                self.fail(problem);
+                let given = self.section.value("TCPFlags");
+                self.page.optional(2, "tcpflags", given.map(|value| value.text));
             }
         }
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::config::{Family, Name, NftFamily, NftName};
-use crate::firewall::netlink::{ElementRef, Netlink, NetlinkError, NftChange, SetElement, SetRef};
+use crate::firewall::netlink::{
+    self, ElementRef, Netlink, NetlinkError, NftChange, SetElement, SetRef,
+};
 use crate::firewall::ruleset::observe::ObservedSource;
 use crate::firewall::ruleset::{
     GuardElement, GuardGrant, GuardSet, Lifetime, Ruleset, SetKind, TABLE, VERSION, guarded,
@@ -19,7 +21,7 @@ use crate::time::Monotonic;
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
+pub fn standing() -> netlink::Result<Vec<GuardGrant>> {
     let standing = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?;
     Ok(longest(&standing.grants).into_values().collect())
 }
@@ -35,7 +37,7 @@ pub fn is_standing() -> bool {
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn observed() -> Result<(Vec<ObservedSource>, bool), NetlinkError> {
+pub fn observed() -> netlink::Result<(Vec<ObservedSource>, bool)> {
     let (mut netlink, mut sources, mut is_full) = (Netlink::open()?, Vec::new(), false);
     for set in GuardSet::all().filter(|set| set.kind.is_note()) {
         let elements = dump(&mut netlink, &set.reference())?;
@@ -58,7 +60,7 @@ pub fn guards(port: Knock) -> bool {
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
+pub fn check(ruleset: &Ruleset) -> netlink::Result<()> {
     const NOBODYS: &str = "knockd-only-looks";
     let (older, added) = (BTreeSet::new(), BTreeMap::new());
     let mut changes = ruleset.changes(Monotonic::ZERO, VERSION, &older, added, &[]);
@@ -78,7 +80,7 @@ pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn remove_standing() -> Result<(), NetlinkError> {
+pub fn remove_standing() -> netlink::Result<()> {
     Netlink::open()?.apply(&[NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)])
 }
 
@@ -98,7 +100,7 @@ pub(super) struct StandingTable {
 
 impl StandingTable {
     /// Reads the table; what others added to one of the former form goes to the doors of `ruleset`.
-    pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Self, NetlinkError> {
+    pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> netlink::Result<Self> {
         let mut standing = Self::default();
         match netlink.table(NftFamily::Inet, TABLE)? {
             None => {}
@@ -108,7 +110,7 @@ impl StandingTable {
                 for set in GuardSet::named(&sets) {
                     let mut elements = dump(netlink, &set.reference())?;
                     // Somebody may have made a set of another type in its place.
-                    elements.retain(|element| element.key.as_bytes().len() == set.key_length());
+                    elements.retain(|element| element.key.bytes.len() == set.key_length());
                     standing.take(set, elements);
                 }
                 if table.comment != super::table_comment() {
@@ -123,9 +125,9 @@ impl StandingTable {
 
     fn take(&mut self, set: GuardSet, elements: Vec<SetElement>) {
         let keys = elements.iter().map(|element| set.at(element.key.clone()));
-        match (set.kind, set.family) {
-            (SetKind::Guarded | SetKind::GuardedTo, _) => self.guarded.extend(keys),
-            (SetKind::Older, _) => self.older.extend(keys),
+        match set.kind {
+            SetKind::Guarded | SetKind::GuardedTo => self.guarded.extend(keys),
+            SetKind::Older => self.older.extend(keys),
             _ if set.renewed().is_some() => {
                 // There may be two of one key, of which packets renew either.
                 for (key, element) in keys.zip(&elements) {
@@ -133,9 +135,9 @@ impl StandingTable {
                     *left = element.left.unwrap_or(Duration::MAX).max(*left);
                 }
             }
-            (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
-            (kind, _) if kind.is_note() => drop(self.added.insert(set, elements)),
-            (kind, _) if kind.is_of_grants() => {
+            SetKind::Trusted => drop(self.added.insert(set, elements)),
+            kind if kind.is_note() => drop(self.added.insert(set, elements)),
+            kind if kind.is_of_grants() => {
                 let (ours, others): (Vec<_>, _) =
                     elements.into_iter().partition(SetElement::is_ours);
                 let grants = ours.iter().filter_map(|it| Some((it, grant(it, set)?)));
@@ -168,11 +170,7 @@ impl StandingTable {
 
     /// What was let in by a table of the former form has no label. So that it goes on, what such a
     /// table has guarded counts as not guarded.
-    fn read_former(
-        &mut self,
-        netlink: &mut Netlink,
-        ruleset: &Ruleset,
-    ) -> Result<(), NetlinkError> {
+    fn read_former(&mut self, netlink: &mut Netlink, ruleset: &Ruleset) -> netlink::Result<()> {
         for name in netlink.sets(NftFamily::Inet, TABLE)? {
             let Some((door, kind)) = former_set(&name) else { continue };
             let set = SetRef { set: NftName::own(name), ..GuardSet::GUARDED.reference() };
@@ -231,7 +229,7 @@ fn grant(element: &SetElement, set: GuardSet) -> Option<GuardGrant> {
 }
 
 /// Nothing where there is no such set: another program may have changed the table.
-fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<SetElement>, NetlinkError> {
+fn dump(netlink: &mut Netlink, set: &SetRef) -> netlink::Result<Vec<SetElement>> {
     match netlink.dump(set) {
         Err(NetlinkError::NoSet(_) | NetlinkError::NoTable(_)) => Ok(Vec::new()),
         found => found,

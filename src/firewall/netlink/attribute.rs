@@ -44,10 +44,6 @@ impl Attributes {
     pub(super) fn optional<T>(self, value: Option<T>, with: impl FnOnce(Self, T) -> Self) -> Self {
         if let Some(value) = value { with(self, value) } else { self }
     }
-
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 /// The attributes one after the other; what is broken ends them.

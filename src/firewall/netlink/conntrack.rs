@@ -162,7 +162,7 @@ mod tests {
         let reply = tuple(protocol, ("198.51.100.7", 2222), ("192.0.2.2", 4000));
         let body = Attributes::default().nest(ORIGINAL, &original).nest(REPLY, &reply);
         let body = body.u32(STATUS, status);
-        let told = connections(body.as_bytes()).into_iter();
+        let told = connections(&body.0).into_iter();
         told.map(|it| format!("{} to {} {}", it.peer, it.address, it.port)).collect()
     }
 
@@ -194,7 +194,7 @@ mod tests {
             .u32(STATUS, status)
             .u32(ID, 7)
             .optional(state, |it, state| it.nest(TCP_STATE[0], &state));
-        tracked(&Oblivion(TIMES.map(|(_, time)| time)), kind, body.as_bytes()).map(|it| it.phase)
+        tracked(&Oblivion(TIMES.map(|(_, time)| time)), kind, &body.0).map(|it| it.phase)
     }
 
     #[test]

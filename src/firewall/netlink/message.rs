@@ -145,16 +145,11 @@ pub fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<
     bytes
 }
 
-/// The attributes that name an element of a set.
-pub(super) fn element_name(ElementRef { set, key, .. }: &ElementRef) -> Attributes {
-    in_set(set, &[key.clone().into()])
-}
-
-fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
+pub(super) fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
     let list = elements.iter().fold(Attributes::default(), |list, element| {
         let SetElement { key, value, is_end, left, renewed, comment: says, counter } = element;
         let data = |bytes: &[u8]| Attributes::default().bytes(DATA_VALUE, bytes);
-        let value = value.as_ref().map(|value| data(value.as_bytes()));
+        let value = value.as_ref().map(|value| data(&value.bytes));
         let element = Attributes::default()
             .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
             // None is taken, nor one that is listed read again, of which more is left than that.
@@ -164,8 +159,8 @@ fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
             .optional(left.filter(|_| renewed.is_some()), |it, left| {
                 it.u64(ELEMENT_EXPIRATION, millis(left))
             })
-            .nest(ELEMENT_KEY, &data(key.as_bytes()))
-            .optional(key.last(), |it, last| it.nest(ELEMENT_KEY_END, &data(last)))
+            .nest(ELEMENT_KEY, &data(&key.bytes))
+            .optional(key.last.as_ref(), |it, last| it.nest(ELEMENT_KEY_END, &data(last)))
             .optional(value, |it, value| it.nest(ELEMENT_VALUE, &value))
             .optional(comment(says.as_str()), |it, says| it.bytes(ELEMENT_COMMENT, &says))
             .optional(*counter, |it, counter| it.nest(ELEMENT_EXPRESSION, &counting(counter)));
@@ -220,7 +215,7 @@ pub(super) fn message(
     head: [u8; 4],
     body: &Attributes,
 ) {
-    let body = body.as_bytes();
+    let body = &body.0;
     let length = u32::try_from(20 + body.len()).unwrap_or(u32::MAX);
     bytes.extend(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -252,7 +247,7 @@ impl<'a> NetlinkReply<'a> {
         Some(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno.wrapping_neg())) })
     }
 
-    /// ChangedObject a dump: what was dumped changed while it was.
+    /// Whether what was dumped changed meanwhile.
     pub const fn is_interrupted(&self) -> bool {
         self.flags & DUMP_INTERRUPTED != 0
     }
@@ -311,8 +306,9 @@ pub fn elements(body: &[u8]) -> Vec<SetElement> {
 }
 
 fn element(element: &[u8]) -> Option<SetElement> {
+    let last = find(element, &[ELEMENT_KEY_END, DATA_VALUE]).map(<[u8]>::to_vec);
     let key = ElementKey::from_bytes(find(element, &[ELEMENT_KEY, DATA_VALUE])?);
-    let key = key.up_to(find(element, &[ELEMENT_KEY_END, DATA_VALUE]));
+    let key = ElementKey { last, ..key };
     let value = find(element, &[ELEMENT_VALUE, DATA_VALUE]).map(ElementKey::from_bytes);
     let comment = find(element, &[ELEMENT_COMMENT]).and_then(read_comment).unwrap_or_default();
     let is_end = find_u32(element, ELEMENT_FLAGS).is_some_and(|flags| flags & INTERVAL_END != 0);
@@ -415,7 +411,7 @@ mod tests {
             let (set, comment) = (set(), Comment::new(&comment));
             let timeout = Some(Duration::from_millis(timeout));
             let counter = counted.map(|(packets, bytes)| Counter { packets, bytes });
-            let value = value.map(|key| ElementKey::from_bytes(key.as_bytes()));
+            let value = value.map(|key| ElementKey::from_bytes(&key.bytes));
             let element = SetElement { value, left: timeout, comment, counter, ..key.into() };
             let changes: Vec<_> = NftChange::add_all(&set, std::slice::from_ref(&element)).collect();
             let bytes = batch(1, None, &changes);

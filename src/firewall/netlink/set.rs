@@ -60,9 +60,9 @@ impl ElementRef {
 /// port. Each part fills whole registers of four bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElementKey {
-    bytes: Vec<u8>,
+    pub(in crate::firewall) bytes: Vec<u8>,
     /// Of a key that stands for a range, its last.
-    last: Option<Vec<u8>>,
+    pub(super) last: Option<Vec<u8>>,
 }
 
 impl From<IpAddr> for ElementKey {
@@ -74,19 +74,6 @@ impl From<IpAddr> for ElementKey {
 impl ElementKey {
     pub(in crate::firewall) fn from_bytes(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), last: None }
-    }
-
-    /// Up to the key of these bytes, that one included.
-    pub(super) fn up_to(self, last: Option<&[u8]>) -> Self {
-        Self { last: last.map(<[u8]>::to_vec), ..self }
-    }
-
-    pub(in crate::firewall) fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    pub(super) fn last(&self) -> Option<&[u8]> {
-        self.last.as_deref()
     }
 
     /// Whether a key of one port is in this range, where it differs from it in the port alone, which
@@ -227,6 +214,6 @@ mod tests {
     #[test]
     fn an_ipv4_address_in_ipv6_clothes_is_ipv4() {
         let address: IpAddr = "::ffff:192.0.2.9".parse().unwrap();
-        assert_eq!(ElementKey::from(address).as_bytes(), [192, 0, 2, 9]);
+        assert_eq!(ElementKey::from(address).bytes, [192, 0, 2, 9]);
     }
 }

@@ -54,7 +54,7 @@ impl SetKind {
 impl GuardSet {
     /// The source that an element of a set of notes tells of.
     pub(in crate::firewall) fn source(self, element: &SetElement) -> Option<ObservedSource> {
-        let [number, _, _, _, high, low, _, _] = *element.key.as_bytes().last_chunk()?;
+        let [number, _, _, _, high, low, _, _] = *element.key.bytes.last_chunk()?;
         let protocol = Protocol::ALL.into_iter().find(|known| known.number() == number)?;
         let port = NonZeroU16::new(u16::from_be_bytes([high, low]))?;
         Some(ObservedSource {

@@ -14,7 +14,7 @@ pub(super) fn trusted(
     let bytes = if family == Family::V4 { 4 } else { 16 };
     let most = u128::MAX >> (128 - 8 * bytes);
     let number =
-        |key: &ElementKey| key.as_bytes().iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
+        |key: &ElementKey| key.bytes.iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
     let of_network = |network: &Network| {
         let first = number(&network.address().into());
         (first, first | most.checked_shr(network.prefix().into()).unwrap_or(0), Comment::OURS)

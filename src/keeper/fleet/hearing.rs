@@ -1,6 +1,6 @@
 //! What comes from the store, and what of it holds here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tracing::{debug, warn};
@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::telling::OF_GATEWAYS;
 use super::{CLOCK_PAUSE, Decided, Fleet};
 use crate::config::Name;
-use crate::fleet::{Beat, Entry, News, may_open};
+use crate::fleet::{Beat, Closings, Entry, News, may_open};
 use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::courier::FromCourier;
 use crate::keeper::claim::Claim;
@@ -31,21 +31,36 @@ pub(super) struct HeardBeat {
     pub(super) beat: Beat,
 }
 
-/// Until when what stood open was kept in the store.
-pub(super) struct Kept(pub(super) BTreeMap<GrantKey, Wall>);
+/// What the others have told.
+#[derive(Default)]
+pub(super) struct Hearing {
+    /// What the store has kept, while a courier tells that.
+    pub(super) kept: Option<Vec<Entry>>,
+    pub(super) backlog: VecDeque<Entry>,
+    /// The counter of the latest entry of each gateway that has taken effect.
+    pub(super) heard: BTreeMap<Name, u64>,
+    closings: Closings,
+    pub(super) beats: BTreeMap<Name, HeardBeat>,
+    pub(super) lag: Option<Duration>,
+    /// How many entries and stamps the store keeps.
+    pub(super) in_store: Option<(u64, u64)>,
+    pub(super) is_namesake: bool,
+    /// Whether the store knows of this gateway, as far as that has been told since it was asked.
+    pub(super) is_listed: Option<bool>,
+}
 
 impl Fleet {
     pub(super) fn hear(&mut self, now: Now, message: FromCourier, decided: &mut Vec<Decided>) {
         match message {
-            FromCourier::Sandbox { report } => self.sandbox = Some(report),
+            FromCourier::Sandbox { report } => self.link.sandbox = Some(report),
             FromCourier::Joined { clock } => {
                 if self.agrees(now, clock) {
-                    self.kept = Some(Vec::new());
+                    self.hearing.kept = Some(Vec::new());
                 }
             }
             FromCourier::Entry { sealed } => {
                 let Some(entry) = self.open(now, &sealed) else { return };
-                match &mut self.kept {
+                match &mut self.hearing.kept {
                     Some(kept) => kept.push(entry),
                     None => self.come(entry),
                 }
@@ -53,8 +68,9 @@ impl Fleet {
             FromCourier::Live => self.has_told_all(now),
             FromCourier::Taken { ask, is_new } => self.taken(now, ask, is_new, decided),
             FromCourier::Told { number } => {
-                let arrived = self.unsent.iter().take_while(|it| it.number <= number).count();
-                self.unsent.drain(..arrived);
+                let arrived =
+                    self.telling.unsent.iter().take_while(|it| it.number <= number).count();
+                self.telling.unsent.drain(..arrived);
             }
             FromCourier::Beat { sealed } => {
                 if let Some(entry) = self.open(now, &sealed) {
@@ -62,11 +78,13 @@ impl Fleet {
                 }
             }
             FromCourier::Store { clock, kept, stamps } => {
-                self.in_store = Some((kept, stamps));
-                self.lag = self.beat_sent.take().map(|sent| now.monotonic.since(sent));
-                if self.agrees(now, clock) && self.is_listed.replace(false) == Some(false) {
+                self.link.pause = Duration::ZERO;
+                self.hearing.in_store = Some((kept, stamps));
+                self.hearing.lag =
+                    self.telling.beat_sent.take().map(|sent| now.monotonic.since(sent));
+                if self.agrees(now, clock) && self.hearing.is_listed.replace(false) == Some(false) {
                     // It is told all anew.
-                    self.why = Some("it has forgotten this gateway: was it wiped?".to_owned());
+                    self.link.why = Some("it has forgotten this gateway: was it wiped?".to_owned());
                     self.lose(now, None);
                 }
             }
@@ -81,7 +99,8 @@ impl Fleet {
         }
         let how = if clock > now.wall { "behind" } else { "ahead of" };
         let apart = duration::format_seconds(apart);
-        self.why = Some(format!("this gateway's clock is {apart} {how} the store's: set it right"));
+        self.link.why =
+            Some(format!("this gateway's clock is {apart} {how} the store's: set it right"));
         self.lose(now, Some(CLOCK_PAUSE));
         false
     }
@@ -98,8 +117,8 @@ impl Fleet {
     /// An entry has come. What this gateway has told itself is known.
     fn come(&mut self, entry: Entry) {
         if entry.gateway != self.settings.name {
-            self.closings.note(&entry);
-            self.backlog.push_back(entry);
+            self.hearing.closings.note(&entry);
+            self.hearing.backlog.push_back(entry);
         } else if entry.run != self.sealer.run {
             self.is_anothers(entry.counter);
         }
@@ -108,7 +127,9 @@ impl Fleet {
     /// Something that was told by this gateway's name, and not by this knockd.
     fn is_anothers(&mut self, counter: u64) {
         // Before this one started, it was this gateway.
-        if counter > self.began.as_nanos() && !std::mem::replace(&mut self.is_namesake, true) {
+        if counter > self.began.as_nanos()
+            && !std::mem::replace(&mut self.hearing.is_namesake, true)
+        {
             let name = &self.settings.name;
             warn!("fleet: another gateway is called '{name}' too: give each a name of its own");
         }
@@ -116,7 +137,7 @@ impl Fleet {
 
     /// All that was kept has come: closings first, so that nothing opens that has been closed.
     fn has_told_all(&mut self, now: Now) {
-        let Some(mut kept) = self.kept.take() else { return };
+        let Some(mut kept) = self.hearing.kept.take() else { return };
         kept.sort_unstable_by_key(|entry| entry.counter);
         let mut open = BTreeMap::new();
         for entry in kept {
@@ -125,28 +146,28 @@ impl Fleet {
             }
             self.come(entry);
         }
-        self.missing_there = Some(Kept(open));
+        self.telling.missing_there = Some(open);
         self.is_back(now);
     }
 
     fn has_beaten(&mut self, now: Now, entry: Entry) {
         let News::Beat(beat) = entry.news else { return };
         if entry.gateway == self.settings.name {
-            self.is_listed = Some(true);
+            self.hearing.is_listed = Some(true);
             if entry.run != self.sealer.run {
                 self.is_anothers(entry.counter);
             }
             return;
         }
         let age = now.wall.since(Wall::from_nanos(entry.counter));
-        let known = self.beats.get(&entry.gateway);
+        let known = self.hearing.beats.get(&entry.gateway);
         let at = if known.is_some() { now.monotonic } else { now.monotonic - age };
         let is_news = known.is_none_or(|known| known.counter < entry.counter);
         if is_news && now.monotonic.since(at) < REMEMBERED {
             let counter = entry.counter;
-            self.beats.insert(entry.gateway, HeardBeat { at, counter, beat });
+            self.hearing.beats.insert(entry.gateway, HeardBeat { at, counter, beat });
         }
-        self.beats.retain(|_, heard| now.monotonic.since(heard.at) < REMEMBERED);
+        self.hearing.beats.retain(|_, heard| now.monotonic.since(heard.at) < REMEMBERED);
     }
 
     /// What uses an entry up, so that it takes effect once.
@@ -168,17 +189,17 @@ impl Keeper {
             let _untold = self.doors.take_news();
             return;
         };
-        let was_live = fleet.is_live;
+        let was_live = fleet.link.is_live;
         let decided = fleet.poll(now);
-        if fleet.is_live && !was_live {
+        if fleet.link.is_live && !was_live {
             let valid = self.watchers.config.settings.spa.max_age;
             let used = self.doors.journal.recent_proofs(now.wall - valid, now.wall);
             fleet.catch_up(now, used);
         }
         for _ in 0..AT_A_TIME {
-            let Some(entry) = fleet.backlog.pop_front() else { break };
+            let Some(entry) = fleet.hearing.backlog.pop_front() else { break };
             if self.takes(now, &mut fleet, &entry) {
-                fleet.heard.insert(entry.gateway, entry.counter);
+                fleet.hearing.heard.insert(entry.gateway, entry.counter);
             }
         }
         self.tell_news(now, &mut fleet);
@@ -203,7 +224,7 @@ impl Keeper {
             }
             return false;
         }
-        if fleet.heard.get(&entry.gateway).is_some_and(|heard| *heard >= entry.counter) {
+        if fleet.hearing.heard.get(&entry.gateway).is_some_and(|heard| *heard >= entry.counter) {
             return false;
         }
         let proof = fleet.proof(entry);
@@ -216,6 +237,7 @@ impl Keeper {
         if self.doors.journal.write(&[], Some(&proof), Durability::Crash) == Some(Written::Used) {
             return false;
         }
+        let unheard = self.unheard(now, fleet, entry);
         let by = OpenedBy::Fleet;
         match &entry.news {
             News::Close { door, network, source_port, cut } => {
@@ -233,6 +255,9 @@ impl Keeper {
             News::Struck { door, line } => self.strike(now, door, line),
             News::Open { .. } | News::Done { .. } | News::Beat(_) => {}
         }
+        for closing in unheard {
+            fleet.tell(now, closing, false);
+        }
         if entry.is_waiting {
             let (gateway, counter) = (entry.gateway.clone(), entry.counter);
             fleet.tell(now, News::Done { gateway, counter }, false);
@@ -249,7 +274,7 @@ impl Keeper {
         (key, client, until): (&GrantKey, &Option<Name>, Wall),
         proof: &Proof,
     ) -> Option<Claim> {
-        if fleet.closings.end(entry) {
+        if fleet.hearing.closings.end(entry) {
             return None;
         }
         let config = &self.watchers.config;

@@ -1,14 +1,15 @@
 //! What the other gateways are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tracing::warn;
 
-use super::{BEAT_EVERY, Fleet, Kept};
+use super::{BEAT_EVERY, Fleet};
 use crate::config::Name;
 use crate::control::Request;
-use crate::fleet::{self, Beat, News};
+use crate::fleet::{self, Beat, Entry, News};
+use crate::grants::GrantKey;
 use crate::ipc::courier::ToCourier;
 use crate::keeper::control::ConnectionId;
 use crate::keeper::doors::DoorNews;
@@ -47,6 +48,20 @@ pub(super) struct ToldByHand {
     pub(super) said: String,
 }
 
+/// What the others have yet to be told, or to do.
+#[derive(Default)]
+pub(super) struct Telling {
+    pub(super) unsent: VecDeque<Unsent>,
+    pub(super) by_hand: Vec<ToldByHand>,
+    /// Until when doors are open by what the store has kept. What is open here for longer is told
+    /// once all that was kept has been heard.
+    pub(super) missing_there: Option<BTreeMap<GrantKey, Wall>>,
+    /// The counter of what was told last of a door that opened here.
+    last_open: u64,
+    pub(super) next_beat: Monotonic,
+    pub(super) beat_sent: Option<Monotonic>,
+}
+
 impl Fleet {
     /// Tells all gateways, and those that come later; the entry's counter.
     pub(in crate::keeper) fn tell(&mut self, now: Now, news: News, is_waiting: bool) -> u64 {
@@ -56,20 +71,28 @@ impl Fleet {
             News::Done { .. } | News::Beat(_) => None,
             _ => Some(now.wall + self.longest + LONGER),
         };
-        // What is open is told again when the store is back, and what is done was waited for.
-        let has_to_arrive = !matches!(news, News::Open { .. } | News::Done { .. });
+        // What is open by then is told when the store is back, and what is done was waited for.
+        let has_to_arrive = match news {
+            News::Done { .. } => false,
+            News::Open { .. } => self.link.is_live,
+            _ => true,
+        };
         let keep = news.item(&self.settings.key).zip(until);
+        let is_open = matches!(news, News::Open { .. });
         let (number, sealed) = self.seal(now, news, is_waiting);
+        if is_open {
+            self.telling.last_open = number;
+        }
         if has_to_arrive {
-            if self.unsent.len() >= MOST_UNSENT {
-                self.unsent.pop_front();
+            if self.telling.unsent.len() >= MOST_UNSENT {
+                self.telling.unsent.pop_front();
                 warn!(
                     "fleet: what waits for the store is too much, and the oldest of it is dropped"
                 );
             }
-            self.unsent.push_back(Unsent { number, sealed: sealed.clone(), keep });
+            self.telling.unsent.push_back(Unsent { number, sealed: sealed.clone(), keep });
         }
-        if self.is_live {
+        if self.link.is_live {
             self.send(now, ToCourier::Tell { number, sealed, keep });
         }
         number
@@ -77,41 +100,46 @@ impl Fleet {
 
     fn seal(&mut self, now: Now, news: News, is_waiting: bool) -> (u64, Vec<u8>) {
         let name = &self.settings.name;
-        fleet::seal(&mut self.sealer, now.wall, name, &self.heard, is_waiting, news)
+        fleet::seal(&mut self.sealer, now.wall, name, &self.hearing.heard, is_waiting, news)
     }
 
     /// Whether it is time to say that this gateway is there.
     pub(super) fn is_beat_due(&self, now: Now) -> bool {
-        self.is_live && self.next_beat <= now.monotonic
+        self.link.is_live && self.telling.next_beat <= now.monotonic
+    }
+
+    /// What this gateway, where so many doors are open, says of itself.
+    pub(super) fn own_beat(&self, open: u64) -> Beat {
+        let lag = self.hearing.lag.unwrap_or_default();
+        Beat { version: env!("CARGO_PKG_VERSION").to_owned(), lag, open }
     }
 
     /// Says that this gateway is there, and that so many doors of the fleet are open here.
     pub(super) fn beat(&mut self, now: Now, open: u64) {
-        self.next_beat = now.monotonic + BEAT_EVERY;
-        let lag = self.lag.unwrap_or_default();
-        let beat = Beat { version: env!("CARGO_PKG_VERSION").to_owned(), lag, open };
+        self.telling.next_beat = now.monotonic + BEAT_EVERY;
+        let beat = self.own_beat(open);
         let (_, sealed) = self.seal(now, News::Beat(beat), false);
         let id = self.settings.key.id(format!("gateway {}", self.settings.name).as_bytes());
-        self.beat_sent.get_or_insert(now.monotonic);
+        self.telling.beat_sent.get_or_insert(now.monotonic);
         self.send(now, ToCourier::Beat { id, sealed });
     }
 
     /// What the store has to be told once it is back.
     pub(super) fn catch_up(&mut self, now: Now, used: Vec<Proof>) {
-        for Unsent { number, sealed, keep } in &self.unsent {
+        for Unsent { number, sealed, keep } in &self.telling.unsent {
             let (number, sealed, keep) = (*number, sealed.clone(), *keep);
-            self.queue.push_back(ToCourier::Tell { number, sealed, keep });
+            self.link.queue.push_back(ToCourier::Tell { number, sealed, keep });
         }
         let is_gateways = |proof: &&Proof| matches!(proof, Proof::Monotonic { key, .. } if key.starts_with(&OF_GATEWAYS));
         let used = used.iter().filter(|it| !is_gateways(it)).map(|proof| self.shared(proof));
         let takes: Vec<_> = used.map(|proof| ToCourier::Take { ask: None, proof }).collect();
-        self.queue.extend(takes);
+        self.link.queue.extend(takes);
         self.flush(now);
     }
 
     /// Another gateway has done what was asked.
     pub(super) fn is_done(&mut self, gateway: &Name, counter: u64) {
-        for told in self.by_hand.iter_mut().filter(|told| told.counter == counter) {
+        for told in self.telling.by_hand.iter_mut().filter(|told| told.counter == counter) {
             if told.missing.remove(gateway) {
                 told.done.insert(gateway.clone());
             }
@@ -121,7 +149,7 @@ impl Fleet {
     /// What came of what administrators have asked of all gateways.
     pub(super) fn take_done(&mut self, now: Now) -> Vec<(ConnectionId, String)> {
         let over = |told: &mut ToldByHand| told.missing.is_empty() || told.by <= now.monotonic;
-        let over = self.by_hand.extract_if(.., over);
+        let over = self.telling.by_hand.extract_if(.., over);
         over.map(|ToldByHand { asked_by, said, done, missing, .. }| {
             let said = match (done.len(), missing.is_empty()) {
                 (0, true) => said,
@@ -166,17 +194,24 @@ impl Keeper {
     ) {
         let Some(fleet) = &mut self.fleet else { return self.done(id, done) };
         let counter = fleet.tell(now, news, true);
-        if !fleet.is_live {
+        if !fleet.link.is_live {
             let later = "the other gateways are told when the fleet's store is back";
             return self.done(id, done.map(|said| format!("{said}; {later}")));
         }
-        let missing: BTreeSet<Name> = fleet.beats.keys().cloned().collect();
+        let missing: BTreeSet<Name> = fleet.hearing.beats.keys().cloned().collect();
         if missing.is_empty() {
             return self.done(id, done);
         }
         let (done_by, by) = (BTreeSet::new(), now.monotonic + TIME_TO_DO);
         let said = done.unwrap_or_else(|why| format!("here: {why}"));
-        fleet.by_hand.push(ToldByHand { asked_by: id, counter, missing, done: done_by, by, said });
+        fleet.telling.by_hand.push(ToldByHand {
+            asked_by: id,
+            counter,
+            missing,
+            done: done_by,
+            by,
+            said,
+        });
     }
 
     /// Tells the others what has opened and closed here.
@@ -184,16 +219,38 @@ impl Keeper {
         for news in self.doors.take_news() {
             fleet.tell(now, at(now, news), false);
         }
-        let Some(Kept(kept)) = fleet.missing_there.take_if(|_| fleet.backlog.is_empty()) else {
+        let Some(kept) = fleet.telling.missing_there.take_if(|_| fleet.hearing.backlog.is_empty())
+        else {
             return;
         };
-        for grant in self.doors.fleet_grants() {
-            let until = now.wall + grant.deadline.since(now.monotonic);
-            if kept.get(&grant.key).is_none_or(|kept| *kept + NEARLY < until) {
-                let (key, client) = (grant.key.clone(), grant.origin.client.clone());
+        for (key, client, until) in self.own_grants(now) {
+            if kept.get(&key).is_none_or(|kept| *kept + NEARLY < until) {
                 fleet.tell(now, News::Open { key, client, until }, false);
             }
         }
+    }
+
+    /// Closings of what this gateway has opened and another's closing ends, where that gateway had not
+    /// heard yet of all that was told here: it may have opened there, and elsewhere, after the closing.
+    pub(super) fn unheard(&self, now: Now, fleet: &Fleet, closing: &Entry) -> Vec<News> {
+        let heard = closing.heard.get(&fleet.settings.name).copied().unwrap_or(0);
+        if !closing.news.is_closing() || heard >= fleet.telling.last_open {
+            return Vec::new();
+        }
+        let ends = |it: &(GrantKey, Option<Name>, Wall)| {
+            let (key, client, until) = it.clone();
+            closing.news.ends(&News::Open { key, client, until })
+        };
+        let ended = self.own_grants(now).filter(ends);
+        ended.map(|(key, ..)| at(now, DoorNews::Close { key })).collect()
+    }
+
+    /// What this gateway has opened for the fleet, for whom, and until when.
+    fn own_grants(&self, now: Now) -> impl Iterator<Item = (GrantKey, Option<Name>, Wall)> {
+        self.doors.fleet_grants().map(move |grant| {
+            let until = now.wall + grant.deadline.since(now.monotonic);
+            (grant.key.clone(), grant.origin.client.clone(), until)
+        })
     }
 }
 

@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+
+use super::telling::ToldByHand;
 use super::*;
 use crate::config::{NewPrivileges, SandboxMode, Store, StoreAddress};
 use crate::engine::Reason;
@@ -6,6 +9,7 @@ use crate::grants::GrantKey;
 use crate::ipc::Received;
 use crate::ipc::courier::{FromCourier, SharedProof};
 use crate::keeper::child::BUDGET;
+use crate::keeper::claim::Claim;
 use crate::keeper::control::ConnectionId;
 use crate::keeper::credible::tests::World;
 use crate::keeper::output_lines::OutputLines;
@@ -56,7 +60,7 @@ impl Gateway {
         let argv = ["/bin/sleep", "1000"].map(str::to_owned);
         let (stderr, output) = files::output_pipe().unwrap();
         let child = process::run(&argv, &[], NewPrivileges::Granted, output, None).unwrap();
-        fleet.courier = Some(ChildProcess {
+        fleet.link.courier = Some(ChildProcess {
             child,
             channel: Channel(ours),
             stderr: OutputLines::of(stderr),
@@ -177,8 +181,8 @@ fn a_gateway_whose_clock_is_too_far_off_does_not_join() {
     let clock = gateway.now.wall + gateway.world.config.settings.spa.max_age + MILLI;
     assert!(gateway.says(&[FromCourier::Joined { clock }, FromCourier::Live]).is_empty());
     assert_eq!(gateway.fleet.state(), FleetState::Alone);
-    assert!(gateway.fleet.why.as_ref().is_some_and(|why| why.contains("behind the store's")));
-    assert_eq!(gateway.fleet.restart, Some(gateway.now.monotonic + CLOCK_PAUSE));
+    assert!(gateway.fleet.link.why.as_ref().is_some_and(|why| why.contains("behind the store's")));
+    assert_eq!(gateway.fleet.link.restart, Some(gateway.now.monotonic + CLOCK_PAUSE));
 }
 
 #[test]
@@ -193,9 +197,9 @@ fn what_closes_is_told_again_until_the_store_has_it() {
     gateway.fleet.catch_up(gateway.now, Vec::new());
     let told = gateway.told();
     assert!(matches!(told[..], [ToCourier::Tell { number: told, .. }] if told == number));
-    assert_eq!(gateway.fleet.unsent.len(), 1);
+    assert_eq!(gateway.fleet.telling.unsent.len(), 1);
     gateway.says(&[FromCourier::Told { number }]);
-    assert_eq!(gateway.fleet.unsent.len(), 0);
+    assert_eq!(gateway.fleet.telling.unsent.len(), 0);
 }
 
 #[test]
@@ -207,9 +211,10 @@ fn what_was_kept_comes_in_the_order_in_which_it_was_told() {
     let kept = [later, earlier].map(|sealed| FromCourier::Entry { sealed });
     let [later, earlier] = kept;
     gateway.says(&[FromCourier::Joined { clock }, later, earlier, FromCourier::Live]);
-    let gateways: Vec<_> = gateway.fleet.backlog.iter().map(|it| it.gateway.as_str()).collect();
+    let gateways: Vec<_> =
+        gateway.fleet.hearing.backlog.iter().map(|it| it.gateway.as_str()).collect();
     assert_eq!(gateways, ["gw2", "gw3"]);
-    assert_eq!(gateway.fleet.missing_there.as_ref().unwrap().0.len(), 1);
+    assert_eq!(gateway.fleet.telling.missing_there.as_ref().unwrap().len(), 1);
 }
 
 #[test]
@@ -219,9 +224,9 @@ fn an_entry_of_this_name_that_this_gateway_did_not_tell_is_anothers() {
     let entry = |at| FromCourier::Entry { sealed: sealed("gw1", at, open(Wall::MAX)).1 };
     // It was told before this knockd started.
     gateway.says(&[entry(before)]);
-    assert!(!gateway.fleet.is_namesake);
+    assert!(!gateway.fleet.hearing.is_namesake);
     gateway.says(&[entry(before + 2 * MILLI)]);
-    assert!(gateway.fleet.is_namesake && gateway.fleet.backlog.is_empty());
+    assert!(gateway.fleet.hearing.is_namesake && gateway.fleet.hearing.backlog.is_empty());
 }
 
 #[test]
@@ -233,7 +238,7 @@ fn entries_of_another_fleet_or_of_nobody_are_passed_over() {
     let (_, sealed) = fleet::seal(&mut sealer, now, &name("gw2"), &BTreeMap::new(), false, news);
     let entries = [sealed, vec![], vec![1; 100]].map(|sealed| FromCourier::Entry { sealed });
     gateway.says(&entries);
-    assert!(gateway.fleet.backlog.is_empty());
+    assert!(gateway.fleet.hearing.backlog.is_empty());
     assert_eq!(gateway.fleet.state(), FleetState::Joined);
 }
 
@@ -249,7 +254,7 @@ fn whoever_acts_by_hand_is_told_who_has_done_it_and_who_has_not() {
         by: gateway.now.monotonic + WAIT,
         said: "it closes".to_owned(),
     };
-    gateway.fleet.by_hand.extend([told]);
+    gateway.fleet.telling.by_hand.extend([told]);
     gateway.fleet.is_done(&name("gw3"), counter);
     assert!(gateway.fleet.take_done(gateway.now).is_empty());
     gateway.after(WAIT);

@@ -6,6 +6,7 @@ use crate::config::{Config, Family, Mechanism, Name};
 use crate::firewall::guard;
 use crate::firewall::netlink::Comment;
 use crate::firewall::nft_set::OwnSets;
+use crate::firewall::ruleset::GuardGrant;
 use crate::grants::{GrantKey, KernelElement, KernelGrant, Origin};
 
 /// What the kernel still holds of an earlier keeper's grants.
@@ -18,15 +19,10 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
         Err(_) if !uses_guard => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    for element in elements {
-        let origin = read_comment(&element.comment).map(|(_, origin)| origin);
-        held.push(KernelGrant {
-            element: KernelElement::of_guard(&element.key),
-            key: element.key,
-            origin: origin.unwrap_or(Origin::KNOCKCTL),
-            left: element.left,
-            ceiling: element.ceiling,
-        });
+    for GuardGrant { key, left, ceiling, comment } in elements {
+        let origin = read_comment(&comment).map_or(Origin::KNOCKCTL, |(_, origin)| origin);
+        let element = KernelElement::of_guard(&key);
+        held.push(KernelGrant { key, origin, element, left, ceiling });
     }
     let own = all_own_sets(config);
     if own.is_empty() {

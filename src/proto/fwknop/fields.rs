@@ -189,7 +189,7 @@ impl FwknopRequest {
         let mut field = || fields.next().ok_or(FwknopError::FieldCount);
         let (user, timestamp, version, kind, message) =
             (field()?, field()?, field()?, field()?, field()?);
-        let rest: Vec<&str> = fields.collect();
+        let mut rest = fields.collect::<Vec<&str>>().into_iter();
         let user = decode(user).and_then(|user| user.parse().ok()).ok_or(FwknopError::User)?;
         let timestamp = number(timestamp, MAX_TIMESTAMP).ok_or(FwknopError::Timestamp)?;
         if !VERSION_LENGTHS.contains(&version.len()) {
@@ -200,19 +200,14 @@ impl FwknopRequest {
             kind @ 1..=6 => kind,
             _ => return Err(FwknopError::Type),
         };
-        let (nat, rest) = match (kind, &*rest) {
-            (1 | 3, rest) => (None, rest),
-            (_, [nat, rest @ ..]) => (Some(*nat), rest),
-            (_, []) => return Err(FwknopError::NatAccess),
-        };
-        let (server_auth, timeout) = match (matches!(kind, 3 | 4 | 6), rest) {
-            (false, []) => (None, None),
-            (false, [server_auth]) => (Some(server_auth), None),
-            (true, []) => return Err(FwknopError::Timeout),
-            (true, [timeout]) => (None, Some(timeout)),
-            (true, [server_auth, timeout]) => (Some(server_auth), Some(timeout)),
-            _ => return Err(FwknopError::FieldCount),
-        };
+        let (has_nat, has_timeout) = (!matches!(kind, 1 | 3), matches!(kind, 3 | 4 | 6));
+        let nat = has_nat.then(|| rest.next().ok_or(FwknopError::NatAccess)).transpose()?;
+        let timeout = has_timeout.then(|| rest.next_back().ok_or(FwknopError::Timeout));
+        let timeout = timeout.transpose()?;
+        let server_auth = rest.next();
+        if rest.next().is_some() {
+            return Err(FwknopError::FieldCount);
+        }
         if server_auth.is_some_and(|field| !is_base64(field)) {
             return Err(FwknopError::ServerAuth);
         }
@@ -224,7 +219,7 @@ impl FwknopRequest {
             let seconds = number(digits, digits.len()).and_then(|it| u32::try_from(it).ok());
             seconds.filter(|it| *it <= MAX_TIMEOUT).ok_or(FwknopError::Timeout)
         };
-        let timeout = timeout.copied().map(read_timeout).transpose()?;
+        let timeout = timeout.map(read_timeout).transpose()?;
         Ok(Self { random, user, timestamp, access: Access { address, ports, nat, timeout } })
     }
 }

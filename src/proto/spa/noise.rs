@@ -30,7 +30,8 @@ pub(super) fn write(
     payload: &[u8; PAYLOAD_LEN],
 ) -> [u8; MESSAGE_LEN] {
     let mut message = [0; MESSAGE_LEN];
-    Builder::with_resolver(params(), Box::new(Resolver::Initiator { ephemeral }))
+    let resolver = Resolver { ephemeral: Some(ephemeral), ..Resolver::default() };
+    Builder::with_resolver(params(), Box::new(resolver))
         .local_private_key(client.expose())
         .and_then(|builder| builder.remote_public_key(server.as_bytes()))
         .and_then(|builder| builder.prologue(PROLOGUE))
@@ -46,8 +47,8 @@ pub(super) fn read(
     server: &X25519,
     message: &[u8; MESSAGE_LEN],
 ) -> Option<(PublicKey, [u8; PAYLOAD_LEN])> {
-    let resolver = Box::new(Resolver::Responder { server: server.clone() });
-    let mut state = Builder::with_resolver(params, resolver)
+    let resolver = Resolver { server: Some(server.clone()), ..Resolver::default() };
+    let mut state = Builder::with_resolver(params, Box::new(resolver))
         .local_private_key(server.privkey())
         .and_then(|builder| builder.prologue(PROLOGUE))
         .and_then(Builder::build_responder)
@@ -65,32 +66,22 @@ pub(super) fn public(private: &[u8]) -> [u8; KEY_LEN] {
     X25519::of(private).pubkey().try_into().expect("a key of this curve")
 }
 
-/// What a private key and a point agree on, if both of them count.
-#[cfg(test)]
-pub(super) fn agree(private: &[u8; KEY_LEN], point: &[u8; KEY_LEN]) -> Option<[u8; KEY_LEN]> {
-    let mut secret = [0; KEY_LEN];
-    X25519::of(private).dh(point, &mut secret).ok().map(|()| secret)
-}
-
 /// The library's own primitives, but for randomness, which it is given, and for agreement, which
 /// [`X25519`] checks.
-enum Resolver {
-    Initiator { ephemeral: [u8; KEY_LEN] },
-    Responder { server: X25519 },
+#[derive(Default)]
+struct Resolver {
+    ephemeral: Option<[u8; KEY_LEN]>,
+    server: Option<X25519>,
 }
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(match self {
-            Self::Initiator { ephemeral } => PresetRandom(Some(*ephemeral)),
-            Self::Responder { .. } => PresetRandom(None),
-        }))
+        Some(Box::new(PresetRandom(self.ephemeral)))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        match (choice, self) {
-            (DHChoice::Curve25519, Self::Initiator { .. }) => Some(Box::new(X25519::default())),
-            (DHChoice::Curve25519, Self::Responder { server }) => Some(Box::new(server.clone())),
+        match choice {
+            DHChoice::Curve25519 => Some(Box::new(self.server.clone().unwrap_or_default())),
             _ => None,
         }
     }
@@ -211,8 +202,17 @@ impl Dh for X25519 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What a private key and a point agree on, if both of them count.
+    pub(in crate::proto::spa) fn agree(
+        private: &[u8; KEY_LEN],
+        point: &[u8; KEY_LEN],
+    ) -> Option<[u8; KEY_LEN]> {
+        let mut secret = [0; KEY_LEN];
+        X25519::of(private).dh(point, &mut secret).ok().map(|()| secret)
+    }
 
     #[test]
     fn what_is_prepared_for_a_client_is_not_worked_out_again() {

@@ -8,17 +8,24 @@ use zeroize::Zeroizing;
 
 use super::TotpKey;
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::words::words;
 
+words! {
+FromStr("is not valid here: write 6 or 8"):
 /// The number of digits of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Digits {
-    Six = 6,
-    Eight = 8,
+    Six = "6",
+    Eight = "8",
+}
 }
 
 impl Digits {
     pub const fn count(self) -> usize {
-        self as usize
+        match self {
+            Self::Six => 6,
+            Self::Eight => 8,
+        }
     }
 }
 
@@ -38,7 +45,7 @@ pub(super) fn value(key: &TotpKey, step: u64, digits: Digits) -> u32 {
     // At most 15 + 4 of 20 bytes.
     let number =
         mac.iter().skip(offset).take(4).fold(0, |number, &byte| number << 8 | u32::from(byte));
-    (number & 0x7fff_ffff) % 10u32.pow(digits as u32)
+    (number & 0x7fff_ffff) % 10u32.pow(digits.count() as u32)
 }
 
 /// The knocks of a code, the first pair of digits first; `base` is one of [`BASES`].

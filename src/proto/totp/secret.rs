@@ -75,7 +75,7 @@ pub fn uri(
         .with_issuer(Some(issuer))
         .with_account_name(account)
         .with_step_duration(step.into())
-        .with_digits(digits as u8)
+        .with_digits(digits.count() as u8)
         .build()
         .and_then(|totp| totp.to_url())
         .map(Zeroizing::new)

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::proofs::sequence;
 use crate::support::fleet::{
-    BY_NETWORK, DOORS, Fleet, Gateway, LAPTOP, PATIENT, clients, configuration, request, seal,
+    BY_NETWORK, DOORS, Fleet, Gateway, LAPTOP, PATIENT, clients, configuration, key, request, seal,
 };
 use crate::support::{CLIENT, PATIENCE, eventually, needs};
 
@@ -106,18 +106,26 @@ fn what_is_closed_at_one_closes_at_all_and_who_closes_is_told_who_has_done_it() 
 #[test]
 fn who_is_revoked_at_one_has_no_grant_at_any() {
     needs!("fleet revokes", "redis-server", "nft");
-    // A client can be taken out of a file of its own only.
     let fleet = Fleet::new();
     let [gw1, gw2, gw3] = &fleet.gateways[..] else { panic!("three") };
-    fleet.ask(0, "ssh");
+    // Of a file of its own, as a client has to be who is to be taken out.
+    let public = key(2).public().to_string();
+    for gateway in &fleet.gateways {
+        gateway.says(&["enroll", "tablet", "--door", "ssh", "--spa", &public]);
+    }
+    fleet.send(0, &seal(&request("ssh"), 2));
     gw1.says(&["open", "ssh", ELSEWHERE]);
     fleet.all_open("ssh", CLIENT);
     fleet.all_open("ssh", ELSEWHERE);
-    let revoked = gw1.knockd().ask(r#"{"do":"revoke","client":"laptop"}"#).pop().unwrap();
-    let said = revoked.to_string();
+    let said = gw1.says(&["revoke", "tablet"]);
     assert!(said.contains("gw2") && said.contains("gw3"), "{said}");
     fleet.all_close("ssh", CLIENT);
     assert!(gw2.has("ssh", ELSEWHERE) && gw3.has("ssh", ELSEWHERE));
+    // What those still allow this one does not take.
+    fleet.send(1, &seal(&request("ssh"), 2));
+    gw2.opens("ssh", CLIENT);
+    gw3.opens("ssh", CLIENT);
+    assert!(!gw1.has("ssh", CLIENT));
 }
 
 #[test]

@@ -6,10 +6,12 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use libknock::proto::spa::{Addresses, NamedAddresses, SpaRequest};
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::{
-    BY_NETWORK, BY_SOCKET, DOORS, Fleet, STORE, Store, clients, configuration,
+    BY_NETWORK, BY_SOCKET, DOORS, Fleet, LAPTOP, STORE, Store, clients, configuration, request,
+    seal,
 };
 use crate::support::{CLIENT, PATIENCE, eventually, needs};
 
@@ -58,11 +60,28 @@ fn where_the_store_is_killed_gateways_go_on_alone_and_agree_when_it_is_back() {
 #[test]
 fn where_the_store_hangs_no_later_request_waits_and_gateways_agree_when_it_goes_on() {
     needs!("fleet store hangs", "redis-server", "nft");
-    let fleet = Fleet::with(BY_SOCKET, SHORT);
+    let fleet = Fleet::with(BY_SOCKET, ", wait: 1s");
     fleet.store.signal(Signal::SIGSTOP);
     go_on_alone(&fleet);
+    // If each waited, there would not be time for so many.
+    let all_open = eventually(PATIENCE, || {
+        let open = fleet.gateways[0].kernel_lets_in(23).len();
+        if open < 30 {
+            ask_for(&fleet, "local", open);
+            eventually(PATIENCE, || fleet.gateways[0].kernel_lets_in(23).len() > open);
+        }
+        open == 30
+    });
+    assert!(all_open, "{} are open", fleet.gateways[0].kernel_lets_in(23).len());
     fleet.store.signal(Signal::SIGCONT);
     agree(&fleet);
+}
+
+/// The laptop asks the first gateway for another address, by its number.
+fn ask_for(fleet: &Fleet, door: &str, number: usize) {
+    let named = format!("198.51.100.{}", 100 + number).parse().ok();
+    let open = Addresses::Named(NamedAddresses::new(named, None).unwrap());
+    fleet.send(0, &seal(&SpaRequest { open, ..request(door) }, LAPTOP));
 }
 
 #[test]
@@ -204,4 +223,25 @@ fn a_replica_that_takes_over_without_the_latest_writes_is_told_them() {
     fleet.send(1, &caught);
     fleet.gateways[1].refuses("used-elsewhere", 1);
     assert!(!fleet.gateways[1].has("local", CLIENT));
+}
+
+#[test]
+fn what_was_closed_while_the_store_was_lost_closes_at_all_when_it_is_back() {
+    needs!("fleet closed alone", "redis-server", "nft");
+    let mut fleet = Fleet::with(BY_SOCKET, SHORT);
+    fleet.ask(0, "ssh");
+    fleet.gateways[1].says(&["open", "ssh", ELSEWHERE]);
+    fleet.all_open("ssh", CLIENT);
+    fleet.all_open("ssh", ELSEWHERE);
+    fleet.store.kill();
+    fleet.gateways[0].is_soon("alone");
+    let said = fleet.gateways[0].says(&["close", "ssh", ELSEWHERE]);
+    assert!(said.contains("when the fleet's store is back"), "{said}");
+    assert!(!fleet.gateways[0].has("ssh", ELSEWHERE) && fleet.gateways[2].has("ssh", ELSEWHERE));
+    fleet.store.start_again();
+    fleet.all_close("ssh", ELSEWHERE);
+    fleet.joined();
+    // Nor does the gateway that opened it tell it anew.
+    fleet.all_open("ssh", CLIENT);
+    assert!(!fleet.gateways[0].has("ssh", ELSEWHERE) && !fleet.gateways[2].has("ssh", ELSEWHERE));
 }

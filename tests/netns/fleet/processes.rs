@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::fleet::{BY_SOCKET, Fleet, Gateway, PATIENT};
+use crate::support::fleet::{BY_SOCKET, DOORS, Fleet, Gateway, PATIENT, clients, configuration};
 use crate::support::{CLIENT, Knockd, Net, PATIENCE, eventually, needs};
 
 const ELSEWHERE: &str = "198.51.100.7";
@@ -139,6 +139,35 @@ fn a_thousand_grants_in_flight_while_the_store_starts_anew_are_the_same_at_all_a
     all_let_in(&fleet, &expected);
     fleet.joined();
     all_let_in(&fleet, &expected);
+}
+
+#[test]
+fn a_gateway_leaves_and_joins_as_its_configuration_says() {
+    needs!("fleet reload", "redis-server", "nft");
+    let fleet = Fleet::new();
+    let [gw1, gw2, gw3] = &fleet.gateways[..] else { panic!("three") };
+    let text = fleet.at_the_store(&configuration("gw3", BY_SOCKET, PATIENT, &clients(), DOORS));
+    let (before, rest) = text.split_once("\u{20} fleet: {").unwrap();
+    let alone =
+        format!("{}}}\n{}", before.trim_end_matches([',', '\n']), rest.split_once('\n').unwrap().1);
+    gw3.reload(&alone);
+    assert!(eventually(PATIENCE, || gw3.couriers().is_empty()), "the courier stays");
+    assert_eq!(gw3.state(), "none");
+    fleet.ask(0, "ssh");
+    gw2.opens("ssh", CLIENT);
+    assert!(!gw3.has("ssh", CLIENT));
+    gw3.reload(&text);
+    gw3.opens("ssh", CLIENT);
+    fleet.joined();
+    // Another door may become the fleet's.
+    let more = |name: &str| {
+        let doors = DOORS.replace("open: [23]", "open: [23], fleet: true");
+        fleet.at_the_store(&configuration(name, BY_SOCKET, PATIENT, &clients(), &doors))
+    };
+    [gw1, gw2].iter().for_each(|gateway| gateway.reload(&more(gateway.name)));
+    fleet.ask(0, "local");
+    gw2.opens("local", CLIENT);
+    assert!(!gw3.has("local", CLIENT));
 }
 
 #[test]

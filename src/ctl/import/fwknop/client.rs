@@ -13,7 +13,7 @@ use super::cycle::{Cycle, read_cycle};
 use super::keys::read_keys;
 use super::nat::{ForcedNat, Translation, read_nat};
 use super::stanzas::{AccessStanza, StanzaVariable};
-use crate::config::{Diagnostic, Place, Problems};
+use crate::config::{Diagnosed, Diagnostic, Place, Problems};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::{Knock, Network};
@@ -51,7 +51,7 @@ pub(super) fn read(
     translation: &Translation,
     zone: &TimeZone,
     notes: &mut Problems,
-) -> Result<ImportedClient, Diagnostic> {
+) -> Diagnosed<ImportedClient> {
     let (key, hmac) = read_keys(stanza)?;
     if hmac.is_none() {
         let message = "this client has no HMAC key: nothing says that its requests are not altered";
@@ -104,18 +104,12 @@ pub(super) fn read(
     page.optional(3, "address", is_explicit.then_some("explicit"));
     page.optional(3, "force_nat", nat.map(|_| "true"));
     let hmac = hmac.map(|hmac| ("HMAC_KEY", hmac.bytes));
-    Ok(ImportedClient {
-        at: stanza.at.clone(),
-        origin: stanza.origin.clone(),
-        called: username.or_else(|| stanza.file.clone()),
-        keys: iter::once(("KEY", key.bytes)).chain(hmac).collect(),
-        page,
-        ports,
-        restricted: restricted.unwrap_or_default(),
-        cycle,
-        nat,
-        times: [("open_for", open_for), ("open_for_max", most.max(open_for))],
-    })
+    let (at, origin) = (stanza.at.clone(), stanza.origin.clone());
+    let called = username.or_else(|| stanza.file.clone());
+    let keys = iter::once(("KEY", key.bytes)).chain(hmac).collect();
+    let restricted = restricted.unwrap_or_default();
+    let times = [("open_for", open_for), ("open_for_max", most.max(open_for))];
+    Ok(ImportedClient { at, origin, called, keys, page, ports, restricted, cycle, nat, times })
 }
 
 /// Warnings about variables without effect.
@@ -137,7 +131,7 @@ fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> V
     found.into_iter().filter(|(holds, ..)| *holds).filter_map(|(_, it, why)| say(it, why)).collect()
 }
 
-fn username(given: &StanzaVariable) -> Result<String, Diagnostic> {
+fn username(given: &StanzaVariable) -> Diagnosed<String> {
     let text = given.text();
     match text.parse::<User>() {
         Ok(_) => Ok(text),
@@ -146,7 +140,7 @@ fn username(given: &StanzaVariable) -> Result<String, Diagnostic> {
 }
 
 /// Empty: anywhere.
-fn networks(stanza: &AccessStanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
+fn networks(stanza: &AccessStanza, name: &str) -> Diagnosed<Vec<Network>> {
     let Some(given) = stanza.get(name) else { return Ok(Vec::new()) };
     let text = given.text();
     let items = text.split(',').map(str::trim_start);
@@ -178,7 +172,7 @@ fn expires(
     stanza: &AccessStanza,
     zone: &TimeZone,
     notes: &mut Problems,
-) -> Result<Option<Timestamp>, Diagnostic> {
+) -> Diagnosed<Option<Timestamp>> {
     let Some(given) = stanza.get("ACCESS_EXPIRE") else { return Ok(None) };
     let text = given.text();
     let read = if given.name == "ACCESS_EXPIRE" {
@@ -217,7 +211,7 @@ fn day(text: &str) -> Option<Date> {
 ///
 /// # Errors
 /// If fwknopd does not start with it.
-pub(super) fn seconds(given: &StanzaVariable, notes: &mut Problems) -> Result<u64, Diagnostic> {
+pub(super) fn seconds(given: &StanzaVariable, notes: &mut Problems) -> Diagnosed<u64> {
     let text = given.text();
     let Some(seconds) =
         u64::try_from(atoi(&text) & 0xffff_ffff).ok().filter(|seconds| *seconds <= LONGEST)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::client::seconds;
 use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::sleeps::run_time;
-use crate::config::{COMMAND_LIMIT, Command, CommandText, Diagnostic, Problems};
+use crate::config::{COMMAND_LIMIT, Command, CommandText, Diagnosed, Problems};
 use crate::proto::duration;
 
 /// The time of a command without a timer, in seconds.
@@ -71,10 +71,7 @@ const WITHOUT_HOLE: [&str; 3] = ["PKT_SRC", "DST", "TIMEOUT"];
 
 /// # Errors
 /// Says why the commands cannot be carried over.
-pub(super) fn read_cycle(
-    stanza: &AccessStanza,
-    notes: &mut Problems,
-) -> Result<Option<Cycle>, Diagnostic> {
+pub(super) fn read_cycle(stanza: &AccessStanza, notes: &mut Problems) -> Diagnosed<Option<Cycle>> {
     let (open, close) = (stanza.get("CMD_CYCLE_OPEN"), stanza.get("CMD_CYCLE_CLOSE"));
     let timer = stanza.get("CMD_CYCLE_TIMER");
     let (open, close) = match (open, close) {
@@ -116,14 +113,14 @@ pub(super) fn read_cycle(
     Ok(Some(Cycle { open: opens, close: (!ends_itself).then_some(closes), timer }))
 }
 
-fn read_timer(given: &StanzaVariable, notes: &mut Problems) -> Result<u64, Diagnostic> {
+fn read_timer(given: &StanzaVariable, notes: &mut Problems) -> Diagnosed<u64> {
     match seconds(given, notes)? {
         0 => Err(given.left_out("CMD_CYCLE_TIMER has to be a number of seconds")),
         seconds => Ok(seconds),
     }
 }
 
-fn words(given: &StanzaVariable, notes: &mut Problems) -> Result<Vec<String>, Diagnostic> {
+fn words(given: &StanzaVariable, notes: &mut Problems) -> Diagnosed<Vec<String>> {
     let text = given.text();
     if text.contains(['"', '\'', '>', '<', '|', '`']) {
         let message = "fwknopd starts this without a shell: quotes and > go to the program";
@@ -143,7 +140,7 @@ fn words(given: &StanzaVariable, notes: &mut Problems) -> Result<Vec<String>, Di
 }
 
 /// A word with holes in place of fwknopd's variables.
-fn fill(word: &str, given: &StanzaVariable, notes: &mut Problems) -> Result<String, Diagnostic> {
+fn fill(word: &str, given: &StanzaVariable, notes: &mut Problems) -> Diagnosed<String> {
     let mut filled = String::new();
     let mut pieces = word.split('$').map(|piece| piece.replace('%', "%%"));
     filled.extend(pieces.next());

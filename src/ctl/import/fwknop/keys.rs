@@ -3,7 +3,7 @@
 use data_encoding::BASE64;
 
 use super::stanzas::{AccessStanza, StanzaVariable};
-use crate::config::Diagnostic;
+use crate::config::{Diagnosed, Diagnostic};
 use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, LENIENT, PLACEHOLDER};
 
@@ -27,9 +27,7 @@ impl ImportedKey {
 ///
 /// # Errors
 /// Says why no request could be opened with them.
-pub(super) fn read_keys(
-    stanza: &AccessStanza,
-) -> Result<(ImportedKey, Option<ImportedKey>), Diagnostic> {
+pub(super) fn read_keys(stanza: &AccessStanza) -> Diagnosed<(ImportedKey, Option<ImportedKey>)> {
     let Some(given) = stanza.get("KEY") else {
         let error = stanza.at.error("the stanza is left out: it has no KEY");
         return Err(error.help("without a KEY it serves GnuPG or nobody"));
@@ -59,7 +57,7 @@ pub(super) fn is_key(name: &str, value: &[u8]) -> bool {
     value != PLACEHOLDER && is_text
 }
 
-fn read_key(given: &StanzaVariable) -> Result<ImportedKey, Diagnostic> {
+fn read_key(given: &StanzaVariable) -> Diagnosed<ImportedKey> {
     let placeholder = given.value == PLACEHOLDER;
     if given.name.ends_with("_BASE64") && !placeholder {
         let bytes = lenient_base64(&given.value);

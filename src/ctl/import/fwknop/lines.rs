@@ -1,6 +1,6 @@
 //! The lines of `access.conf` and `fwknopd.conf`.
 
-use crate::config::{Diagnostic, Place, SourceText};
+use crate::config::{Diagnosed, Place, SourceText};
 
 /// A variable and its value. The value may be a key, in any bytes.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ pub(super) struct ConfLine<'a> {
 pub(super) fn read_lines<'a>(
     source: &SourceText,
     bytes: &'a [u8],
-) -> impl Iterator<Item = Result<(Place, ConfLine<'a>), Diagnostic>> {
+) -> impl Iterator<Item = Diagnosed<(Place, ConfLine<'a>)>> {
     let lines = (1u32..).zip(bytes.split(|byte| *byte == b'\n'));
     let pieces = lines.flat_map(|(number, line)| line.chunks(LONGEST).map(move |it| (number, it)));
     pieces.filter_map(|(number, line)| {

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use super::super::atoi;
 use super::stanzas::AccessStanza;
-use crate::config::{Diagnostic, Place, Problems};
+use crate::config::{Diagnosed, Place, Problems};
 use crate::proto::network::is_a_hosts;
 
 /// What `fwknopd.conf` says of translation.
@@ -35,7 +35,7 @@ pub(super) fn read_nat(
     stanza: &AccessStanza,
     daemon: &Translation,
     notes: &mut Problems,
-) -> Result<Option<ForcedNat>, Diagnostic> {
+) -> Diagnosed<Option<ForcedNat>> {
     let is_on = |name| stanza.get(name).filter(|given| given.is_yes());
     let (snat, masquerade) = (stanza.get("FORCE_SNAT"), is_on("FORCE_MASQUERADE"));
     let Some(given) = stanza.get("FORCE_NAT") else {

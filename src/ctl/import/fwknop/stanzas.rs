@@ -13,7 +13,7 @@ use super::keys::{is_key, read_keys};
 use super::lines::read_lines;
 use super::variables::{Switch, VariableFate, find, variables};
 use crate::config::diagnostic::closest_match;
-use crate::config::{Diagnostic, Place, Problems, SourceText};
+use crate::config::{Diagnosed, Diagnostic, Place, Problems, SourceText};
 
 /// How many files may include one another, the first one counted.
 const MAX_DEPTH: usize = 3;
@@ -65,10 +65,7 @@ impl AccessStanza {
     }
 
     /// The value of a variable that is a word of fwknop's.
-    pub(super) fn word<T: FromStr<Err: Display>>(
-        &self,
-        name: &str,
-    ) -> Result<Option<T>, Diagnostic> {
+    pub(super) fn word<T: FromStr<Err: Display>>(&self, name: &str) -> Diagnosed<Option<T>> {
         let Some(given) = self.get(name) else { return Ok(None) };
         given.text().parse().map(Some).map_err(|error| given.left_out(error))
     }
@@ -106,13 +103,8 @@ pub(super) fn read(
     files: &dyn Files,
     notes: &mut Problems,
 ) -> Vec<AccessStanza> {
-    let mut reader = StanzaReader {
-        files,
-        notes,
-        stanzas: Vec::new(),
-        left: MAX_FILES,
-        helped: BTreeSet::new(),
-    };
+    let (stanzas, left, helped) = (Vec::new(), MAX_FILES, BTreeSet::new());
+    let mut reader = StanzaReader { files, notes, stanzas, left, helped };
     match folder {
         Some((at, folder)) => reader.folder(folder, at, 0),
         None => reader.file(path, None, 0),
@@ -172,12 +164,10 @@ impl StanzaReader<'_> {
                 ("SOURCE", _) => {
                     current = Current::Stanza(self.stanzas.len());
                     let stem = path.file_stem().filter(|_| included.is_some());
-                    self.stanzas.push(AccessStanza {
-                        at: at.clone(),
-                        origin: format!("{}:{}", path.display(), line.number),
-                        file: stem.map(|stem| stem.to_string_lossy().into_owned()),
-                        variables: BTreeMap::new(),
-                    });
+                    let file = stem.map(|stem| stem.to_string_lossy().into_owned());
+                    let origin = format!("{}:{}", path.display(), line.number);
+                    let (variables, place) = (BTreeMap::new(), at.clone());
+                    self.stanzas.push(AccessStanza { at: place, origin, file, variables });
                     self.give(self.stanzas.len() - 1, name, line.value, at);
                 }
                 (_, Current::None) => self.homeless(&at, name),
