@@ -182,11 +182,22 @@ impl Ledger {
         proof: Option<&Proof>,
         durability: Durability,
     ) -> Result<Written, LedgerError> {
-        self.run("record a grant", durability, |db| match (changes, proof) {
+        self.run("record a grant", durability, |db| {
             // A statement of its own is a transaction of its own.
-            ([change], None) => rows::change(db, change).map(|()| Written::New),
-            ([], Some(proof)) => rows::use_up(db, proof),
-            _ => together(db, changes, proof),
+            match (changes, proof) {
+                ([change], None) => return rows::change(db, change).map(|()| Written::New),
+                ([], Some(proof)) => return rows::use_up(db, proof),
+                _ => {}
+            }
+            // Dropped without a commit, it leaves everything as it was.
+            let transaction = db.transaction()?;
+            if let Some(proof) = proof
+                && rows::use_up(&transaction, proof)? == Written::Used
+            {
+                return Ok(Written::Used);
+            }
+            changes.iter().try_for_each(|change| rows::change(&transaction, change))?;
+            transaction.commit().map(|()| Written::New)
         })
     }
 
@@ -234,21 +245,4 @@ impl Ledger {
     fn done<T>(&self, doing: &'static str, done: rusqlite::Result<T>) -> Result<T, LedgerError> {
         done.map_err(LedgerError::database(doing, &self.path))
     }
-}
-
-fn together(
-    db: &mut Connection,
-    changes: &[GrantChange],
-    proof: Option<&Proof>,
-) -> rusqlite::Result<Written> {
-    // Dropped without a commit, it leaves everything as it was.
-    let transaction = db.transaction()?;
-    if let Some(proof) = proof
-        && rows::use_up(&transaction, proof)? == Written::Used
-    {
-        return Ok(Written::Used);
-    }
-    changes.iter().try_for_each(|change| rows::change(&transaction, change))?;
-    transaction.commit()?;
-    Ok(Written::New)
 }

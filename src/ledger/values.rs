@@ -13,37 +13,26 @@ pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-macro_rules! by_word {
-    ($($kind:ty),+) => { $(
+/// How each of these types stands in a row, and how it is read.
+macro_rules! kept_as {
+    ($raw:ty, $write:expr, $read:expr, $($kind:ty),+) => { $(
         impl ToSql for $kind {
             fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-                Ok(self.to_string().into())
+                Ok(ToSqlOutput::from($write(self)))
             }
         }
 
         impl FromSql for $kind {
             fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-                value.as_str()?.parse().map_err(|why| FromSqlError::Other(Box::new(why)))
+                <$raw>::column_result(value).and_then($read)
             }
         }
     )+ };
 }
 
-macro_rules! by_nanos {
-    ($($kind:ty),+) => { $(
-        impl ToSql for $kind {
-            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-                Ok(integer(self.as_nanos()).into())
-            }
-        }
-
-        impl FromSql for $kind {
-            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-                u64::column_result(value).map(Self::from_nanos)
-            }
-        }
-    )+ };
+kept_as! {
+    String, |it: &Self| it.to_string(),
+    |text: String| text.parse().map_err(|why| FromSqlError::Other(Box::new(why))),
+    BootId, GrantState, HistoryEvent, Method, Name, Network, OpenedBy
 }
-
-by_word!(BootId, GrantState, HistoryEvent, Method, Name, Network, OpenedBy);
-by_nanos!(Monotonic, Wall);
+kept_as! { u64, |it: &Self| integer(it.as_nanos()), |it| Ok(Self::from_nanos(it)), Monotonic, Wall }
