@@ -81,16 +81,14 @@ fn work(channel: &mut Option<Channel>) -> Result<(), CourierError> {
     let _ = seccomp::restrict(Phase::Opening, mode);
     // While that is allowed.
     let memory = memory::lock();
-    let mut way = Way::new(store);
-    if persist(channel, &mut way, Way::open_socket)?.is_none() {
-        return Ok(());
-    }
+    let way = Way::new(store);
+    let Some(mut opened) = persist(channel, &way, || way.open_socket())? else { return Ok(()) };
     identity.assume()?;
     if mode != SandboxMode::Off {
         // Where it is not to be had, the next is not either, and is told then.
         let _ = landlock::restrict(&LandlockRules::of_resolver());
     }
-    let reached = persist(channel, &mut way, Way::reach)?;
+    let reached = persist(channel, &way, || way.reach(opened.take()))?;
     // Nobody asks for the password any more.
     drop(way);
     let Some((connection, clock)) = reached else { return Ok(()) };
@@ -103,12 +101,12 @@ fn work(channel: &mut Option<Channel>) -> Result<(), CourierError> {
 /// gone, or only another process may try again.
 fn persist<T>(
     channel: &Channel,
-    way: &mut Way,
-    attempt: impl Fn(&mut Way) -> Result<T, StoreError>,
+    way: &Way,
+    mut attempt: impl FnMut() -> Result<T, StoreError>,
 ) -> Result<Option<T>, StoreError> {
     let mut said = String::new();
     loop {
-        let error = match attempt(way) {
+        let error = match attempt() {
             Ok(done) => return Ok(Some(done)),
             Err(StoreError::Spent) => return Ok(None),
             Err(error) => error,

@@ -118,9 +118,9 @@ impl RefusalFacts {
 }
 
 impl What {
-    /// A refusal of which no more is known than why.
-    pub fn refused(reason: Reason) -> Self {
-        Self::Refused(RefusalFacts { reason: Some(reason), ..RefusalFacts::default() })
+    /// A refusal of which no more is known than why, if that.
+    pub fn refused(reason: Option<Reason>) -> Self {
+        Self::Refused(RefusalFacts { reason, ..RefusalFacts::default() })
     }
 }
 
@@ -249,10 +249,7 @@ impl EventLine {
             HistoryEvent::Open => What::Open { knock: None },
             HistoryEvent::Extend => What::Extend { seconds: None },
             HistoryEvent::Close => What::Close,
-            HistoryEvent::Refused => {
-                let reason = detail.parse().ok();
-                What::Refused(RefusalFacts { reason, ..RefusalFacts::default() })
-            }
+            HistoryEvent::Refused => What::refused(detail.parse().ok()),
             HistoryEvent::Failed => What::Failed,
             HistoryEvent::Act => What::Act,
             HistoryEvent::ClientReset => What::ClientReset { count: None },

@@ -30,8 +30,6 @@ pub(super) struct Way {
     store: Store,
     /// The certificates of those who vouch for the store, in PEM.
     authorities: Option<Vec<u8>>,
-    /// A connection to the store on this host.
-    opened: Option<Socket>,
 }
 
 /// A connection to the store, which has let us in and no longer waits, and what its clock says.
@@ -47,40 +45,36 @@ impl Way {
         };
         let place = store.addresses.iter().map(place).collect::<Vec<_>>().join(", ");
         let read = || BUNDLES.iter().find_map(|path| fs::read(path).ok());
-        Self { place, authorities: authorities.or_else(read), store, opened: None }
+        Self { place, authorities: authorities.or_else(read), store }
     }
 
-    /// Connects where the store is a socket of this host's, which owner and group may keep for
+    /// A connection where the store is a socket of this host's, which owner and group may keep for
     /// themselves: to be called as root. Nothing is read from it.
-    pub(super) fn open_socket(&mut self) -> Result<(), StoreError> {
-        if let [StoreAddress::Unix(path)] = &*self.store.addresses {
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            socket.connect_timeout(&SockAddr::unix(path)?, CONNECT)?;
-            self.opened = Some(socket);
-        }
-        Ok(())
+    pub(super) fn open_socket(&self) -> Result<Option<Socket>, StoreError> {
+        let [StoreAddress::Unix(path)] = &*self.store.addresses else { return Ok(None) };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.connect_timeout(&SockAddr::unix(path)?, CONNECT)?;
+        Ok(Some(socket))
     }
 
-    /// Goes all of it.
-    pub(super) fn reach(&mut self) -> Result<Reached, StoreError> {
-        let opened = self.opened.take();
-        if let [StoreAddress::Unix(_)] = &*self.store.addresses {
-            return self.enter(Connection::new(opened.ok_or(StoreError::Spent)?, None)?, None);
-        }
-        let none = Err(StoreError::Spent);
-        self.store.addresses.iter().fold(none, |reached, it| reached.or_else(|_| self.reach_by(it)))
-    }
-
-    fn reach_by(&self, address: &StoreAddress) -> Result<Reached, StoreError> {
-        let StoreAddress::Tcp { user, host, port, tls, service } = address else {
-            return Err(StoreError::Spent);
+    /// Goes all of it, by the socket that was opened where the store is one.
+    pub(super) fn reach(&self, mut opened: Option<Socket>) -> Result<Reached, StoreError> {
+        let mut reach_by = |address: &StoreAddress| match address {
+            StoreAddress::Unix(_) => {
+                let socket = opened.take().ok_or(StoreError::Spent)?;
+                self.enter(Connection::new(socket, None)?, None)
+            }
+            StoreAddress::Tcp { user, host, port, tls, service } => {
+                let (user, mut connection) = (user.as_deref(), self.connect(host, *port, *tls)?);
+                if let Some(service) = service {
+                    let (host, port) = self.ask_sentinel(&mut connection, user, service)?;
+                    connection = self.connect(&host, port, *tls)?;
+                }
+                self.enter(connection, user)
+            }
         };
-        let (user, mut connection) = (user.as_deref(), self.connect(host, *port, *tls)?);
-        if let Some(service) = service {
-            let (host, port) = self.ask_sentinel(&mut connection, user, service)?;
-            connection = self.connect(&host, port, *tls)?;
-        }
-        self.enter(connection, user)
+        let none = Err(StoreError::Spent);
+        self.store.addresses.iter().fold(none, |reached, it| reached.or_else(|_| reach_by(it)))
     }
 
     /// Connects to one of a host's addresses.

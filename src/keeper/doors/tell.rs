@@ -83,7 +83,7 @@ impl DoorEvent<'_> {
             Self::Failed(what, why) => line(What::Failed, &format!("{what}: {why}")),
             Self::NotRecorded => line(What::Failed, "not opened, since it cannot be recorded"),
             Self::Refused(reason, claim) => {
-                let line = line(What::refused(reason), &format!("not opened: {reason}"));
+                let line = line(What::refused(Some(reason)), &format!("not opened: {reason}"));
                 line.of_client(origin.client.as_ref()).asked_by(claim.asked_by)
             }
             Self::Open(_) | Self::Closed(_) | Self::Act | Self::Spent(_) => return Vec::new(),
