@@ -73,7 +73,8 @@ impl Keeper {
     /// another order than they were used in, and while a watcher starts.
     pub(super) fn strike_used(&mut self, now: Now) {
         let config = Arc::clone(&self.watchers.config);
-        for door in &config.doors {
+        let doors = config.settings.fleet.iter().flat_map(|_| &config.doors);
+        for door in doors {
             let is_used = |proof| self.doors.journal.ledger.is_used(&proof);
             let used = door.one_time.as_ref().filter(|_| line_proof(door).is_some_and(is_used));
             let Some(one_time) = used else { continue };
