@@ -13,6 +13,7 @@ mod support;
 #[allow(dead_code, reason = "what other benchmarks need")]
 mod probes;
 
+use std::env;
 use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,12 +44,21 @@ fn main() {
     fleet.start(1, &text[1]);
     fleet.start(2, &without_fleet);
     fleet.gateways[..2].iter().for_each(|gateway| gateway.is_soon("joined"));
-    openings(&fleet);
+    // `cargo bench --bench fleet -- join` measures only that.
+    let words: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
+    if wanted("openings") {
+        openings(&fleet);
+    }
     fleet.gateways[2].end(Signal::SIGTERM);
     fleet.start(2, &text[2]);
     fleet.joined();
-    losses(&mut fleet);
-    join(&mut fleet);
+    if wanted("losses") {
+        losses(&mut fleet);
+    }
+    if wanted("join") {
+        join(&mut fleet);
+    }
 }
 
 /// What a request takes at gateways, of which the first is asked.
