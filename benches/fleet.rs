@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use probes::{Attempted, Cable, until_all_open};
 use support::fleet::{
-    BY_SOCKET, DOORS, Fleet, Gateway, LAPTOP, NAMES, clients, configuration, request, seal,
+    BY_SOCKET, DOORS, Fleet, Gateway, LAPTOP, NAMES, NO_STORE, clients, configuration, request,
+    seal,
 };
 use support::{CLIENT, can_make_namespaces, eventually, has_programs};
 
@@ -39,7 +40,7 @@ fn main() {
         gateway.host.must("ip", &["route", "add", "198.51.100.0/22", "via", CLIENT]);
     }
     let text = NAMES.map(|name| configuration(name, BY_SOCKET, "", &clients(), DOORS));
-    let without_fleet = text[2].replace("fleet: {", "log: {level: info}} # ");
+    let without_fleet = configuration(NAMES[2], NO_STORE, "", &clients(), DOORS);
     fleet.start(0, &text[0]);
     fleet.start(1, &text[1]);
     fleet.start(2, &without_fleet);
