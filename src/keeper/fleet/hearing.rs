@@ -83,9 +83,8 @@ impl Fleet {
                 self.hearing.lag =
                     self.telling.beat_sent.take().map(|sent| now.monotonic.since(sent));
                 if self.agrees(now, clock) && self.hearing.is_listed.replace(false) == Some(false) {
-                    // It is told all anew.
-                    self.link.why = Some("it has forgotten this gateway: was it wiped?".to_owned());
-                    self.lose(now, None);
+                    warn!("fleet: the store has forgotten what it was told, and is told it anew");
+                    self.has_to_tell(BTreeMap::new());
                 }
             }
         }
@@ -146,8 +145,13 @@ impl Fleet {
             }
             self.come(entry);
         }
-        self.telling.missing_there = Some(open);
+        self.has_to_tell(open);
         self.is_back(now);
+    }
+
+    /// The store knows nothing of this gateway's, but until when these are open.
+    fn has_to_tell(&mut self, open: BTreeMap<GrantKey, Wall>) {
+        (self.telling.missing_there, self.telling.has_to_catch_up) = (Some(open), true);
     }
 
     fn has_beaten(&mut self, now: Now, entry: Entry) {
@@ -189,9 +193,8 @@ impl Keeper {
             let _untold = self.doors.take_news();
             return;
         };
-        let was_live = fleet.link.is_live;
         let decided = fleet.poll(now);
-        if fleet.link.is_live && !was_live {
+        if fleet.link.is_live && std::mem::take(&mut fleet.telling.has_to_catch_up) {
             let valid = self.watchers.config.settings.spa.max_age;
             let used = self.doors.journal.recent_proofs(now.wall - valid, now.wall);
             fleet.catch_up(now, used);
