@@ -44,8 +44,6 @@ enum CourierError {
     Assignment(io::Error),
     #[error("cannot give up root: {0}")]
     Privileges(#[from] PrivilegeError),
-    #[error("cannot wait: {0}")]
-    Wait(io::Error),
     #[error("the store is lost: {0}")]
     Store(#[from] StoreError),
 }
@@ -107,7 +105,7 @@ fn persist<T>(
     channel: &Channel,
     way: &mut Way,
     attempt: impl Fn(&mut Way) -> Result<T, StoreError>,
-) -> Result<Option<T>, CourierError> {
+) -> Result<Option<T>, StoreError> {
     let mut said = String::new();
     loop {
         let error = match attempt(way) {
@@ -122,7 +120,7 @@ fn persist<T>(
         }
         // Whatever the keeper says waits; only its end is looked for.
         let mut keeper = [PollFd::new(channel.as_fd(), PollFlags::empty())];
-        files::poll(&mut keeper, Some(error.pause())).map_err(CourierError::Wait)?;
+        files::poll(&mut keeper, Some(error.pause()))?;
         if keeper[0].any().unwrap_or(true) {
             return Ok(None);
         }
