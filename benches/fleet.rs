@@ -13,6 +13,7 @@ mod support;
 #[allow(dead_code, reason = "what other benchmarks need")]
 mod probes;
 
+use std::env;
 use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use probes::{Attempted, Cable, until_all_open};
 use support::fleet::{
-    BY_SOCKET, DOORS, Fleet, Gateway, LAPTOP, NAMES, clients, configuration, request, seal,
+    BY_SOCKET, DOORS, Fleet, Gateway, LAPTOP, NAMES, NO_STORE, clients, configuration, request,
+    seal,
 };
 use support::{CLIENT, can_make_namespaces, eventually, has_programs};
 
@@ -38,17 +40,26 @@ fn main() {
         gateway.host.must("ip", &["route", "add", "198.51.100.0/22", "via", CLIENT]);
     }
     let text = NAMES.map(|name| configuration(name, BY_SOCKET, "", &clients(), DOORS));
-    let without_fleet = text[2].replace("fleet: {", "log: {level: info}} # ");
+    let without_fleet = configuration(NAMES[2], NO_STORE, "", &clients(), DOORS);
     fleet.start(0, &text[0]);
     fleet.start(1, &text[1]);
     fleet.start(2, &without_fleet);
     fleet.gateways[..2].iter().for_each(|gateway| gateway.is_soon("joined"));
-    openings(&fleet);
+    // `cargo bench --bench fleet -- join` measures only that.
+    let words: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
+    if wanted("openings") {
+        openings(&fleet);
+    }
     fleet.gateways[2].end(Signal::SIGTERM);
     fleet.start(2, &text[2]);
     fleet.joined();
-    losses(&mut fleet);
-    join(&mut fleet);
+    if wanted("losses") {
+        losses(&mut fleet);
+    }
+    if wanted("join") {
+        join(&mut fleet);
+    }
 }
 
 /// What a request takes at gateways, of which the first is asked.

@@ -26,7 +26,7 @@ use crate::ipc::courier::{CourierAssignment, FromCourier};
 use crate::sys::landlock::{self, LandlockRules};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::seccomp::{self, Phase};
-use crate::sys::{files, memory, process, sandbox};
+use crate::sys::{files, memory, process, sandbox, scheduling};
 
 /// Carries what the gateways of a fleet tell each other. knockd(8) starts it where 'fleet' is
 /// configured; there is nothing that a person would do with it.
@@ -52,6 +52,8 @@ enum CourierError {
 /// is gone.
 pub fn run() -> ExitCode {
     let CourierCli {} = CourierCli::parse();
+    // Whoever does without wakes later on a busy machine.
+    let _ = scheduling::request_short_slices();
     // It stands until it has been said why: the keeper ends whoever has none.
     let mut channel = None;
     match work(&mut channel) {

@@ -134,12 +134,11 @@ impl Claim {
         key: &GrantKey,
         since: Monotonic,
         open_for: Duration,
-        proof: Proof,
     ) -> Self {
         let origin = Origin { by: OpenedBy::Fleet, client };
         let claim = Self::of(door, origin, vec![key.network], since);
-        let (open_for, proof, gateway) = (Some(open_for), Some(proof), Some(gateway));
-        Self { source_port: key.source_port, open_for, proof, gateway, ..claim }
+        let (open_for, gateway) = (Some(open_for), Some(gateway));
+        Self { source_port: key.source_port, open_for, gateway, ..claim }
     }
 
     /// What a sequence asks for that was completed under an earlier configuration, or this one.

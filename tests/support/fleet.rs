@@ -44,6 +44,9 @@ pub(crate) const BY_SOCKET: &str = "unix:STORE/redis.sock";
 /// By the network that can be cut.
 pub(crate) const BY_NETWORK: &str = "redis://203.0.113.1";
 
+/// Of no fleet.
+pub(crate) const NO_STORE: &str = "";
+
 pub(crate) fn fleet_key() -> FleetKey {
     FLEET_KEY.into()
 }
@@ -83,10 +86,13 @@ pub(crate) fn configuration(
 }
 
 fn settings_of(name: &str, store: &str, settings: &str) -> String {
+    let fleet = format!(
+        ",\n\x20 fleet: {{name: {name}, store: \"{store}\", key_file: DIR/keys/fleet.key{settings}}}"
+    );
+    let fleet = if store == NO_STORE { "" } else { &fleet };
     format!(
         "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
-         \x20 spa: {{key_file: DIR/keys/server.key}},\n\
-         \x20 fleet: {{name: {name}, store: \"{store}\", key_file: DIR/keys/fleet.key{settings}}}}}\n"
+         \x20 spa: {{key_file: DIR/keys/server.key}}{fleet}}}\n"
     )
 }
 

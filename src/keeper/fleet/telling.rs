@@ -56,6 +56,8 @@ pub(super) struct Telling {
     /// Until when doors are open by what the store has kept. What is open here for longer is told
     /// once all that was kept has been heard.
     pub(super) missing_there: Option<BTreeMap<GrantKey, Wall>>,
+    /// Whether the store has to be told what waits, and what was used lately.
+    pub(super) has_to_catch_up: bool,
     /// The counter of what was told last of a door that opened here.
     last_open: u64,
     pub(super) next_beat: Monotonic,

@@ -9,8 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::fleet::{BY_SOCKET, DOORS, Fleet, Gateway, PATIENT, clients, configuration};
-use crate::support::{CLIENT, Knockd, Net, PATIENCE, eventually, needs};
+use crate::support::fleet::{
+    BY_SOCKET, DOORS, Fleet, Gateway, NAMES, NO_STORE, PATIENT, clients, configuration,
+};
+use crate::support::{CLIENT, PATIENCE, eventually, needs};
 
 const ELSEWHERE: &str = "198.51.100.7";
 
@@ -147,9 +149,7 @@ fn a_gateway_leaves_and_joins_as_its_configuration_says() {
     let fleet = Fleet::new();
     let [gw1, gw2, gw3] = &fleet.gateways[..] else { panic!("three") };
     let text = fleet.at_the_store(&configuration("gw3", BY_SOCKET, PATIENT, &clients(), DOORS));
-    let (before, rest) = text.split_once("\u{20} fleet: {").unwrap();
-    let alone =
-        format!("{}}}\n{}", before.trim_end_matches([',', '\n']), rest.split_once('\n').unwrap().1);
+    let alone = configuration("gw3", NO_STORE, "", &clients(), DOORS);
     gw3.reload(&alone);
     assert!(eventually(PATIENCE, || gw3.couriers().is_empty()), "the courier stays");
     assert_eq!(gw3.state(), "none");
@@ -173,33 +173,20 @@ fn a_gateway_leaves_and_joins_as_its_configuration_says() {
 #[test]
 fn where_no_fleet_is_configured_there_is_no_courier_and_nothing_of_one() {
     needs!("no fleet", "redis-server", "nft");
-    let net = Net::new();
-    let alone = Knockd::start(
-        &net.server,
-        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}\n\
-         doors: {ssh: {sequence: [7000, 8000, 9000], open: [22], fleet: true}}\n",
-    );
-    let fds = |pid: i32| -> Vec<String> {
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-        let mut open: Vec<String> = open
-            .filter_map(|fd| fs::read_link(fd.path()).ok())
-            .map(|to| to.display().to_string().split(':').next().unwrap().to_owned())
-            .collect();
-        open.sort();
-        open
+    let mut fleet = Fleet::without_knockd("");
+    for (at, store) in [BY_SOCKET, NO_STORE].into_iter().enumerate() {
+        fleet.start(at, &configuration(NAMES[at], store, "", &clients(), DOORS));
+    }
+    let [with, without, _] = &fleet.gateways[..] else { panic!("three") };
+    with.is_soon("joined");
+    assert_eq!(without.state(), "none");
+    let children = |gateway: &Gateway| gateway.children("").len();
+    let watchers = |gateway: &Gateway| gateway.knockd().watchers().len();
+    assert_eq!((children(with), with.couriers().len()), (watchers(with) + 1, 1));
+    assert_eq!(children(without), watchers(without));
+    let fds = |gateway: &Gateway| {
+        fs::read_dir(format!("/proc/{}/fd", gateway.knockd().pid())).unwrap().count()
     };
-    let children = |pid: i32| {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.split_whitespace().count()
-    };
-    assert_eq!(children(alone.pid()), alone.watchers().len());
-    let without = fds(alone.pid()).len();
-    let status = alone.ask(r#"{"do":"status"}"#).remove(0);
-    assert!(status["fleet"].is_null(), "{status}");
-    // As many more as the channel to the courier and what that says take.
-    let fleet = Fleet::with(BY_SOCKET, PATIENT);
-    let gateway = &fleet.gateways[0];
-    let with = fds(gateway.knockd().pid()).len();
-    assert!(without < with, "{without} descriptors, and {with} with a fleet");
-    assert_eq!(children(gateway.knockd().pid()), gateway.knockd().watchers().len() + 1);
+    // The channel to the courier, and what it writes to standard error.
+    assert_eq!(fds(with), fds(without) + 2);
 }
