@@ -51,8 +51,10 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 }
 
 /// A request of an administrator's.
-#[skip_serializing_none]
-#[serde_with::apply(bool => #[serde(default, skip_serializing_if = "std::ops::Not::not")])]
+#[serde_with::apply(
+    bool => #[serde(default, skip_serializing_if = "std::ops::Not::not")],
+    Option<Name> => #[serde(default, skip_serializing_if = "Option::is_none")],
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {

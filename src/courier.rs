@@ -26,7 +26,7 @@ use crate::ipc::courier::{CourierAssignment, FromCourier};
 use crate::sys::landlock::{self, LandlockRules};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::seccomp::{self, Phase};
-use crate::sys::{files, memory, process, sandbox};
+use crate::sys::{files, memory, process, sandbox, scheduling};
 
 /// Carries what the gateways of a fleet tell each other. knockd(8) starts it where 'fleet' is
 /// configured; there is nothing that a person would do with it.
@@ -44,8 +44,6 @@ enum CourierError {
     Assignment(io::Error),
     #[error("cannot give up root: {0}")]
     Privileges(#[from] PrivilegeError),
-    #[error("cannot wait: {0}")]
-    Wait(io::Error),
     #[error("the store is lost: {0}")]
     Store(#[from] StoreError),
 }
@@ -54,6 +52,8 @@ enum CourierError {
 /// is gone.
 pub fn run() -> ExitCode {
     let CourierCli {} = CourierCli::parse();
+    // Whoever does without wakes later on a busy machine.
+    let _ = scheduling::request_short_slices();
     // It stands until it has been said why: the keeper ends whoever has none.
     let mut channel = None;
     match work(&mut channel) {
@@ -107,7 +107,7 @@ fn persist<T>(
     channel: &Channel,
     way: &mut Way,
     attempt: impl Fn(&mut Way) -> Result<T, StoreError>,
-) -> Result<Option<T>, CourierError> {
+) -> Result<Option<T>, StoreError> {
     let mut said = String::new();
     loop {
         let error = match attempt(way) {
@@ -122,7 +122,7 @@ fn persist<T>(
         }
         // Whatever the keeper says waits; only its end is looked for.
         let mut keeper = [PollFd::new(channel.as_fd(), PollFlags::empty())];
-        files::poll(&mut keeper, Some(error.pause())).map_err(CourierError::Wait)?;
+        files::poll(&mut keeper, Some(error.pause()))?;
         if keeper[0].any().unwrap_or(true) {
             return Ok(None);
         }

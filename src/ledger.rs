@@ -11,8 +11,8 @@ mod runs;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod values;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,11 +24,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 pub use self::error::LedgerError;
 pub use self::history::{HistoryEntry, HistoryEvent, Query};
 use crate::config::Name;
-use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState};
+use crate::grants::{GrantChange, GrantRecord};
 use crate::proto::Secret;
 use crate::sys::clock;
 use crate::sys::lock_file::{self, LockFileError};
-use crate::time::{BootId, Monotonic, Now, Wall};
+use crate::time::Wall;
 
 /// The name of the ledger's file in the state directory.
 pub const FILE: &str = "ledger.db";
@@ -182,112 +182,23 @@ impl Ledger {
         proof: Option<&Proof>,
         durability: Durability,
     ) -> Result<Written, LedgerError> {
-        self.run("record a grant", durability, |db| match (changes, proof) {
+        self.run("record a grant", durability, |db| {
             // A statement of its own is a transaction of its own.
-            ([change], None) => rows::change(db, change).map(|()| Written::New),
-            ([], Some(proof)) => rows::use_up(db, proof),
-            _ => together(db, changes, proof),
-        })
-    }
-
-    /// Says how far a grant has come, before what the state names begins.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: then it must not start; it closes all the same.
-    pub fn advance(
-        &mut self,
-        id: GrantId,
-        state: GrantState,
-        durability: Durability,
-    ) -> Result<(), LedgerError> {
-        self.run("record a grant's state", durability, |db| rows::advance(db, id, state))
-    }
-
-    /// Removes the record of a grant that has closed, or that never opened.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: then it is closed once more after a restart.
-    pub fn forget(&mut self, id: GrantId) -> Result<(), LedgerError> {
-        self.run("remove a grant", Durability::Crash, |db| rows::forget(db, id))
-    }
-
-    /// Forgets what a client has used ahead of its time. How many proofs that were.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: then all of it is as it was.
-    pub fn forget_ahead(&mut self, ahead: &Ahead) -> Result<usize, LedgerError> {
-        self.run("forget proofs", Durability::PowerLoss, |db| {
+            match (changes, proof) {
+                ([change], None) => return rows::change(db, change).map(|()| Written::New),
+                ([], Some(proof)) => return rows::use_up(db, proof),
+                _ => {}
+            }
+            // Dropped without a commit, it leaves everything as it was.
             let transaction = db.transaction()?;
-            let count = rows::forget_ahead(&transaction, ahead)?;
-            transaction.commit().map(|()| count)
+            if let Some(proof) = proof
+                && rows::use_up(&transaction, proof)? == Written::Used
+            {
+                return Ok(Written::Used);
+            }
+            changes.iter().try_for_each(|change| rows::change(&transaction, change))?;
+            transaction.commit().map(|()| Written::New)
         })
-    }
-
-    /// Whether this has been used; not, where that cannot be read.
-    pub fn is_used(&self, proof: &Proof) -> bool {
-        rows::is_used(&self.db, proof).unwrap_or_default()
-    }
-
-    /// The stamps of keys that were used since `marks_since`, and what was used once and proves
-    /// something after `now`: the newest, as many as are worth telling others.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn recent_proofs(&self, marks_since: Wall, now: Wall) -> Result<Vec<Proof>, LedgerError> {
-        self.done("read proofs", rows::recent_proofs(&self.db, marks_since, now))
-    }
-
-    /// Adds to the history.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: no reason to stop what happened.
-    pub fn append(&mut self, entry: &HistoryEntry) -> Result<(), LedgerError> {
-        self.run("write the history", Durability::Crash, |db| history::append(db, entry))
-    }
-
-    /// Notes that a run begins in this boot; [`end`](Self::end) that it has ended. `set_aside`: the
-    /// ledger before this one was corrupt.
-    ///
-    /// Returns the time of this boot before which stamps may have been used though the ledger does
-    /// not say so: what was written without a flush, before a power cut. `None`: it says all.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn begin(
-        &mut self,
-        now: Now,
-        boot: BootId,
-        set_aside: bool,
-    ) -> Result<Option<Monotonic>, LedgerError> {
-        let unknown = match set_aside {
-            true => Some(now.monotonic),
-            false => (!self.is_new).then_some(Monotonic::ZERO),
-        };
-        self.run("note the start", Durability::PowerLoss, |db| runs::begin(db, boot, unknown))
-    }
-
-    /// Notes that the run has ended, and brings all that was written to the disk.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: then the next boot takes it for a power cut.
-    pub fn end(&mut self) -> Result<(), LedgerError> {
-        self.run("note the end", Durability::PowerLoss, |db| runs::end(db))
-    }
-
-    /// What happened, the latest first.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn history(&self, query: &Query) -> Result<Vec<HistoryEntry>, LedgerError> {
-        self.done("read the history", history::query(&self.db, query))
-    }
-
-    /// When each client last got in, as far as the history goes.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn last_uses(&self) -> Result<HashMap<Name, Wall>, LedgerError> {
-        self.done("read the history", history::last_uses(&self.db))
     }
 
     /// Forgets a little of what need not be kept, and moves the write-ahead log into the file.
@@ -334,21 +245,4 @@ impl Ledger {
     fn done<T>(&self, doing: &'static str, done: rusqlite::Result<T>) -> Result<T, LedgerError> {
         done.map_err(LedgerError::database(doing, &self.path))
     }
-}
-
-fn together(
-    db: &mut Connection,
-    changes: &[GrantChange],
-    proof: Option<&Proof>,
-) -> rusqlite::Result<Written> {
-    // Dropped without a commit, it leaves everything as it was.
-    let transaction = db.transaction()?;
-    if let Some(proof) = proof
-        && rows::use_up(&transaction, proof)? == Written::Used
-    {
-        return Ok(Written::Used);
-    }
-    changes.iter().try_for_each(|change| rows::change(&transaction, change))?;
-    transaction.commit()?;
-    Ok(Written::New)
 }

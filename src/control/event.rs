@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use crate::config::{Client, Config, Door, LogLevel, Name};
 use crate::engine::{ClientId, CompletedBy, DoorId, Event, EventKind, Reason, Refusal};
 use crate::grants::OpenedBy;
 use crate::ledger::{HistoryEntry, HistoryEvent};
-use crate::proto::{Knock, Method, Network};
+use crate::proto::{Knock, Method, Network, duration};
 use crate::time::{Monotonic, Wall};
 
 /// Something that happened: an object of `--json`, and what a log line is made of.
@@ -99,6 +100,23 @@ pub struct RefusalFacts {
     pub asked_for: Option<Name>,
 }
 
+impl RefusalFacts {
+    /// What is known besides the reason, in brackets; empty where nothing is.
+    pub fn more(&self) -> String {
+        let made = |ahead: i64, when| {
+            let span = duration::format(Duration::from_secs(ahead.unsigned_abs()));
+            format!(" (it was made {span} {when})")
+        };
+        match (self.ahead, &self.asked_for) {
+            (Some(ahead @ ..0), _) => made(ahead, "ago"),
+            (Some(ahead), _) => made(ahead, "ahead"),
+            (_, Some(name)) => format!(" ({name})"),
+            _ if self.reason == Some(Reason::NoSuchDoor) => " (it names none)".to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
 impl What {
     /// A refusal of which no more is known than why.
     pub fn refused(reason: Reason) -> Self {
@@ -151,16 +169,15 @@ impl EventLine {
                 (What::Stage { stage: stage.into(), knock }, format!("Stage {stage}"))
             }
             EventKind::Open(knocked) => {
-                by = Some(match knocked {
-                    CompletedBy::Totp { .. } => OpenedBy::Method(Method::Totp),
-                    CompletedBy::Sequence => match door.and_then(|door| door.one_time.as_ref()) {
-                        Some(_) => OpenedBy::Method(Method::OneTimeSequence),
-                        None => OpenedBy::Method(Method::Sequence),
-                    },
-                });
-                if let CompletedBy::Totp { client: id, .. } = knocked {
-                    client = client_of(config, id);
-                }
+                let is_of_list = door.is_some_and(|door| door.one_time.is_some());
+                by = Some(OpenedBy::Method(match knocked {
+                    CompletedBy::Totp { client: id, .. } => {
+                        client = client_of(config, id);
+                        Method::Totp
+                    }
+                    CompletedBy::Sequence if is_of_list => Method::OneTimeSequence,
+                    CompletedBy::Sequence => Method::Sequence,
+                }));
                 (What::Open { knock: None }, "OPEN SESAME".to_owned())
             }
             EventKind::Reset {
@@ -219,16 +236,9 @@ impl EventLine {
         let asked_for = asked_for.filter(|_| reason == Reason::NoSuchDoor).and_then(|name| {
             str::from_utf8(&name).ok()?.trim_end_matches('\0').parse::<Name>().ok()
         });
-        let more = match (ahead, &asked_for) {
-            (Some(ahead), _) if ahead < 0 => format!(" (it was made {} s ago)", -ahead),
-            (Some(ahead), _) => format!(" (it was made {ahead} s ahead)"),
-            (_, Some(name)) => format!(" ({name})"),
-            _ if reason == Reason::NoSuchDoor => " (it names none)".to_owned(),
-            _ => String::new(),
-        };
-        let message = format!("request{of} refused: {reason}{more}");
         let facts =
             RefusalFacts { reason: Some(reason), ahead, asked_for, ..RefusalFacts::default() };
+        let message = format!("request{of} refused: {reason}{}", facts.more());
         Self::new(at, Some(source.into()), door, What::Refused(facts), message).of_client(client)
     }
 

@@ -34,6 +34,9 @@ pub(super) struct Way {
     opened: Option<Socket>,
 }
 
+/// A connection to the store, which has let us in and no longer waits, and what its clock says.
+pub(super) type Reached = (Connection, Wall);
+
 impl Way {
     /// To be called while all files can be read.
     pub(super) fn new(mut store: Store) -> Self {
@@ -58,8 +61,8 @@ impl Way {
         Ok(())
     }
 
-    /// A connection to the store, which has let us in and no longer waits, and what its clock says.
-    pub(super) fn reach(&mut self) -> Result<(Connection, Wall), StoreError> {
+    /// Goes all of it.
+    pub(super) fn reach(&mut self) -> Result<Reached, StoreError> {
         let opened = self.opened.take();
         if let [StoreAddress::Unix(_)] = &*self.store.addresses {
             return self.enter(Connection::new(opened.ok_or(StoreError::Spent)?, None)?, None);
@@ -68,7 +71,7 @@ impl Way {
         self.store.addresses.iter().fold(none, |reached, it| reached.or_else(|_| self.reach_by(it)))
     }
 
-    fn reach_by(&self, address: &StoreAddress) -> Result<(Connection, Wall), StoreError> {
+    fn reach_by(&self, address: &StoreAddress) -> Result<Reached, StoreError> {
         let StoreAddress::Tcp { user, host, port, tls, service } = address else {
             return Err(StoreError::Spent);
         };
@@ -127,11 +130,7 @@ impl Way {
     }
 
     /// Says who we are, and makes sure that the store has its data and takes more.
-    fn enter(
-        &self,
-        mut connection: Connection,
-        user: Option<&str>,
-    ) -> Result<(Connection, Wall), StoreError> {
+    fn enter(&self, mut connection: Connection, user: Option<&str>) -> Result<Reached, StoreError> {
         self.say_hello(&mut connection, user)?;
         let role: Vec<Value> = connection.ask(&cmd("ROLE"))?;
         if role.first() != Some(&Value::BulkString(b"master".into())) {

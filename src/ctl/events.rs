@@ -57,18 +57,15 @@ pub(super) fn explain(target: &Target, address: Option<IpAddr>, json: bool) -> R
 }
 
 /// The recognition of each door, by its name.
-pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Recognition> {
+pub(super) type KnownDoors = BTreeMap<String, Recognition>;
+
+pub(super) fn known(doors: &[Door]) -> KnownDoors {
     doors.iter().map(|door| (door.name().to_string(), door.recognition.clone())).collect()
 }
 
 /// Tells of events as they happen, each at once. Ends when asked to, or when nobody reads any
 /// more; that the daemon ends is an error.
-fn follow(
-    target: &Target,
-    request: &Request,
-    json: bool,
-    known: BTreeMap<String, Recognition>,
-) -> Result<(), Error> {
+fn follow(target: &Target, request: &Request, json: bool, known: KnownDoors) -> Result<(), Error> {
     for signal in [SIGINT, SIGTERM] {
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_shutdown(signal, 0, always)?;
@@ -114,7 +111,7 @@ pub(super) struct EventPrinter<W> {
     pub(super) out: W,
     /// `None`: as JSON.
     pub(super) timeline: Option<Timeline>,
-    known: BTreeMap<String, Recognition>,
+    known: KnownDoors,
     /// Who opened each door last by a code, and when.
     opened: BTreeMap<String, (Network, f64)>,
 }
@@ -128,7 +125,7 @@ impl<W: Write> EventPrinter<W> {
         out: W,
         json: bool,
         doors: impl Iterator<Item = &'a Name>,
-        known: BTreeMap<String, Recognition>,
+        known: KnownDoors,
     ) -> Self {
         let timeline = (!json).then(|| Timeline::new(doors.map(Name::as_str)));
         Self { out, timeline, known, opened: BTreeMap::new() }

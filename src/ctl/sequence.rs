@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use jiff::Zoned;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -38,7 +39,7 @@ pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
     }
     let valid = valid(door, client, at);
     say("whoever reads these knocks can open the door");
-    Ok(output::print(args.json, &valid, |out| print(out, &valid, at, &TimeZone::system()))?)
+    Ok(output::print(args.json, &valid, |out| print(out, &valid, &local(at, &TimeZone::system())))?)
 }
 
 /// The door, and the client where its knocks depend on one.
@@ -155,16 +156,11 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
     valid
 }
 
-fn print(
-    out: &mut dyn Write,
-    valid: &[OpeningSequence],
-    at: Wall,
-    zone: &TimeZone,
-) -> io::Result<()> {
-    writeln!(out, "at {}:", local(at, zone).strftime("%Y-%m-%d %H:%M:%S %Z"))?;
+fn print(out: &mut dyn Write, valid: &[OpeningSequence], at: &Zoned) -> io::Result<()> {
+    writeln!(out, "at {}:", at.strftime("%Y-%m-%d %H:%M:%S %Z"))?;
     let clock = |seconds| {
         let time = Wall::ZERO + std::time::Duration::from_secs(seconds);
-        local(time, zone).strftime("%H:%M:%S").to_string()
+        local(time, at.time_zone()).strftime("%H:%M:%S").to_string()
     };
     let row = |sequence: &OpeningSequence| {
         let knocks: Vec<_> = sequence.knocks.iter().map(ToString::to_string).collect();
@@ -243,7 +239,7 @@ mod tests {
 
     fn printed(valid: &[OpeningSequence], at: Wall) -> String {
         let mut out = Vec::new();
-        print(&mut out, valid, at, &TimeZone::UTC).unwrap();
+        print(&mut out, valid, &local(at, &TimeZone::UTC)).unwrap();
         String::from_utf8(out).unwrap()
     }
 

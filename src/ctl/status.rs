@@ -10,7 +10,9 @@ use super::output::{self, local, table, wall};
 use super::wording::count;
 use super::{Error, Target, Timeout};
 use crate::config::{Forward, Name};
-use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
+use crate::control::{
+    DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status, WatcherSandbox,
+};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -65,33 +67,21 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
         [] => "nothing: nobody can knock, and the guarded ports stay locked".to_owned(),
         names => names.join(", "),
     };
-    let mut facts = Vec::new();
-    let mut fact = |name: &str, value| facts.push(vec![name.to_owned(), value]);
-    fact("configuration", status.configuration.display().to_string());
-    fact("listening on", listening);
-    if !status.waiting_for.is_empty() {
-        fact("waiting for", status.waiting_for.join(", "));
-    }
-    if let Some(until) = status.on_trial_until {
-        let until = time_and_left(wall(until), now, &TimeZone::system());
-        fact("on trial", format!("until {until}, unless confirmed"));
-    }
-    if let Some(keeper) = &status.sandbox.keeper {
-        fact("keeper", format!("has {}", escape(&keeper.to_string())));
-    }
-    let sandbox = &status.sandbox;
-    for (name, sandbox) in [("watcher", &sandbox.watcher), ("courier", &sandbox.courier)] {
-        let Some(sandbox) = sandbox else { continue };
-        let extent = match sandbox.whole {
-            true => "its sandbox holds".to_owned(),
-            false => format!("its sandbox holds in part: {}", escape(&sandbox.to_string())),
-        };
-        fact(name, extent);
-    }
-    if let Some(fleet) = &status.fleet {
-        fact("fleet", link(fleet, &TimeZone::system()));
-    }
-    table(out, &[], facts.into_iter())?;
+    let zone = TimeZone::system();
+    let Status { fleet, sandbox, waiting_for, .. } = status;
+    let on_trial = status.on_trial_until.map(|until| time_and_left(wall(until), now, &zone));
+    let facts = [
+        ("configuration", Some(status.configuration.display().to_string())),
+        ("listening on", Some(listening)),
+        ("waiting for", (!waiting_for.is_empty()).then(|| waiting_for.join(", "))),
+        ("on trial", on_trial.map(|until| format!("until {until}, unless confirmed"))),
+        ("keeper", sandbox.keeper.as_ref().map(|keeper| format!("has {keeper}"))),
+        ("watcher", sandbox.watcher.as_ref().map(extent)),
+        ("courier", sandbox.courier.as_ref().map(extent)),
+        ("fleet", fleet.as_ref().map(|fleet| link(fleet, &zone))),
+    ];
+    let known = facts.into_iter().filter_map(|(name, fact)| Some(vec![name.to_owned(), fact?]));
+    table(out, &[], known)?;
     writeln!(out)?;
     doors(out, &status.doors)?;
     writeln!(out)?;
@@ -101,6 +91,14 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
     }
     locked_out(out, &status.locked_out, now)?;
     counters(out, status)
+}
+
+/// How much of a sandbox holds.
+fn extent(sandbox: &WatcherSandbox) -> String {
+    match sandbox.whole {
+        true => "its sandbox holds".to_owned(),
+        false => format!("its sandbox holds in part: {sandbox}"),
+    }
 }
 
 fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {

@@ -1,7 +1,6 @@
 //! The words for an event, as people read it in `watch`, `history` and `explain`.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use crate::config::Recognition;
 use crate::control::{EventLine, RefusalFacts, What};
@@ -75,28 +74,15 @@ fn refused(line: &EventLine, facts: &RefusalFacts) -> String {
     let family = line.source.map_or("its address family", |source| family(source.address()));
     let whom = line.client.as_ref().map_or_else(String::new, |client| format!(" to {client}"));
     let from = asked_by(line);
-    let more = match (reason, facts) {
-        (Reason::NoCommand, RefusalFacts { knock: Some(knock), .. }) => {
-            return format!("refused ({knock} completes it, but nothing opens it for {family})");
+    match (reason, facts.knock) {
+        (Reason::NoCommand, Some(knock)) => {
+            format!("refused ({knock} completes it, but nothing opens it for {family})")
         }
-        (Reason::NoCommand, _) => {
-            return format!("refused{whom}: nothing opens the door for {family}{from}");
+        (Reason::NoCommand, None) => {
+            format!("refused{whom}: nothing opens the door for {family}{from}")
         }
-        (_, RefusalFacts { ahead: Some(ahead @ ..0), .. }) => {
-            format!(" (it was made {} ago)", short(ahead.unsigned_abs()))
-        }
-        (_, RefusalFacts { ahead: Some(ahead), .. }) => {
-            format!(" (it was made {} ahead)", short(ahead.unsigned_abs()))
-        }
-        (_, RefusalFacts { asked_for: Some(name), .. }) => format!(" ({name})"),
-        (Reason::NoSuchDoor, _) => " (it names none)".to_owned(),
-        _ => String::new(),
-    };
-    format!("refused{whom}: {reason}{more}{from}")
-}
-
-fn short(seconds: u64) -> String {
-    duration::format(Duration::from_secs(seconds))
+        _ => format!("refused{whom}: {reason}{}{from}", facts.more()),
+    }
 }
 
 /// Who asked, where it was for another address.
@@ -153,6 +139,8 @@ pub(super) fn count(number: usize, of: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use serde_json::Value;
 

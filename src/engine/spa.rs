@@ -38,12 +38,8 @@ pub struct SpaServer {
 impl SpaServer {
     /// As the settings say, with a ledger that misses nothing.
     pub fn new(settings: &config::SpaSettings, keys: Vec<ServerKey>) -> Self {
-        Self {
-            ports: settings.ports.clone(),
-            keys,
-            max_age: settings.max_age,
-            max_ahead: settings.max_ahead,
-        }
+        let &config::SpaSettings { max_age, max_ahead, .. } = settings;
+        Self { ports: settings.ports.clone(), keys, max_age, max_ahead }
     }
 
     /// When a request has to have been made.

@@ -81,12 +81,9 @@ impl Action {
                     let seconds = open_for.as_secs();
                     let holes = Holes { network, door: door.name(), client, port, seconds };
                     let render = |command: &Option<Command>| Some(command.as_ref()?.render(&holes));
-                    CommandPair {
-                        open: open.render(&holes),
-                        close: render(&pair.close),
-                        verify: render(&pair.verify),
-                        is_timed: open.is_timed(),
-                    }
+                    let (close, verify) = (render(&pair.close), render(&pair.verify));
+                    let (open, is_timed) = (open.render(&holes), open.is_timed());
+                    CommandPair { open, close, verify, is_timed }
                 };
                 GrantBackend::Commands(if opening.ports.is_empty() {
                     vec![pair(None)]

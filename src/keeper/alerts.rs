@@ -44,15 +44,11 @@ pub(super) struct Alerts {
 
 impl Alerts {
     pub(super) fn new(config: &Config) -> Self {
-        let mut alerts = Self {
-            runner: CommandRunner::new(&config.settings.state_dir.join("hooks")),
-            mail_to: None,
-            of_mail: NewPrivileges::Granted,
-            limit: Limit::new(MAILS, MAIL_EVERY),
-            doors: HashMap::new(),
-            under_way: 0,
-            left_out: false,
-        };
+        let runner = CommandRunner::new(&config.settings.state_dir.join("hooks"));
+        let (mail_to, of_mail, doors) = (None, NewPrivileges::Granted, HashMap::new());
+        let limit = Limit::new(MAILS, MAIL_EVERY);
+        let mut alerts =
+            Self { runner, mail_to, of_mail, limit, doors, under_way: 0, left_out: false };
         alerts.reconfigure(config, |_| false);
         alerts
     }
@@ -91,13 +87,9 @@ impl Alerts {
     ) {
         let hook = self.doors.get(&key.door).and_then(|door| {
             let Opening { on_open, on_close, open_for, .. } = &door.opening;
-            let holes = Holes {
-                network: key.network,
-                door: &key.door,
-                client: origin.client.as_ref(),
-                port: door.opening.single_port(),
-                seconds: open_for.as_secs(),
-            };
+            let (network, client) = (key.network, origin.client.as_ref());
+            let (port, seconds) = (door.opening.single_port(), open_for.as_secs());
+            let holes = Holes { network, door: &key.door, client, port, seconds };
             let command = if is_open { on_open } else { on_close };
             command.as_ref().map(|command| command.render(&holes))
         });

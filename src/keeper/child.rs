@@ -43,6 +43,9 @@ pub(super) enum ChildOutput<T> {
     Malformed,
 }
 
+/// What reads the next message of a channel.
+type Receive<T> = fn(&Channel) -> Received<T>;
+
 impl ChildProcess {
     /// Starts a child by `run`, which is given its channel, what it is told, and its standard error.
     ///
@@ -62,10 +65,7 @@ impl ChildProcess {
     }
 
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
-    pub(super) fn hear<T>(
-        &mut self,
-        receive: impl FnOnce(&Channel) -> Received<T>,
-    ) -> Option<ChildOutput<T>> {
+    pub(super) fn hear<T>(&mut self, receive: Receive<T>) -> Option<ChildOutput<T>> {
         let heard = if self.budget > 0 { self.hear_next(receive) } else { None };
         self.budget = match heard {
             None => BUDGET,
@@ -75,10 +75,7 @@ impl ChildProcess {
         heard
     }
 
-    fn hear_next<T>(
-        &mut self,
-        receive: impl FnOnce(&Channel) -> Received<T>,
-    ) -> Option<ChildOutput<T>> {
+    fn hear_next<T>(&mut self, receive: Receive<T>) -> Option<ChildOutput<T>> {
         // First what may open a door.
         if self.closed.is_none() {
             match receive(&self.channel) {

@@ -134,12 +134,11 @@ impl Claim {
         key: &GrantKey,
         since: Monotonic,
         open_for: Duration,
-        proof: Proof,
     ) -> Self {
         let origin = Origin { by: OpenedBy::Fleet, client };
         let claim = Self::of(door, origin, vec![key.network], since);
-        let (open_for, proof, gateway) = (Some(open_for), Some(proof), Some(gateway));
-        Self { source_port: key.source_port, open_for, proof, gateway, ..claim }
+        let (open_for, gateway) = (Some(open_for), Some(gateway));
+        Self { source_port: key.source_port, open_for, gateway, ..claim }
     }
 
     /// What a sequence asks for that was completed under an earlier configuration, or this one.
@@ -157,11 +156,8 @@ impl Claim {
         let stands = current.door(meant.name());
         let (method, client, proof, holds) = match knocked {
             CompletedBy::Sequence => {
-                let method =
-                    meant.one_time.as_ref().map_or(Method::Sequence, |_| Method::OneTimeSequence);
-                let proof = meant.one_time.as_ref().map(|one_time| {
-                    once(meant, None, method, one_time_proof(one_time.line, meant), None)
-                });
+                let proof = line_proof(meant);
+                let method = proof.as_ref().map_or(Method::Sequence, |_| Method::OneTimeSequence);
                 let holds = stands.is_some_and(|stands| {
                     stands.recognition.sequence == meant.recognition.sequence
                         && stands.one_time.is_some() == meant.one_time.is_some()
@@ -173,7 +169,7 @@ impl Claim {
                 let scheme = meant.recognition.totp.ok_or(NOT_GIVEN)?;
                 let until = scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT;
                 let bytes = step.to_be_bytes().to_vec();
-                let proof = once(meant, Some(client), Method::Totp, bytes, Some(until));
+                let proof = once(meant, Some((client, until)), Method::Totp, bytes);
                 let now = current.client(&client.name);
                 let is_unchanged = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
                     && now.is_some_and(|now| {
@@ -220,8 +216,8 @@ impl Claim {
             }
             Credential::Fwknop { digest, stamp } => {
                 let fwknop = client.fwknop.as_ref().ok_or(NOT_GIVEN)?;
-                let until = Some(stamp + then.settings.fwknop.max_age + KEPT);
-                let proof = once(meant, Some(client), Method::Fwknop, digest.to_vec(), until);
+                let until = stamp + then.settings.fwknop.max_age + KEPT;
+                let proof = once(meant, Some((client, until)), Method::Fwknop, digest.to_vec());
                 let is_unchanged = stands.is_some_and(|door| door.recognition.fwknop)
                     && now.is_some_and(|now| now.fwknop.as_ref() == Some(fwknop));
                 let lifetime = fwknop::lifetime(&then.settings.fwknop, missing);
@@ -280,28 +276,19 @@ const fn so(holds: bool, reason: Reason) -> Result<(), Reason> {
     if holds { Ok(()) } else { Err(reason) }
 }
 
-/// What can be used once.
-pub(super) fn once(
-    door: &Door,
-    client: Option<&Client>,
-    method: Method,
-    bytes: Vec<u8>,
-    until: Option<Wall>,
-) -> Proof {
-    let client = client.map(|client| client.name.clone());
-    Proof::Once {
-        door: door.name().clone(),
-        client,
-        kind: method.as_str(),
-        bytes: Secret::new(bytes),
-        until,
-    }
+/// What can be used once: by whoever can read it, or of a client's until then.
+pub(super) fn once(door: &Door, of: Option<(&Client, Wall)>, by: Method, bytes: Vec<u8>) -> Proof {
+    let (door, client) = (door.name().clone(), of.map(|(client, _)| client.name.clone()));
+    let until = of.map(|(_, until)| until);
+    Proof::Once { door, client, kind: by.as_str(), bytes: Secret::new(bytes), until }
 }
 
 /// A line of a list proves something once, wherever it stands in the list.
-pub(super) fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
+pub(super) fn line_proof(door: &Door) -> Option<Proof> {
+    let line = door.one_time.as_ref()?.line.unwrap_or(0);
     let knocks: Vec<String> = door.recognition.sequence.iter().map(ToString::to_string).collect();
-    format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
+    let bytes = format!("{line} {}", knocks.join(",")).into_bytes();
+    Some(once(door, None, Method::OneTimeSequence, bytes))
 }
 
 #[cfg(test)]

@@ -350,17 +350,12 @@ impl ControlConnection {
     fn read(&mut self) {
         // One byte more than a request, to tell a longer one.
         let mut buffer = [0; LONGEST_REQUEST + 1];
-        let is_closed = match self.stream.read(&mut buffer) {
-            Ok(count) => {
-                self.input.extend(buffer.iter().take(count));
-                count == 0
-            }
-            Err(error) => {
-                let later = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
-                self.dead |= !later.contains(&error.kind());
-                return;
-            }
+        let count = match self.stream.read(&mut buffer) {
+            Ok(count) => count,
+            Err(error) => return self.failed(&error),
         };
+        self.input.extend(buffer.iter().take(count));
+        let is_closed = count == 0;
         self.dead |= is_closed && self.input.is_empty();
         let ends: &[&[u8]] = match self.language {
             Language::Json => &[b"\n"],
@@ -377,24 +372,18 @@ impl ControlConnection {
     fn request(&mut self) -> Option<Request> {
         self.state = ConnectionState::Answered;
         let input = mem::take(&mut self.input);
-        if self.language == Language::Http {
-            if input.starts_with(b"GET ") {
-                return Some(Request::Metrics { format: MetricsFormat::OpenMetrics });
+        let asked = match self.language {
+            Language::Json => json_request(&input),
+            Language::Http if input.starts_with(b"GET ") => {
+                Ok(Request::Metrics { format: MetricsFormat::OpenMetrics })
             }
-            self.say(b"HTTP/1.0 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n");
+            Language::Http => Err(NOT_ALLOWED.to_vec()),
+        };
+        let failed = |refusal: Vec<u8>| {
+            self.say(&refusal);
             self.end();
-            return None;
-        }
-        let asked = input.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        match serde_json::from_slice(asked) {
-            Ok(request) => Some(request),
-            Err(error) => {
-                let why = format!("knockd does not understand the request: {error}");
-                self.say(&line(&Reply::Failed { why }));
-                self.end();
-                None
-            }
-        }
+        };
+        asked.map_err(failed).ok()
     }
 
     fn say(&mut self, line: &[u8]) {
@@ -411,20 +400,33 @@ impl ControlConnection {
         while !self.output.is_empty() {
             match self.stream.write(self.output.as_slices().0) {
                 Ok(count) => drop(self.output.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.dead = true;
-                    return;
-                }
+                Err(error) => return self.failed(&error),
             }
         }
+    }
+
+    /// It is over, unless more can be read or written later.
+    fn failed(&mut self, error: &io::Error) {
+        let later = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
+        self.dead |= !later.contains(&error.kind());
     }
 
     fn is_over(&self) -> bool {
         self.dead || (self.state == ConnectionState::Ends && self.output.is_empty())
     }
 }
+
+/// The request on a line, or what is said where it is none.
+fn json_request(input: &[u8]) -> Result<Request, Vec<u8>> {
+    let asked = input.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    serde_json::from_slice(asked).map_err(|error| {
+        line(&Reply::Failed { why: format!("knockd does not understand the request: {error}") })
+    })
+}
+
+/// The answer to whoever wants anything else than figures.
+const NOT_ALLOWED: &[u8] =
+    b"HTTP/1.0 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n";
 
 fn line(reply: &impl Serialize) -> Vec<u8> {
     // Replies are maps with string keys: they can always be written.

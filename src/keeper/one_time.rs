@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::claim::{Claim, once, one_time_proof};
+use super::claim::{Claim, line_proof, once};
 use super::one_time_files::{StrikeError, strike_out};
 use super::state::Keeper;
 use crate::config::Name;
@@ -64,7 +64,7 @@ impl Keeper {
     pub(super) fn strike(&mut self, now: Now, door: &Name, line: &[u8]) {
         let config = Arc::clone(&self.watchers.config);
         let Some(door) = config.door(door).filter(|door| door.one_time.is_some()) else { return };
-        let proof = once(door, None, Method::OneTimeSequence, line.to_vec(), None);
+        let proof = once(door, None, Method::OneTimeSequence, line.to_vec());
         let _logged = self.doors.journal.write(&[], Some(&proof), Durability::PowerLoss);
         self.strike_used(now);
     }
@@ -74,12 +74,9 @@ impl Keeper {
     pub(super) fn strike_used(&mut self, now: Now) {
         let config = Arc::clone(&self.watchers.config);
         for door in &config.doors {
-            let Some(one_time) = &door.one_time else { continue };
-            let line = one_time_proof(one_time.line, door);
-            let proof = once(door, None, Method::OneTimeSequence, line, None);
-            if !self.doors.journal.ledger.is_used(&proof) {
-                continue;
-            }
+            let is_used = |proof| self.doors.journal.ledger.is_used(&proof);
+            let used = door.one_time.as_ref().filter(|_| line_proof(door).is_some_and(is_used));
+            let Some(one_time) = used else { continue };
             match strike_out(one_time, &door.recognition.sequence, self.cli.options()) {
                 Ok(left) => warn!(door = %door.name(),
                     "a line that another gateway has used is struck out: {left} left"),

@@ -36,6 +36,9 @@ const TIME_TO_RECALL: Duration = Duration::from_millis(100);
 const NO_FLEET: &str = "this knockd is of no fleet: write one under 'knockd:', such as\n    \
                         fleet: {name: gw1, store: ..., key_file: ...}";
 
+/// The answer to a request: what has come of it, empty where that is said already, or why nothing.
+type Answer = Result<String, String>;
+
 /// Somebody asks what happened lately, of an address or of all, and is told then.
 pub(super) struct Recall {
     id: ConnectionId,
@@ -98,7 +101,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn done(&mut self, id: ConnectionId, done: Result<String, String>) {
+    pub(super) fn done(&mut self, id: ConnectionId, done: Answer) {
         let reply = match done {
             Ok(text) => Reply::Done { text },
             Err(why) => Reply::Failed { why },
@@ -167,7 +170,7 @@ impl Keeper {
         self.asked_status.push(id);
     }
 
-    fn clients(&mut self, id: ConnectionId) -> Result<String, String> {
+    fn clients(&mut self, id: ConnectionId) -> Answer {
         let used = self.doors.journal.ledger.last_uses().map_err(|why| why.to_string())?;
         let clients = self.watchers.config.clients.iter().map(|client| ClientStatus {
             client: client.name.clone(),
@@ -180,7 +183,7 @@ impl Keeper {
         Ok(String::new())
     }
 
-    fn fleet(&mut self, now: Now, id: ConnectionId) -> Result<String, String> {
+    fn fleet(&mut self, now: Now, id: ConnectionId) -> Answer {
         let status = self.fleet_status(now).ok_or(NO_FLEET)?;
         self.control.reply(id, &Reply::Fleet(status));
         Ok(String::new())
@@ -227,7 +230,7 @@ impl Keeper {
         id: ConnectionId,
         key: &GrantKey,
         outcome: Result<(), String>,
-    ) -> Result<String, String> {
+    ) -> Answer {
         let GrantKey { door, network, .. } = key;
         outcome.map_err(|why| format!("{door} could not be opened for {network}: {why}"))?;
         let mut grants = self.doors.list();
@@ -243,13 +246,7 @@ impl Keeper {
         Ok(String::new())
     }
 
-    fn close(
-        &mut self,
-        now: Now,
-        door: &Name,
-        address: Network,
-        cut: bool,
-    ) -> Result<String, String> {
+    fn close(&mut self, now: Now, door: &Name, address: Network, cut: bool) -> Answer {
         let key = GrantKey::new(door.clone(), address);
         let is_open = self.doors.close(now, &key, cut, OpenedBy::Knockctl);
         let closes = is_open.then(|| format!("{door} closes for {address}"));
@@ -262,7 +259,7 @@ impl Keeper {
 
     /// Ends the connections that are to be cut, and says so after what has closed; empty where there
     /// was nothing to do.
-    fn and_cut(&mut self, closes: String) -> Result<String, String> {
+    fn and_cut(&mut self, closes: String) -> Answer {
         let cut = self.doors.cut_due()?;
         Ok(match closes.is_empty() {
             true if cut.starts_with("0 ") => closes,
@@ -272,7 +269,7 @@ impl Keeper {
         })
     }
 
-    fn unlock(&mut self, now: Now, address: IpAddr) -> Result<String, String> {
+    fn unlock(&mut self, now: Now, address: IpAddr) -> Answer {
         if !self.watchers.unlock(now.monotonic, address) {
             return Err(format!("{address} is not locked out"));
         }
@@ -290,7 +287,7 @@ impl Keeper {
         self.recalls.push(Recall { id, address, by: now.monotonic + TIME_TO_RECALL });
     }
 
-    fn history(&mut self, id: ConnectionId, query: HistoryQuery) -> Result<String, String> {
+    fn history(&mut self, id: ConnectionId, query: HistoryQuery) -> Answer {
         let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
         let query = Query {
             door: query.door,

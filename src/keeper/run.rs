@@ -78,11 +78,12 @@ impl Keeper {
                 self.act(now, notice)?;
             }
             self.doors.poll(now);
-            self.follow_fleet(now);
             self.look_after_lists(now);
             self.names.iter_mut().for_each(|names| names.poll(now.monotonic));
             self.serve(now);
             self.serve_metrics(now);
+            // Whatever has happened so far is told now.
+            self.follow_fleet(now);
             if self.ping_watchdog(now.monotonic) {
                 tell_systemd(&[NotifyState::Status(&self.status_line())]);
             }

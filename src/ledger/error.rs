@@ -9,22 +9,17 @@ use rusqlite::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error(
-        "another knockd (process {pid}) uses {dir}: stop it, or give this one a 'state_dir' of \
-         its own", dir = dir.display()
+        "another knockd (process {pid}) uses {dir}: stop it, or give this one a 'state_dir' of its own"
     )]
     InUse { pid: String, dir: PathBuf },
-    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    #[error("cannot {doing} {path}: {source}")]
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error(
         "{path} was written by a newer knockd (ledger version {found}, this one knows {known}): \
-         install that one again, or move the file away and lose what it knows",
-        path = path.display()
+         install that one again, or move the file away and lose what it knows"
     )]
     Newer { path: PathBuf, found: i64, known: i64 },
-    #[error(
-        "{path} is another program's database: move it away, or set another 'state_dir'",
-        path = path.display()
-    )]
+    #[error("{path} is another program's database: move it away, or set another 'state_dir'")]
     Foreign { path: PathBuf },
     #[error("cannot {doing}: {}", remedy(path, source))]
     Database { doing: &'static str, path: PathBuf, source: rusqlite::Error },

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
-use super::Retention;
-use super::rows::{AT_A_TIME, integer, optional_word, word};
+use super::rows::AT_A_TIME;
+use super::{Durability, Ledger, LedgerError, Retention};
 use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::Network;
@@ -56,69 +56,70 @@ pub struct Query {
     pub limit: u32,
 }
 
-pub(super) fn append(db: &Connection, entry: &HistoryEntry) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "INSERT INTO history (at, door, address, client, by, event, detail) \
-         VALUES (?,?,?,?,?,?,?)",
-    )?
-    .execute(params![
-        integer(entry.at.as_nanos()),
-        entry.door.as_ref().map_or("", Name::as_str),
-        entry.network.map_or_else(String::new, |network| network.to_string()),
-        entry.client.as_ref().map(Name::as_str),
-        entry.by.map(OpenedBy::as_str),
-        entry.event.as_str(),
-        entry.detail,
-    ])?;
-    Ok(())
-}
+impl Ledger {
+    /// Adds to the history.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: no reason to stop what happened.
+    pub fn append(&mut self, entry: &HistoryEntry) -> Result<(), LedgerError> {
+        let HistoryEntry { at, door, network, client, by, event, detail } = entry;
+        self.run("write the history", Durability::Crash, |db| {
+            db.prepare_cached(
+                "INSERT INTO history (at, door, address, client, by, event, detail) \
+                 VALUES (?,ifnull(?,''),ifnull(?,''),?,?,?,?)",
+            )?
+            .execute(params![at, door, network, client, by, event, detail])
+            .map(drop)
+        })
+    }
 
-pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<HistoryEntry>> {
-    // In the order in which it was written: the calendar may have been set back in between.
-    db.prepare_cached(
-        "SELECT at, nullif(door, '') AS door, nullif(address, '') AS address, client, by, event, \
-         detail FROM history WHERE (?1 IS NULL OR door = ?1) \
-         AND (?2 IS NULL OR address IN (SELECT value FROM json_each(?2))) AND (?3 IS NULL OR at >= ?3) \
-         ORDER BY id DESC LIMIT ?4",
-    )?
-    .query_map(
-        params![
-            query.door.as_ref().map(Name::as_str),
-            query.address.map(networks_around),
-            query.since.map(|since| integer(since.as_nanos())),
-            query.limit,
-        ],
-        read,
-    )?
-    .collect()
+    /// What happened, the latest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn history(&self, query: &Query) -> Result<Vec<HistoryEntry>, LedgerError> {
+        self.done("read the history", self.entries(query))
+    }
+
+    fn entries(&self, query: &Query) -> rusqlite::Result<Vec<HistoryEntry>> {
+        let Query { door, address, since, limit } = query;
+        // In the order in which it was written: the calendar may have been set back in between.
+        self.db
+            .prepare_cached(
+                "SELECT at, nullif(door, ''), nullif(address, ''), client, by, event, detail \
+                 FROM history WHERE (?1 IS NULL OR door = ?1) \
+                 AND (?2 IS NULL OR address IN (SELECT value FROM json_each(?2))) \
+                 AND (?3 IS NULL OR at >= ?3) ORDER BY id DESC LIMIT ?4",
+            )?
+            .query_map(params![door, address.map(networks_around), since, limit], |row| {
+                let (at, door, network, client, by, event, detail) = row.try_into()?;
+                Ok(HistoryEntry { at, door, network, client, by, event, detail })
+            })?
+            .collect()
+    }
+
+    /// When each client last got in, as far as the history goes.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn last_uses(&self) -> Result<HashMap<Name, Wall>, LedgerError> {
+        let used = || {
+            self.db
+                .prepare_cached(
+                    "SELECT client, max(at) FROM history WHERE client IS NOT NULL \
+                     AND event IN ('open', 'extend', 'act') GROUP BY client",
+                )?
+                .query_map([], |row| row.try_into())?
+                .collect()
+        };
+        self.done("read the history", used())
+    }
 }
 
 /// All networks that an address is in, as a list in JSON.
 fn networks_around(address: IpAddr) -> String {
     let around = |prefix| Network::around(address.to_canonical(), prefix).to_string();
     format!("{:?}", (0..=128).map(around).collect::<Vec<_>>())
-}
-
-/// When each client last got in.
-pub(super) fn last_uses(db: &Connection) -> rusqlite::Result<HashMap<Name, Wall>> {
-    db.prepare_cached(
-        "SELECT client, max(at) AS at FROM history WHERE client IS NOT NULL \
-         AND event IN ('open', 'extend', 'act') GROUP BY client",
-    )?
-    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(row.get("at")?))))?
-    .collect()
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
-    Ok(HistoryEntry {
-        at: Wall::from_nanos(row.get("at")?),
-        door: optional_word(row, "door")?,
-        network: optional_word(row, "address")?,
-        client: optional_word(row, "client")?,
-        by: optional_word(row, "by")?,
-        event: word(row, "event")?,
-        detail: row.get("detail")?,
-    })
 }
 
 /// Forgets some of the oldest rows if they are too old, or too many: then those of the door that
@@ -132,7 +133,7 @@ pub(super) fn prune(db: &Connection, now: Wall, keep: Retention) -> rusqlite::Re
             "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT ?1) \
              AND at < ?2",
         )?
-        .execute(params![AT_A_TIME, integer((now - keep.age).as_nanos())])?;
+        .execute(params![AT_A_TIME, now - keep.age])?;
     let rows: u32 = db.query_row("SELECT count(*) FROM history", [], |row| row.get(0))?;
     let mut excess = rows.saturating_sub(keep.rows);
     if excess > 0 {

@@ -1,32 +1,25 @@
 //! Rows of grants and proofs: written, read, pruned.
 
-use std::fmt::Display;
 use std::num::NonZeroU16;
-use std::str::FromStr;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 use serde::de::DeserializeOwned;
 
-use super::{Ahead, Proof, Written};
-use crate::config::Name;
+use super::values::integer;
+use super::{Ahead, Durability, Ledger, LedgerError, Proof, Written};
 use crate::grants::{
     CommandPair, Extension, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState,
     Origin,
 };
 use crate::proto::{Method, Secret};
-use crate::time::{Monotonic, Wall};
+use crate::time::Wall;
 
 /// How many rows of history, or proofs, are forgotten at a time: some two milliseconds.
 pub(super) const AT_A_TIME: u32 = 500;
 
 /// How many proofs are told others at once.
 const MOST_RECENT: usize = 200_000;
-
-/// A number as SQLite knows integers. Of nanoseconds: a time past the year 2262 never comes.
-pub(super) fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
 
 pub(super) fn change(db: &Connection, change: &GrantChange) -> rusqlite::Result<()> {
     match change {
@@ -48,17 +41,17 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
     )?
     .execute(params![
         integer(record.id.0),
-        record.key.door.as_str(),
-        record.key.network.to_string(),
+        record.key.door,
+        record.key.network,
         record.key.source_port.map_or(0, NonZeroU16::get),
-        record.origin.client.as_ref().map(Name::as_str),
-        record.origin.by.as_str(),
-        record.state.as_str(),
-        record.boot.to_string(),
-        integer(record.deadline.as_nanos()),
-        integer(record.since.as_nanos()),
-        integer(record.until.as_nanos()),
-        record.ceiling.map(|ceiling| integer(ceiling.as_nanos())),
+        record.origin.client,
+        record.origin.by,
+        record.state,
+        record.boot,
+        record.deadline,
+        record.since,
+        record.until,
+        record.ceiling,
         kind,
         means,
     ])
@@ -66,25 +59,10 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
 }
 
 fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> {
+    let Extension { deadline, until, origin: Origin { client, by } } = to;
     one(db
         .prepare_cached("UPDATE grants SET deadline=?, until=?, client=?, by=? WHERE id=?")?
-        .execute(params![
-            integer(to.deadline.as_nanos()),
-            integer(to.until.as_nanos()),
-            to.origin.client.as_ref().map(Name::as_str),
-            to.origin.by.as_str(),
-            integer(id.0)
-        ])?)
-}
-
-pub(super) fn advance(db: &Connection, id: GrantId, state: GrantState) -> rusqlite::Result<()> {
-    one(db
-        .prepare_cached("UPDATE grants SET state=? WHERE id=?")?
-        .execute(params![state.as_str(), integer(id.0)])?)
-}
-
-pub(super) fn forget(db: &Connection, id: GrantId) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([integer(id.0)]).map(drop)
+        .execute(params![deadline, until, client, by, integer(id.0)])?)
 }
 
 /// A grant that is not in the ledger cannot be written about.
@@ -97,37 +75,107 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<Written
     let changed = match proof {
         Proof::Once { door, client, kind, bytes, until } => db
             .prepare_cached(
-                "INSERT INTO proofs (door, client, kind, bytes, until) VALUES (?,?,?,?,?) \
-                 ON CONFLICT DO NOTHING",
+                "INSERT INTO proofs (door, client, kind, bytes, until) \
+                 VALUES (?,ifnull(?,''),?,?,?) ON CONFLICT DO NOTHING",
             )?
-            .execute(params![
-                door.as_str(),
-                client.as_ref().map_or("", Name::as_str),
-                kind,
-                bytes.expose(),
-                until.map(|until| integer(until.as_nanos()))
-            ])?,
+            .execute(params![door, client, kind, bytes.expose(), until])?,
         Proof::Monotonic { key, stamp } => db
             .prepare_cached(
                 "INSERT INTO marks (key, stamp) VALUES (?,?) ON CONFLICT DO UPDATE \
                  SET stamp=excluded.stamp WHERE excluded.stamp > stamp",
             )?
-            .execute(params![key, integer(stamp.as_nanos())])?,
+            .execute(params![key, stamp])?,
     };
     Ok(if changed > 0 { Written::New } else { Written::Used })
 }
 
+impl Ledger {
+    /// Says how far a grant has come, before what the state names begins.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then it must not start; it closes all the same.
+    pub fn advance(
+        &mut self,
+        id: GrantId,
+        state: GrantState,
+        durability: Durability,
+    ) -> Result<(), LedgerError> {
+        self.run("record a grant's state", durability, |db| {
+            let mut advance = db.prepare_cached("UPDATE grants SET state=? WHERE id=?")?;
+            one(advance.execute(params![state, integer(id.0)])?)
+        })
+    }
+
+    /// Removes the record of a grant that has closed, or that never opened.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then it is closed once more after a restart.
+    pub fn forget(&mut self, id: GrantId) -> Result<(), LedgerError> {
+        self.run("remove a grant", Durability::Crash, |db| {
+            db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([integer(id.0)]).map(drop)
+        })
+    }
+
+    /// Whether this has been used; not, where that cannot be read.
+    pub fn is_used(&self, proof: &Proof) -> bool {
+        let used = || match proof {
+            Proof::Once { door, client, kind, bytes, .. } => self
+                .db
+                .prepare_cached(
+                    "SELECT 1 FROM proofs \
+                     WHERE door=? AND client=ifnull(?,'') AND kind=? AND bytes=?",
+                )?
+                .exists(params![door, client, kind, bytes.expose()]),
+            Proof::Monotonic { key, stamp } => self
+                .db
+                .prepare_cached("SELECT 1 FROM marks WHERE key=? AND stamp>=?")?
+                .exists(params![key, stamp]),
+        };
+        used().unwrap_or_default()
+    }
+
+    /// The stamps of keys that were used since `marks_since`, and what was used once and proves
+    /// something after `now`: the newest, as many as are worth telling others.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn recent_proofs(&self, marks_since: Wall, now: Wall) -> Result<Vec<Proof>, LedgerError> {
+        self.done("read proofs", recent_proofs(&self.db, marks_since, now))
+    }
+
+    /// Forgets what a client has used ahead of its time. How many proofs that were.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then all of it is as it was.
+    pub fn forget_ahead(&mut self, ahead: &Ahead) -> Result<usize, LedgerError> {
+        self.run("forget proofs", Durability::PowerLoss, |db| {
+            let db = db.transaction()?;
+            let mut count = 0;
+            for key in &ahead.keys {
+                count += db
+                    .prepare_cached("UPDATE marks SET stamp=?2 WHERE key=?1 AND stamp>?2")?
+                    .execute(params![key, ahead.stamp])?;
+            }
+            for (door, step) in &ahead.steps {
+                // As numbers of one length, their bytes are in their order.
+                count += db
+                    .prepare_cached(
+                        "DELETE FROM proofs WHERE door=? AND client=? AND kind=? AND bytes>?",
+                    )?
+                    .execute(params![door, ahead.client, Method::Totp, step.to_be_bytes()])?;
+            }
+            db.commit().map(|()| count)
+        })
+    }
+}
+
 /// The newest come first. Whatever cannot be read is left out.
-pub(super) fn recent_proofs(
-    db: &Connection,
-    marks_since: Wall,
-    now: Wall,
-) -> rusqlite::Result<Vec<Proof>> {
+fn recent_proofs(db: &Connection, marks_since: Wall, now: Wall) -> rusqlite::Result<Vec<Proof>> {
     let stamps = "SELECT key, stamp FROM marks WHERE stamp >= ? ORDER BY stamp DESC LIMIT ?";
     let mut proofs = Vec::new();
     db.prepare(stamps)?
-        .query_map(params![integer(marks_since.as_nanos()), MOST_RECENT], |row| {
-            Ok(Proof::Monotonic { key: row.get(0)?, stamp: Wall::from_nanos(row.get(1)?) })
+        .query_map(params![marks_since, MOST_RECENT], |row| {
+            Ok(Proof::Monotonic { key: row.get(0)?, stamp: row.get(1)? })
         })?
         .for_each(|mark| proofs.extend(mark));
     // Each sort is good for as long after its use: which ends last is the newest.
@@ -135,54 +183,17 @@ pub(super) fn recent_proofs(
                 WHERE until IS NULL OR until > ? ORDER BY until DESC NULLS FIRST LIMIT ?";
     let room = MOST_RECENT - proofs.len();
     db.prepare(once)?
-        .query_map(params![integer(now.as_nanos()), room], |row| {
-            let (door, client) = (word(row, "door")?, optional_word(row, "client")?);
-            let kind = word::<Method>(row, "kind")?.as_str();
-            let bytes = Secret::new(row.get::<_, Vec<u8>>("bytes")?);
-            let until = row.get::<_, Option<_>>("until")?.map(Wall::from_nanos);
-            Ok(Proof::Once { door, client, kind, bytes, until })
+        .query_map(params![now, room], |row| {
+            Ok(Proof::Once {
+                door: row.get("door")?,
+                client: row.get("client")?,
+                kind: row.get::<_, Method>("kind")?.as_str(),
+                bytes: Secret::new(row.get::<_, Vec<u8>>("bytes")?),
+                until: row.get("until")?,
+            })
         })?
         .for_each(|once| proofs.extend(once));
     Ok(proofs)
-}
-
-pub(super) fn is_used(db: &Connection, proof: &Proof) -> rusqlite::Result<bool> {
-    match proof {
-        Proof::Once { door, client, kind, bytes, .. } => db
-            .prepare_cached(
-                "SELECT 1 FROM proofs WHERE door=? AND client=? AND kind=? AND bytes=?",
-            )?
-            .exists(params![
-                door.as_str(),
-                client.as_ref().map_or("", Name::as_str),
-                kind,
-                bytes.expose()
-            ]),
-        Proof::Monotonic { key, stamp } => db
-            .prepare_cached("SELECT 1 FROM marks WHERE key=? AND stamp>=?")?
-            .exists(params![key, integer(stamp.as_nanos())]),
-    }
-}
-
-pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<usize> {
-    let mut count = 0;
-    for key in &ahead.keys {
-        count += db
-            .prepare_cached("UPDATE marks SET stamp=?2 WHERE key=?1 AND stamp>?2")?
-            .execute(params![key, integer(ahead.stamp.as_nanos())])?;
-    }
-    for (door, step) in &ahead.steps {
-        // As numbers of one length, their bytes are in their order.
-        count += db
-            .prepare_cached("DELETE FROM proofs WHERE door=? AND client=? AND kind=? AND bytes>?")?
-            .execute(params![
-                door.as_str(),
-                ahead.client.as_str(),
-                Method::Totp.as_str(),
-                step.to_be_bytes()
-            ])?;
-    }
-    Ok(count)
 }
 
 /// Forgets some proofs that prove nothing any more; returns whether there may be others.
@@ -192,7 +203,7 @@ pub(super) fn prune_proofs(db: &Connection, now: Wall) -> rusqlite::Result<bool>
             "DELETE FROM proofs WHERE (door, client, kind, bytes) IN \
              (SELECT door, client, kind, bytes FROM proofs WHERE until < ? LIMIT ?)",
         )?
-        .execute(params![integer(now.as_nanos()), AT_A_TIME])?;
+        .execute(params![now, AT_A_TIME])?;
     Ok(pruned == AT_A_TIME as usize)
 }
 
@@ -212,17 +223,17 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
     Ok(GrantRecord {
         id: GrantId(row.get("id")?),
         key: GrantKey {
-            door: word(row, "door")?,
-            network: word(row, "address")?,
+            door: row.get("door")?,
+            network: row.get("address")?,
             source_port: NonZeroU16::new(row.get("source_port")?),
         },
-        origin: Origin { by: word(row, "by")?, client: optional_word(row, "client")? },
-        state: word(row, "state")?,
-        boot: word(row, "boot")?,
-        deadline: Monotonic::from_nanos(row.get("deadline")?),
-        since: Wall::from_nanos(row.get("since")?),
-        until: Wall::from_nanos(row.get("until")?),
-        ceiling: row.get::<_, Option<_>>("ceiling")?.map(Monotonic::from_nanos),
+        origin: Origin { by: row.get("by")?, client: row.get("client")? },
+        state: row.get("state")?,
+        boot: row.get("boot")?,
+        deadline: row.get("deadline")?,
+        since: row.get("since")?,
+        until: row.get("until")?,
+        ceiling: row.get("ceiling")?,
         backend,
     })
 }
@@ -235,22 +246,4 @@ pub(super) fn unreadable(
 
 fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
     serde_json::from_str(&row.get::<_, String>(column)?).map_err(unreadable)
-}
-
-pub(super) fn word<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
-where
-    T: FromStr<Err: Display>,
-{
-    parse(&row.get::<_, String>(column)?)
-}
-
-pub(super) fn optional_word<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
-where
-    T: FromStr<Err: Display>,
-{
-    row.get::<_, Option<String>>(column)?.map(|text| parse(&text)).transpose()
-}
-
-fn parse<T: FromStr<Err: Display>>(text: &str) -> rusqlite::Result<T> {
-    text.parse().map_err(|error: T::Err| unreadable(error.to_string()))
 }

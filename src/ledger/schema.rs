@@ -122,8 +122,8 @@ pub(super) struct OpenFile {
 #[derive(Default)]
 struct Salvage {
     records: Vec<GrantRecord>,
-    proofs: Vec<Vec<Value>>,
-    marks: Vec<Vec<Value>>,
+    /// Of proofs and marks, each with what writes it.
+    used: Vec<(&'static str, Vec<Value>)>,
 }
 
 pub(super) fn open(path: &Path, now: Wall) -> Result<OpenFile, LedgerError> {
@@ -281,8 +281,15 @@ fn start_anew(path: &Path, now: Wall, why: String) -> Result<OpenFile, LedgerErr
 fn salvage(path: &Path) -> Salvage {
     let Ok(db) = connect(path) else { return Salvage::default() };
     let records = rows::grants(&db).unwrap_or_default().into_iter().flatten().collect();
-    let table = |name, columns| table(&db, name, columns).unwrap_or_default();
-    Salvage { records, proofs: table("proofs", 5), marks: table("marks", 2) }
+    let tables = [
+        ("proofs", 5, "INSERT OR IGNORE INTO proofs VALUES (?,?,?,?,?)"),
+        ("marks", 2, "INSERT OR IGNORE INTO marks VALUES (?,?)"),
+    ];
+    let used = tables.into_iter().flat_map(|(name, columns, insert)| {
+        let rows = table(&db, name, columns).unwrap_or_default();
+        rows.into_iter().map(move |row| (insert, row))
+    });
+    Salvage { records, used: used.collect() }
 }
 
 fn table(db: &Connection, name: &str, columns: usize) -> rusqlite::Result<Vec<Vec<Value>>> {
@@ -323,17 +330,12 @@ fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<usize> 
     let mut proofs = 0;
     flushed(db, |db| {
         salvage.records.iter().try_for_each(|record| rows::insert(db, record))?;
-        for (insert, rows) in [
-            ("INSERT OR IGNORE INTO proofs VALUES (?,?,?,?,?)", &salvage.proofs),
-            ("INSERT OR IGNORE INTO marks VALUES (?,?)", &salvage.marks),
-        ] {
-            for row in rows {
-                // A value of a type that the column does not have was not written by this program.
-                match db.prepare_cached(insert)?.execute(params_from_iter(row)) {
-                    Err(error)
-                        if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {}
-                    inserted => proofs += inserted?,
+        for (insert, row) in &salvage.used {
+            // A value of a type that the column does not have was not written by this program.
+            match db.prepare_cached(insert)?.execute(params_from_iter(row)) {
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                 }
+                inserted => proofs += inserted?,
             }
         }
         Ok(())

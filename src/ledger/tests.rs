@@ -11,10 +11,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::Rendered;
 use crate::grants::{
-    CommandPair, Extension, GrantBackend, GrantKey, KernelElement, OpenedBy, Origin,
+    CommandPair, Extension, GrantBackend, GrantId, GrantKey, GrantState, KernelElement, OpenedBy,
+    Origin,
 };
 use crate::proto::Method;
-use crate::time::{BootId, Monotonic};
+use crate::time::{BootId, Monotonic, Now};
 
 fn now() -> Wall {
     Wall::ZERO + Duration::from_secs(1_795_344_888)

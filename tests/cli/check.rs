@@ -514,7 +514,7 @@ fn a_courier_that_is_not_installed_is_a_warning_that_says_what_to_install() {
     let said = of_a_fleet("/no/such/knock-courier");
     assert_eq!(said.status, Some(0), "{}", said.errors);
     let warning = "doors.yaml:1:17: warning: the fleet's store is not reached, since there is no \
-                   /no/such/knock-courier: install the package knock-fleet, then restart knockd\n";
+                   /no/such/knock-courier: install the package knock-fleet\n";
     assert!(said.errors.contains(warning), "{}", said.errors);
 }
 

@@ -147,13 +147,10 @@ fn read_door(
         },
         one_time,
     };
-    let places = DoorPlaces {
-        name: section.name.place(),
-        sequence: sequence_places,
-        opens: Vec::new(),
-        forwards: Vec::new(),
-        keys: section.value("Target").map(|value| ("target", value.place())).into_iter().collect(),
-    };
+    let target = section.value("Target").map(|value| ("target", value.place()));
+    let (name, opens, forwards) = (section.name.place(), Vec::new(), Vec::new());
+    let (sequence, keys) = (sequence_places, target.into_iter().collect());
+    let places = DoorPlaces { name, sequence, opens, forwards, keys };
     Ok((door, places))
 }
 

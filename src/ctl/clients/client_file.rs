@@ -238,11 +238,8 @@ fn only<'a>(root: &'a Node, name: &Name) -> Diagnosed<&'a Node> {
 fn client(root: &Node, name: &Name) -> Diagnosed<ClientFile> {
     let node = only(root, name)?;
     let keys = fields(node, &["doors", "expires", "totp", "spa", "fwknop"])?;
-    let doors = needed(keys, "doors", node)?
-        .list("a list of doors")?
-        .iter()
-        .map(|door| door.parsed("the name of a door"))
-        .collect::<Result<_, _>>()?;
+    let doors = needed(keys, "doors", node)?.list("a list of doors")?.iter();
+    let doors = doors.map(|door| door.parsed("the name of a door")).collect::<Diagnosed<_>>()?;
     let expires =
         keys.value("expires").map(|it| it.text("a date").map(str::to_owned)).transpose()?;
     let mut client = ClientFile { doors, expires, ..ClientFile::new(name.clone()) };

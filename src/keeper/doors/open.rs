@@ -271,10 +271,6 @@ impl Doors {
     }
 
     fn refuse(&mut self, now: Now, claim: &Claim, network: Network, reason: Reason) {
-        // What another gateway has told comes again when somebody repeats it, and at every start.
-        if claim.gateway.is_some() && reason == Reason::Used {
-            return;
-        }
         let key = claim.key(network);
         // At a door with a cooldown, whoever goes on knocking is told of once.
         if reason != Reason::Cooldown || self.grants.refuses_first(&key.door) {

@@ -13,7 +13,7 @@ use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::courier::FromCourier;
 use crate::keeper::claim::Claim;
 use crate::keeper::state::Keeper;
-use crate::ledger::{Durability, Proof, Written};
+use crate::ledger::{Durability, Proof};
 use crate::proto::duration;
 use crate::time::{Monotonic, Now, Wall};
 
@@ -174,13 +174,13 @@ impl Fleet {
         self.hearing.beats.retain(|_, heard| now.monotonic.since(heard.at) < REMEMBERED);
     }
 
-    /// What uses an entry up, so that it takes effect once.
-    fn proof(&self, entry: &Entry) -> Proof {
-        let id = self.settings.key.id(format!("gateway {}", entry.gateway).as_bytes());
+    /// What keeps the entries of a gateway that have taken effect from doing so once more.
+    fn mark_of(&self, gateway: &Name, counter: u64) -> Proof {
+        let id = self.settings.key.id(format!("gateway {gateway}").as_bytes());
         let mut key = [0; 32];
         key[..16].copy_from_slice(&OF_GATEWAYS);
         key[16..].copy_from_slice(&id);
-        Proof::Monotonic { key, stamp: Wall::from_nanos(entry.counter) }
+        Proof::Monotonic { key, stamp: Wall::from_nanos(counter) }
     }
 }
 
@@ -188,7 +188,7 @@ impl Keeper {
     /// Follows the fleet: decides what waited for the store, does what others have told, and tells
     /// them what has happened here.
     pub(in crate::keeper) fn follow_fleet(&mut self, now: Now) {
-        let Some(mut fleet) = self.fleet.take() else {
+        let Some(fleet) = &mut self.fleet else {
             // Nobody is to be told.
             let _untold = self.doors.take_news();
             return;
@@ -199,12 +199,11 @@ impl Keeper {
             let used = self.doors.journal.recent_proofs(now.wall - valid, now.wall);
             fleet.catch_up(now, used);
         }
-        for _ in 0..AT_A_TIME {
-            let Some(entry) = fleet.hearing.backlog.pop_front() else { break };
-            if self.takes(now, &mut fleet, &entry) {
-                fleet.hearing.heard.insert(entry.gateway, entry.counter);
-            }
+        for (claim, outcome) in decided {
+            self.decide(now, &claim, outcome);
         }
+        let Some(mut fleet) = self.fleet.take() else { return };
+        self.do_as_told(now, &mut fleet);
         self.tell_news(now, &mut fleet);
         if fleet.is_beat_due(now) {
             fleet.beat(now, self.open_in_fleet());
@@ -213,13 +212,27 @@ impl Keeper {
             self.done(asked_by, Ok(said));
         }
         self.fleet = Some(fleet);
-        for (claim, outcome) in decided {
-            self.decide(now, &claim, outcome);
+    }
+
+    /// Does what others have told, some of it. That it has been done is written after it, for all of
+    /// that at once: after a crash it is done once more, which changes nothing.
+    fn do_as_told(&mut self, now: Now, fleet: &mut Fleet) {
+        let mut heard = BTreeMap::new();
+        for _ in 0..AT_A_TIME {
+            let Some(entry) = fleet.hearing.backlog.pop_front() else { break };
+            if self.takes(now, fleet, &entry) {
+                fleet.hearing.heard.insert(entry.gateway.clone(), entry.counter);
+                heard.insert(entry.gateway, entry.counter);
+            }
+        }
+        for (gateway, counter) in heard {
+            let mark = fleet.mark_of(&gateway, counter);
+            let _logged = self.doors.journal.write(&[], Some(&mark), Durability::Crash);
         }
     }
 
     /// Does what an entry tells, if that holds here and nothing newer of its gateway has been done.
-    /// False: that is so, or it cannot be recorded.
+    /// False: something newer has.
     fn takes(&mut self, now: Now, fleet: &mut Fleet, entry: &Entry) -> bool {
         if let News::Done { gateway, counter } = &entry.news {
             if *gateway == fleet.settings.name {
@@ -227,18 +240,18 @@ impl Keeper {
             }
             return false;
         }
-        if fleet.hearing.heard.get(&entry.gateway).is_some_and(|heard| *heard >= entry.counter) {
+        let known = fleet.hearing.heard.get(&entry.gateway).copied();
+        let ledger = &self.doors.journal.ledger;
+        let before = || ledger.is_used(&fleet.mark_of(&entry.gateway, entry.counter));
+        if known.map_or_else(before, |known| known >= entry.counter) {
             return false;
         }
-        let proof = fleet.proof(entry);
         if let News::Open { key, client, until } = &entry.news
-            && let Some(claim) = self.claim_of(now, fleet, entry, (key, client, *until), &proof)
+            && let Some(claim) = self.claim_of(now, fleet, entry, (key, client, *until))
         {
-            // It has been logged.
-            return self.doors.carry_out(now, &claim).is_ok();
-        }
-        if self.doors.journal.write(&[], Some(&proof), Durability::Crash) == Some(Written::Used) {
-            return false;
+            // What comes of it is logged.
+            let _outcome = self.doors.carry_out(now, &claim);
+            return true;
         }
         let unheard = self.unheard(now, fleet, entry);
         let by = OpenedBy::Fleet;
@@ -275,7 +288,6 @@ impl Keeper {
         fleet: &Fleet,
         entry: &Entry,
         (key, client, until): (&GrantKey, &Option<Name>, Wall),
-        proof: &Proof,
     ) -> Option<Claim> {
         if fleet.hearing.closings.end(entry) {
             return None;
@@ -293,6 +305,6 @@ impl Keeper {
         }
         let (door, gateway) = (door.clone(), entry.gateway.clone());
         let at = now.monotonic;
-        Some(Claim::by_gateway(door, gateway, client.clone(), key, at, open_for, proof.clone()))
+        Some(Claim::by_gateway(door, gateway, client.clone(), key, at, open_for))
     }
 }
