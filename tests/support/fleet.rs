@@ -389,8 +389,8 @@ impl Fleet {
     /// directory of the store, `server` for lines of its configuration.
     pub(crate) fn by(server: &str, configuration: impl Fn(&str) -> String) -> Self {
         let mut fleet = Self::without_knockd(server);
-        for gateway in 0..fleet.gateways.len() {
-            fleet.start(gateway, &configuration(NAMES[gateway]));
+        for (gateway, name) in NAMES.iter().enumerate() {
+            fleet.start(gateway, &configuration(name));
         }
         fleet.joined();
         fleet

@@ -88,8 +88,8 @@ fn a_gateway_whose_clock_is_off_does_not_join_and_says_so_until_its_clock_is_rig
     let set = |seconds: i32| fs::write(&calendar, seconds.to_string()).unwrap();
     // Beyond what a request may be old.
     set(300);
-    for gateway in 0..2 {
-        fleet.start(gateway, &standard(NAMES[gateway]));
+    for (gateway, name) in NAMES.iter().enumerate().take(2) {
+        fleet.start(gateway, &standard(name));
     }
     let environment = [("KNOCKD_CALENDAR", calendar.to_str().unwrap())];
     fleet.start_in(2, &standard("gw3"), &environment);
@@ -118,8 +118,8 @@ fn a_gateway_whose_clock_is_off_does_not_join_and_says_so_until_its_clock_is_rig
 fn a_gateway_with_another_key_is_told_that_it_has_another_key() {
     needs!("fleet another key", "redis-server", "nft");
     let mut fleet = Fleet::without_knockd("");
-    for gateway in 0..2 {
-        fleet.start(gateway, &standard(NAMES[gateway]));
+    for (gateway, name) in NAMES.iter().enumerate().take(2) {
+        fleet.start(gateway, &standard(name));
     }
     let other = tempfile::tempdir().unwrap();
     let file = other.path().join("fleet.key");
