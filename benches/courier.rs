@@ -29,7 +29,7 @@ fn main() {
         .expect("redis-server");
     let nobody = json!({"User": {"name": "nobody", "uid": 65534, "gid": 65534}});
     let store = json!({"addresses": [{"Unix": socket}], "password": null, "authorities": null});
-    let assignment = json!({"store": store, "identity": nobody, "sandbox": "enforce"});
+    let assignment = json!({"store": store, "identity": nobody, "sandbox": "Enforce"});
     let sealed = files::sealed("bench", assignment.to_string().as_bytes()).unwrap();
     let (channel, theirs) = files::frame_channel().unwrap();
     let mut command = Command::new("knock-courier");
