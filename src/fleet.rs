@@ -41,46 +41,21 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum News {
     /// A door has opened, or stays open longer.
-    Open {
-        key: GrantKey,
-        client: Option<Name>,
-        until: Wall,
-    },
+    Open { key: GrantKey, client: Option<Name>, until: Wall },
     /// A door closes for all whose networks meet this one, or for one source port of theirs.
-    Close {
-        door: Name,
-        network: Network,
-        source_port: Option<NonZeroU16>,
-        cut: bool,
-    },
+    Close { door: Name, network: Network, source_port: Option<NonZeroU16>, cut: bool },
     /// All doors of the fleet close.
-    CloseAll {
-        cut: bool,
-    },
+    CloseAll { cut: bool },
     /// What a client has opened closes.
-    Revoke {
-        client: Name,
-        cut: bool,
-    },
+    Revoke { client: Name, cut: bool },
     /// A source has failed too often, at a door or at all.
-    LockOut {
-        door: Option<Name>,
-        source: IpAddr,
-        until: Wall,
-    },
-    Unlock {
-        source: IpAddr,
-    },
+    LockOut { door: Option<Name>, source: IpAddr, until: Wall },
+    /// A source is listened to again.
+    Unlock { source: IpAddr },
     /// A line of a list has been used, by what proves it.
-    Struck {
-        door: Name,
-        line: Vec<u8>,
-    },
+    Struck { door: Name, line: Vec<u8> },
     /// What another gateway's entry asks for is done.
-    Done {
-        gateway: Name,
-        counter: u64,
-    },
+    Done { gateway: Name, counter: u64 },
     /// A gateway is there: what it says of itself.
     Beat(Beat),
 }

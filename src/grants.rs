@@ -130,20 +130,12 @@ const TRY_AGAIN: [u64; 4] = [1, 2, 4, 8];
 #[derive(Debug)]
 enum GrantPhase {
     /// `again`: more is to be done when that has ended.
-    Starting {
-        was_open: bool,
-        again: Option<Manner>,
-    },
-    Open {
-        with_errors: bool,
-    },
+    Starting { was_open: bool, again: Option<Manner> },
+    /// `with_errors`: its commands have failed, and may have opened it.
+    Open { with_errors: bool },
     /// `again`: somebody knocked meanwhile. `left`: what is being closed. `tries`: those that
     /// failed.
-    Closing {
-        again: Option<Box<(Origin, Action)>>,
-        left: Vec<CommandPair>,
-        tries: usize,
-    },
+    Closing { again: Option<Box<(Origin, Action)>>, left: Vec<CommandPair>, tries: usize },
 }
 
 /// A door open for an address, or about to be, or not quite closed.

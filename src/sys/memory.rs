@@ -3,6 +3,7 @@
 use std::fs;
 
 use nix::libc;
+#[cfg(feature = "daemon")]
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 #[cfg(feature = "daemon")]

@@ -19,11 +19,8 @@ use super::capabilities;
 /// The user that the watcher becomes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
-    User {
-        name: String,
-        uid: u32,
-        gid: u32,
-    },
+    /// Another one.
+    User { name: String, uid: u32, gid: u32 },
     /// The ids stay as they are: inside a user namespace there may be no others, and who is not root
     /// becomes nobody else.
     Unchanged,
