@@ -158,8 +158,9 @@ impl Fleet {
         let News::Beat(beat) = entry.news else { return };
         if entry.gateway == self.settings.name {
             self.hearing.is_listed = Some(true);
-            if entry.run != self.sealer.run {
-                self.is_anothers(entry.counter);
+            match entry.run == self.sealer.run {
+                true => self.hearing.is_namesake = false,
+                false => self.is_anothers(entry.counter),
             }
             return;
         }
