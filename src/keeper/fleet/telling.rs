@@ -73,10 +73,12 @@ impl Fleet {
             News::Done { .. } | News::Beat(_) => None,
             _ => Some(now.wall + self.longest + LONGER),
         };
-        // What is open by then is told when the store is back, and what is done was waited for.
+        // What is open by then is told when the store is back, and what is done was waited for. There
+        // is room for closings, however much opens.
+        let waiting = self.telling.unsent.len();
         let has_to_arrive = match news {
             News::Done { .. } => false,
-            News::Open { .. } => self.link.is_live,
+            News::Open { .. } => self.link.is_live && waiting < MOST_UNSENT / 2,
             _ => true,
         };
         let keep = news.item(&self.settings.key).zip(until);
@@ -86,11 +88,11 @@ impl Fleet {
             self.telling.last_open = number;
         }
         if has_to_arrive {
-            if self.telling.unsent.len() >= MOST_UNSENT {
+            if waiting >= MOST_UNSENT {
                 self.telling.unsent.pop_front();
-                warn!(
-                    "fleet: what waits for the store is too much, and the oldest of it is dropped"
-                );
+                if self.lines.pass(now.monotonic) {
+                    warn!("fleet: too much waits for the store: the oldest of it is dropped");
+                }
             }
             self.telling.unsent.push_back(Unsent { number, sealed: sealed.clone(), keep });
         }
@@ -132,8 +134,11 @@ impl Fleet {
             let (number, sealed, keep) = (*number, sealed.clone(), *keep);
             self.link.queue.push_back(ToCourier::Tell { number, sealed, keep });
         }
-        let is_gateways = |proof: &&Proof| matches!(proof, Proof::Monotonic { key, .. } if key.starts_with(&OF_GATEWAYS));
-        let used = used.iter().filter(|it| !is_gateways(it)).map(|proof| self.shared(proof));
+        let used = used.iter().filter(|proof| match proof {
+            Proof::Monotonic { key, .. } => !key.starts_with(&OF_GATEWAYS),
+            Proof::Once { .. } => true,
+        });
+        let used = used.map(|proof| self.shared(proof));
         let takes: Vec<_> = used.map(|proof| ToCourier::Take { ask: None, proof }).collect();
         self.link.queue.extend(takes);
         self.flush(now);
