@@ -262,3 +262,16 @@ fn whoever_acts_by_hand_is_told_who_has_done_it_and_who_has_not() {
         gateway.fleet.take_done(gateway.now).into_iter().map(|(_, said)| said).collect();
     assert_eq!(said, ["it closes; so have gw3; gw2 did not answer"]);
 }
+
+#[test]
+fn a_courier_that_owes_a_reply_and_says_nothing_is_given_up() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    gateway.fleet.beat(gateway.now, 0);
+    gateway.after(SILENCE - MILLI);
+    gateway.says(&[FromCourier::Entry { sealed: Vec::new() }]);
+    gateway.after(SILENCE - MILLI);
+    assert_eq!(gateway.fleet.state(), FleetState::Joined);
+    gateway.after(MILLI);
+    assert_eq!(gateway.fleet.state(), FleetState::Alone);
+    assert!(gateway.fleet.link.why.as_ref().is_some_and(|why| why.contains("says nothing")));
+}
