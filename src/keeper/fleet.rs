@@ -171,6 +171,8 @@ impl Fleet {
         }
         self.flush(now);
         self.decide_overdue(now, &mut decided);
+        // What there was to say may have been too much before.
+        self.log(now);
         decided
     }
 

@@ -275,3 +275,14 @@ fn a_courier_that_owes_a_reply_and_says_nothing_is_given_up() {
     assert_eq!(gateway.fleet.state(), FleetState::Alone);
     assert!(gateway.fleet.link.why.as_ref().is_some_and(|why| why.contains("says nothing")));
 }
+
+#[test]
+fn what_was_too_much_for_the_log_is_logged_later() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    while gateway.fleet.lines.pass(gateway.now.monotonic) {}
+    gateway.fleet.link.has_logged_loss = Some(true);
+    gateway.after(MILLI);
+    assert_eq!(gateway.fleet.link.has_logged_loss, Some(true));
+    gateway.after(Duration::from_secs(60));
+    assert_eq!(gateway.fleet.link.has_logged_loss, Some(false));
+}
