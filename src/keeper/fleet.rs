@@ -55,7 +55,8 @@ pub(super) struct Fleet {
     pub(super) settings: FleetSettings,
     assignment: CourierAssignment,
     sealer: Sealer,
-    began: Wall,
+    /// When this run began.
+    began: Now,
     /// How far the clocks of store and gateway may be apart.
     window: Duration,
     /// How long closings are kept for those that come later.
@@ -104,7 +105,7 @@ impl Fleet {
     ) -> Self {
         let mut fleet = Self {
             sealer: Sealer::new(&settings.key, run),
-            began: now.wall,
+            began: now,
             since: now.wall,
             window: Duration::ZERO,
             longest: Duration::ZERO,

@@ -55,6 +55,7 @@ impl Fleet {
             FromCourier::Sandbox { report } => self.link.sandbox = Some(report),
             FromCourier::Joined { clock } => {
                 if self.agrees(now, clock) {
+                    self.begin_anew(now);
                     self.hearing.kept = Some(Vec::new());
                 }
             }
@@ -105,12 +106,19 @@ impl Fleet {
     }
 
     fn open(&mut self, now: Now, sealed: &[u8]) -> Option<Entry> {
-        let opened = Entry::open(&self.settings.key, sealed);
-        let why = opened.as_ref().err().filter(|_| self.unreadable.pass(now.monotonic));
-        if let Some(why) = why {
-            warn!("fleet: an entry in the store is {why}: is key_file the same at all gateways?");
+        // The clocks of gateways that may join are no further apart.
+        let latest = now.wall + self.window * 2;
+        let why = match Entry::open(&self.settings.key, sealed) {
+            Ok(entry) if entry.counter <= latest.as_nanos() => return Some(entry),
+            Ok(Entry { gateway, .. }) => {
+                format!("of a time to come: was the clock of {gateway} wrong?")
+            }
+            Err(why) => format!("{why}: is key_file the same at all gateways?"),
+        };
+        if self.unreadable.pass(now.monotonic) {
+            warn!("fleet: an entry in the store is {why}");
         }
-        opened.ok()
+        None
     }
 
     /// An entry has come. What this gateway has told itself is known.
@@ -126,7 +134,7 @@ impl Fleet {
     /// Something that was told by this gateway's name, and not by this knockd.
     fn is_anothers(&mut self, counter: u64) {
         // Before this one started, it was this gateway.
-        if counter > self.began.as_nanos()
+        if counter > self.began.wall.as_nanos()
             && !std::mem::replace(&mut self.hearing.is_namesake, true)
         {
             let name = &self.settings.name;

@@ -15,7 +15,7 @@ use crate::keeper::control::ConnectionId;
 use crate::keeper::doors::DoorNews;
 use crate::keeper::state::Keeper;
 use crate::ledger::Proof;
-use crate::proto::fleet::ItemId;
+use crate::proto::fleet::{ItemId, Run, Sealer};
 use crate::time::{Monotonic, Now, Wall};
 
 /// How long whoever acts by hand waits for the others.
@@ -103,6 +103,29 @@ impl Fleet {
     fn seal(&mut self, now: Now, news: News, is_waiting: bool) -> (u64, Vec<u8>) {
         let name = &self.settings.name;
         fleet::seal(&mut self.sealer, now.wall, name, &self.hearing.heard, is_waiting, news)
+    }
+
+    /// Counts anew where the clock has been set by so much that what is counted from before would
+    /// pass for old after the next start, or be old already. What waits is told by the new count; of
+    /// openings what lasts is told again anyway, and a lockout was until who knows when.
+    pub(super) fn begin_anew(&mut self, now: Now) {
+        let due = self.began.wall + now.monotonic.since(self.began.monotonic);
+        let mut run = Run::default();
+        if due.since(now.wall).max(now.wall.since(due)) <= self.window
+            || getrandom::fill(&mut run).is_err()
+        {
+            return;
+        }
+        (self.sealer, self.began) = (Sealer::new(&self.settings.key, run), now);
+        self.telling.last_open = now.wall.as_nanos();
+        for unsent in std::mem::take(&mut self.telling.unsent) {
+            if let Ok(Entry { news, is_waiting, .. }) =
+                Entry::open(&self.settings.key, &unsent.sealed)
+                && !matches!(news, News::Open { .. } | News::LockOut { .. })
+            {
+                self.tell(now, news, is_waiting);
+            }
+        }
     }
 
     /// Whether it is time to say that this gateway is there.

@@ -4,7 +4,7 @@ use super::telling::ToldByHand;
 use super::*;
 use crate::config::{NewPrivileges, SandboxMode, Store, StoreAddress};
 use crate::engine::Reason;
-use crate::fleet::{self, News};
+use crate::fleet::{self, Entry, News};
 use crate::grants::GrantKey;
 use crate::ipc::Received;
 use crate::ipc::courier::{FromCourier, SharedProof};
@@ -285,4 +285,38 @@ fn what_was_too_much_for_the_log_is_logged_later() {
     assert_eq!(gateway.fleet.link.has_logged_loss, Some(true));
     gateway.after(Duration::from_secs(60));
     assert_eq!(gateway.fleet.link.has_logged_loss, Some(false));
+}
+
+#[test]
+fn what_waits_is_told_by_the_clock_that_is_right_once_it_has_been_set() {
+    for year in [Duration::from_secs(365 * 24 * 3600), Duration::ZERO] {
+        let mut gateway = Gateway::new(WhenLost::Alone);
+        let right = gateway.now.wall;
+        // It is wrong by a year when the gateway starts, or right.
+        gateway.now.wall = right + year;
+        gateway.fleet.began = gateway.now;
+        let number = gateway.fleet.tell(gateway.now, News::CloseAll { cut: false }, false);
+        gateway.now.wall = right;
+        gateway.says(&[FromCourier::Joined { clock: right }, FromCourier::Live]);
+        gateway.fleet.catch_up(gateway.now, Vec::new());
+        let [ToCourier::Tell { sealed, keep: Some((_, until)), .. }] = &gateway.told()[..] else {
+            panic!("it is told")
+        };
+        let entry = Entry::open(&key(), sealed).unwrap();
+        assert_eq!(entry.news, News::CloseAll { cut: false });
+        assert_eq!(entry.counter == number, year.is_zero());
+        assert!(entry.counter < (right + MILLI).as_nanos());
+        assert!(*until < right + Duration::from_secs(24 * 3600));
+    }
+}
+
+#[test]
+fn an_entry_of_a_time_to_come_is_passed_over() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    let latest = gateway.now.wall + gateway.fleet.window * 2;
+    let entry = |at| FromCourier::Entry { sealed: sealed("gw2", at, open(Wall::MAX)).1 };
+    gateway.says(&[entry(latest + MILLI)]);
+    assert!(gateway.fleet.hearing.backlog.is_empty());
+    gateway.says(&[entry(latest)]);
+    assert_eq!(gateway.fleet.hearing.backlog.len(), 1);
 }
