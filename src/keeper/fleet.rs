@@ -317,7 +317,7 @@ impl Fleet {
             lag_seconds: self.hearing.lag.map(|lag| lag.as_secs_f64()),
             unsent: self.telling.unsent.len(),
             alone: self.asking.alone,
-            namesake: self.hearing.is_namesake,
+            namesake: self.has_namesake(now),
         }
     }
 }

@@ -224,9 +224,12 @@ fn an_entry_of_this_name_that_this_gateway_did_not_tell_is_anothers() {
     let entry = |at| FromCourier::Entry { sealed: sealed("gw1", at, open(Wall::MAX)).1 };
     // It was told before this knockd started.
     gateway.says(&[entry(before)]);
-    assert!(!gateway.fleet.hearing.is_namesake);
+    assert!(!gateway.fleet.has_namesake(gateway.now));
     gateway.says(&[entry(before + 2 * MILLI)]);
-    assert!(gateway.fleet.hearing.is_namesake && gateway.fleet.hearing.backlog.is_empty());
+    assert!(gateway.fleet.has_namesake(gateway.now) && gateway.fleet.hearing.backlog.is_empty());
+    // Until it has another.
+    gateway.after(Duration::from_secs(10));
+    assert!(!gateway.fleet.has_namesake(gateway.now));
 }
 
 #[test]
