@@ -176,14 +176,10 @@ impl Fleet {
         let over = |told: &mut ToldByHand| told.missing.is_empty() || told.by <= now.monotonic;
         let over = self.telling.by_hand.extract_if(.., over);
         over.map(|ToldByHand { asked_by, said, done, missing, .. }| {
-            let said = match (done.len(), missing.is_empty()) {
-                (0, true) => said,
-                (_, true) => format!("{said}; so have {}", names(&done)),
-                (0, false) => format!("{said}; {} did not answer", names(&missing)),
-                _ => {
-                    format!("{said}; so have {}; {} did not answer", names(&done), names(&missing))
-                }
-            };
+            let done = (!done.is_empty()).then(|| format!("; done at {}", names(&done)));
+            let missing =
+                (!missing.is_empty()).then(|| format!("; {} did not answer", names(&missing)));
+            let said = said + &done.unwrap_or_default() + &missing.unwrap_or_default();
             (asked_by, said)
         })
         .collect()

@@ -263,7 +263,7 @@ fn whoever_acts_by_hand_is_told_who_has_done_it_and_who_has_not() {
     gateway.after(WAIT);
     let said: Vec<_> =
         gateway.fleet.take_done(gateway.now).into_iter().map(|(_, said)| said).collect();
-    assert_eq!(said, ["it closes; so have gw3; gw2 did not answer"]);
+    assert_eq!(said, ["it closes; done at gw3; gw2 did not answer"]);
 }
 
 #[test]
