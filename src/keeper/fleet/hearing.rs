@@ -84,10 +84,17 @@ impl Fleet {
             FromCourier::Store { clock, kept, stamps } => {
                 self.link.pause = Duration::ZERO;
                 self.hearing.in_store = Some((kept, stamps));
-                self.hearing.lag =
-                    self.telling.beat_sent.take().map(|sent| now.monotonic.since(sent));
-                if self.agrees(now, clock) && self.hearing.is_listed.replace(false) == Some(false) {
-                    warn!("fleet: the store has forgotten what it was told, and is told it anew");
+                let sent = self.telling.beat_sent.take();
+                self.hearing.lag = sent.map(|sent| now.monotonic.since(sent));
+                if self.agrees(now, clock)
+                    && sent.is_some()
+                    && self.hearing.is_listed.replace(false) == Some(false)
+                {
+                    if self.lines.pass(now.monotonic) {
+                        warn!(
+                            "fleet: the store has forgotten what it was told, and is told it anew"
+                        );
+                    }
                     self.has_to_tell(BTreeMap::new());
                 }
             }

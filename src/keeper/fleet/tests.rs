@@ -323,3 +323,19 @@ fn an_entry_of_a_time_to_come_is_passed_over() {
     gateway.says(&[entry(latest)]);
     assert_eq!(gateway.fleet.hearing.backlog.len(), 1);
 }
+
+#[test]
+fn a_store_is_told_anew_once_for_each_beat_that_it_has_forgotten() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    let store = FromCourier::Store { clock: gateway.now.wall, kept: 0, stamps: 0 };
+    let mut is_told = |beats: bool| {
+        if beats {
+            gateway.fleet.beat(gateway.now, 0);
+        }
+        gateway.says(std::slice::from_ref(&store));
+        std::mem::take(&mut gateway.fleet.telling.has_to_catch_up)
+    };
+    // What there is at first is told when it has joined.
+    is_told(true);
+    assert_eq!([false, true, false, false, true].map(is_told), [false, true, false, false, true]);
+}
