@@ -190,8 +190,8 @@ impl Talk {
 /// Where it is an error, or means no such thing.
 pub(super) fn read<T: FromRedisValue>(reply: Value) -> Result<T, StoreError> {
     if let Value::ServerError(error) = reply {
-        let (code, text) = (error.code(), error.details().unwrap_or_default());
-        return Err(StoreError::Refusal { code: escape(code), text: escape(text) });
+        let text = error.details().unwrap_or_default().trim_end_matches('.');
+        return Err(StoreError::Refusal { code: escape(error.code()), text: escape(text) });
     }
     from_redis_value(reply).map_err(|why| StoreError::Nonsense(escape(&why.to_string())))
 }

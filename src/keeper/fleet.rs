@@ -41,6 +41,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const CLOCK_PAUSE: Duration = Duration::from_secs(10);
 /// How often a gateway says that it is there.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
+/// How long a courier may owe a reply and say nothing: longer than it waits for the store itself.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How soon a courier that did not keep up is told more.
 const RETRY: Duration = Duration::from_millis(5);
 /// How many reasons are logged of one loss.
@@ -53,7 +55,8 @@ pub(super) struct Fleet {
     pub(super) settings: FleetSettings,
     assignment: CourierAssignment,
     sealer: Sealer,
-    began: Wall,
+    /// When this run began.
+    began: Now,
     /// How far the clocks of store and gateway may be apart.
     window: Duration,
     /// How long closings are kept for those that come later.
@@ -76,6 +79,8 @@ pub(super) struct Link {
     ending: Option<ChildProcess>,
     restart: Option<Monotonic>,
     pause: Duration,
+    /// When the courier has said something last.
+    heard: Monotonic,
     pub(super) sandbox: Option<SandboxReport>,
     /// Whether what comes from the store happens now, and whether an answer of its is overdue.
     is_live: bool,
@@ -100,7 +105,7 @@ impl Fleet {
     ) -> Self {
         let mut fleet = Self {
             sealer: Sealer::new(&settings.key, run),
-            began: now.wall,
+            began: now,
             since: now.wall,
             window: Duration::ZERO,
             longest: Duration::ZERO,
@@ -138,7 +143,10 @@ impl Fleet {
         while let Some(courier) = &mut self.link.courier {
             match courier.hear(Channel::receive_message) {
                 None => break,
-                Some(ChildOutput::Frame(message)) => self.hear(now, message, &mut decided),
+                Some(ChildOutput::Frame(message)) => {
+                    self.link.heard = now.monotonic;
+                    self.hear(now, message, &mut decided);
+                }
                 Some(ChildOutput::StderrLine(line)) => {
                     self.link.why = Some(line);
                     self.log(now);
@@ -154,8 +162,18 @@ impl Fleet {
                 }
             }
         }
+        if self
+            .telling
+            .beat_sent
+            .is_some_and(|sent| now.monotonic.since(sent.max(self.link.heard)) >= SILENCE)
+        {
+            self.link.why = Some("the courier says nothing any more".to_owned());
+            self.lose(now, None);
+        }
         self.flush(now);
         self.decide_overdue(now, &mut decided);
+        // What there was to say may have been too much before.
+        self.log(now);
         decided
     }
 
@@ -299,7 +317,7 @@ impl Fleet {
             lag_seconds: self.hearing.lag.map(|lag| lag.as_secs_f64()),
             unsent: self.telling.unsent.len(),
             alone: self.asking.alone,
-            namesake: self.hearing.is_namesake,
+            namesake: self.has_namesake(now),
         }
     }
 }

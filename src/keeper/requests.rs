@@ -136,6 +136,7 @@ impl Keeper {
             }
             Request::Revoke { client, cut } => {
                 let closes = match self.doors.close_client(now, &client, cut, OpenedBy::Knockctl) {
+                    0 if self.fleet.is_some() => format!("'{client}' has nothing open here"),
                     0 => String::new(),
                     1 => format!("1 door that '{client}' has opened closes"),
                     count => format!("{count} doors that '{client}' has opened close"),

@@ -592,7 +592,7 @@ fn a_store_without_memory_is_lost_with_its_own_words() {
     courier.order(ToCourier::Tell { number: 1, sealed: b"x".into(), keep });
     assert!(!courier.ended().success());
     courier.wait_for("it says: OOM command not allowed");
-    courier.wait_for("give the store more memory ('maxmemory')");
+    courier.wait_for("> 'maxmemory': give the store more memory ('maxmemory')");
 }
 
 #[test]

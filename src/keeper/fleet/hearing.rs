@@ -21,6 +21,8 @@ use crate::time::{Monotonic, Now, Wall};
 const AT_A_TIME: usize = 32;
 /// How long a gateway is remembered that is not heard of any more.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// For how long a gateway counts as one of this name.
+const NAMESAKE: Duration = Duration::from_secs(10);
 /// How much longer an entry has to keep a door open to be worth anything.
 const WORTH: Duration = Duration::from_secs(1);
 
@@ -44,7 +46,8 @@ pub(super) struct Hearing {
     pub(super) lag: Option<Duration>,
     /// How many entries and stamps the store keeps.
     pub(super) in_store: Option<(u64, u64)>,
-    pub(super) is_namesake: bool,
+    /// When something came last that another gateway told by this one's name.
+    pub(super) namesake: Option<Monotonic>,
     /// Whether the store knows of this gateway, as far as that has been told since it was asked.
     pub(super) is_listed: Option<bool>,
 }
@@ -55,6 +58,7 @@ impl Fleet {
             FromCourier::Sandbox { report } => self.link.sandbox = Some(report),
             FromCourier::Joined { clock } => {
                 if self.agrees(now, clock) {
+                    self.begin_anew(now);
                     self.hearing.kept = Some(Vec::new());
                 }
             }
@@ -62,7 +66,7 @@ impl Fleet {
                 let Some(entry) = self.open(now, &sealed) else { return };
                 match &mut self.hearing.kept {
                     Some(kept) => kept.push(entry),
-                    None => self.come(entry),
+                    None => self.come(now, entry),
                 }
             }
             FromCourier::Live => self.has_told_all(now),
@@ -80,10 +84,17 @@ impl Fleet {
             FromCourier::Store { clock, kept, stamps } => {
                 self.link.pause = Duration::ZERO;
                 self.hearing.in_store = Some((kept, stamps));
-                self.hearing.lag =
-                    self.telling.beat_sent.take().map(|sent| now.monotonic.since(sent));
-                if self.agrees(now, clock) && self.hearing.is_listed.replace(false) == Some(false) {
-                    warn!("fleet: the store has forgotten what it was told, and is told it anew");
+                let sent = self.telling.beat_sent.take();
+                self.hearing.lag = sent.map(|sent| now.monotonic.since(sent));
+                if self.agrees(now, clock)
+                    && sent.is_some()
+                    && self.hearing.is_listed.replace(false) == Some(false)
+                {
+                    if self.lines.pass(now.monotonic) {
+                        warn!(
+                            "fleet: the store has forgotten what it was told, and is told it anew"
+                        );
+                    }
                     self.has_to_tell(BTreeMap::new());
                 }
             }
@@ -105,33 +116,48 @@ impl Fleet {
     }
 
     fn open(&mut self, now: Now, sealed: &[u8]) -> Option<Entry> {
-        let opened = Entry::open(&self.settings.key, sealed);
-        let why = opened.as_ref().err().filter(|_| self.unreadable.pass(now.monotonic));
-        if let Some(why) = why {
-            warn!("fleet: an entry in the store is {why}: is key_file the same at all gateways?");
+        // The clocks of gateways that may join are no further apart.
+        let latest = now.wall + self.window * 2;
+        let why = match Entry::open(&self.settings.key, sealed) {
+            Ok(entry) if entry.counter <= latest.as_nanos() => return Some(entry),
+            Ok(Entry { gateway, .. }) => {
+                format!("of a time to come: was the clock of {gateway} wrong?")
+            }
+            Err(why) => format!("{why}: is key_file the same at all gateways?"),
+        };
+        if self.unreadable.pass(now.monotonic) {
+            warn!("fleet: an entry in the store is {why}");
         }
-        opened.ok()
+        None
     }
 
     /// An entry has come. What this gateway has told itself is known.
-    fn come(&mut self, entry: Entry) {
+    fn come(&mut self, now: Now, entry: Entry) {
         if entry.gateway != self.settings.name {
             self.hearing.closings.note(&entry);
             self.hearing.backlog.push_back(entry);
         } else if entry.run != self.sealer.run {
-            self.is_anothers(entry.counter);
+            self.is_anothers(now, entry.counter);
         }
     }
 
     /// Something that was told by this gateway's name, and not by this knockd.
-    fn is_anothers(&mut self, counter: u64) {
+    fn is_anothers(&mut self, now: Now, counter: u64) {
         // Before this one started, it was this gateway.
-        if counter > self.began.as_nanos()
-            && !std::mem::replace(&mut self.hearing.is_namesake, true)
-        {
+        if counter <= self.began.wall.as_nanos() {
+            return;
+        }
+        let was_known = self.has_namesake(now);
+        self.hearing.namesake = Some(now.monotonic);
+        if !was_known {
             let name = &self.settings.name;
             warn!("fleet: another gateway is called '{name}' too: give each a name of its own");
         }
+    }
+
+    /// Whether another gateway has this one's name: it would say so every two seconds.
+    pub(super) fn has_namesake(&self, now: Now) -> bool {
+        self.hearing.namesake.is_some_and(|at| now.monotonic.since(at) < NAMESAKE)
     }
 
     /// All that was kept has come: closings first, so that nothing opens that has been closed.
@@ -143,7 +169,7 @@ impl Fleet {
             if let News::Open { key, until, .. } = &entry.news {
                 open.insert(key.clone(), *until);
             }
-            self.come(entry);
+            self.come(now, entry);
         }
         self.has_to_tell(open);
         self.is_back(now);
@@ -158,9 +184,8 @@ impl Fleet {
         let News::Beat(beat) = entry.news else { return };
         if entry.gateway == self.settings.name {
             self.hearing.is_listed = Some(true);
-            match entry.run == self.sealer.run {
-                true => self.hearing.is_namesake = false,
-                false => self.is_anothers(entry.counter),
+            if entry.run != self.sealer.run {
+                self.is_anothers(now, entry.counter);
             }
             return;
         }

@@ -15,7 +15,7 @@ use crate::keeper::control::ConnectionId;
 use crate::keeper::doors::DoorNews;
 use crate::keeper::state::Keeper;
 use crate::ledger::Proof;
-use crate::proto::fleet::ItemId;
+use crate::proto::fleet::{ItemId, Run, Sealer};
 use crate::time::{Monotonic, Now, Wall};
 
 /// How long whoever acts by hand waits for the others.
@@ -107,6 +107,29 @@ impl Fleet {
         fleet::seal(&mut self.sealer, now.wall, name, &self.hearing.heard, is_waiting, news)
     }
 
+    /// Counts anew where the clock has been set by so much that what is counted from before would
+    /// pass for old after the next start, or be old already. What waits is told by the new count; of
+    /// openings what lasts is told again anyway, and a lockout was until who knows when.
+    pub(super) fn begin_anew(&mut self, now: Now) {
+        let due = self.began.wall + now.monotonic.since(self.began.monotonic);
+        let mut run = Run::default();
+        if due.since(now.wall).max(now.wall.since(due)) <= self.window
+            || getrandom::fill(&mut run).is_err()
+        {
+            return;
+        }
+        (self.sealer, self.began) = (Sealer::new(&self.settings.key, run), now);
+        self.telling.last_open = now.wall.as_nanos();
+        for unsent in std::mem::take(&mut self.telling.unsent) {
+            if let Ok(Entry { news, is_waiting, .. }) =
+                Entry::open(&self.settings.key, &unsent.sealed)
+                && !matches!(news, News::Open { .. } | News::LockOut { .. })
+            {
+                self.tell(now, news, is_waiting);
+            }
+        }
+    }
+
     /// Whether it is time to say that this gateway is there.
     pub(super) fn is_beat_due(&self, now: Now) -> bool {
         self.link.is_live && self.telling.next_beat <= now.monotonic
@@ -158,14 +181,10 @@ impl Fleet {
         let over = |told: &mut ToldByHand| told.missing.is_empty() || told.by <= now.monotonic;
         let over = self.telling.by_hand.extract_if(.., over);
         over.map(|ToldByHand { asked_by, said, done, missing, .. }| {
-            let said = match (done.len(), missing.is_empty()) {
-                (0, true) => said,
-                (_, true) => format!("{said}; so have {}", names(&done)),
-                (0, false) => format!("{said}; {} did not answer", names(&missing)),
-                _ => {
-                    format!("{said}; so have {}; {} did not answer", names(&done), names(&missing))
-                }
-            };
+            let done = (!done.is_empty()).then(|| format!("; done at {}", names(&done)));
+            let missing =
+                (!missing.is_empty()).then(|| format!("; {} did not answer", names(&missing)));
+            let said = said + &done.unwrap_or_default() + &missing.unwrap_or_default();
             (asked_by, said)
         })
         .collect()

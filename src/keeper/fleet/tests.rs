@@ -4,7 +4,7 @@ use super::telling::ToldByHand;
 use super::*;
 use crate::config::{NewPrivileges, SandboxMode, Store, StoreAddress};
 use crate::engine::Reason;
-use crate::fleet::{self, News};
+use crate::fleet::{self, Entry, News};
 use crate::grants::GrantKey;
 use crate::ipc::Received;
 use crate::ipc::courier::{FromCourier, SharedProof};
@@ -224,9 +224,12 @@ fn an_entry_of_this_name_that_this_gateway_did_not_tell_is_anothers() {
     let entry = |at| FromCourier::Entry { sealed: sealed("gw1", at, open(Wall::MAX)).1 };
     // It was told before this knockd started.
     gateway.says(&[entry(before)]);
-    assert!(!gateway.fleet.hearing.is_namesake);
+    assert!(!gateway.fleet.has_namesake(gateway.now));
     gateway.says(&[entry(before + 2 * MILLI)]);
-    assert!(gateway.fleet.hearing.is_namesake && gateway.fleet.hearing.backlog.is_empty());
+    assert!(gateway.fleet.has_namesake(gateway.now) && gateway.fleet.hearing.backlog.is_empty());
+    // Until it has another.
+    gateway.after(Duration::from_secs(10));
+    assert!(!gateway.fleet.has_namesake(gateway.now));
 }
 
 #[test]
@@ -260,5 +263,79 @@ fn whoever_acts_by_hand_is_told_who_has_done_it_and_who_has_not() {
     gateway.after(WAIT);
     let said: Vec<_> =
         gateway.fleet.take_done(gateway.now).into_iter().map(|(_, said)| said).collect();
-    assert_eq!(said, ["it closes; so have gw3; gw2 did not answer"]);
+    assert_eq!(said, ["it closes; done at gw3; gw2 did not answer"]);
+}
+
+#[test]
+fn a_courier_that_owes_a_reply_and_says_nothing_is_given_up() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    gateway.fleet.beat(gateway.now, 0);
+    gateway.after(SILENCE - MILLI);
+    gateway.says(&[FromCourier::Entry { sealed: Vec::new() }]);
+    gateway.after(SILENCE - MILLI);
+    assert_eq!(gateway.fleet.state(), FleetState::Joined);
+    gateway.after(MILLI);
+    assert_eq!(gateway.fleet.state(), FleetState::Alone);
+    assert!(gateway.fleet.link.why.as_ref().is_some_and(|why| why.contains("says nothing")));
+}
+
+#[test]
+fn what_was_too_much_for_the_log_is_logged_later() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    while gateway.fleet.lines.pass(gateway.now.monotonic) {}
+    gateway.fleet.link.has_logged_loss = Some(true);
+    gateway.after(MILLI);
+    assert_eq!(gateway.fleet.link.has_logged_loss, Some(true));
+    gateway.after(Duration::from_secs(60));
+    assert_eq!(gateway.fleet.link.has_logged_loss, Some(false));
+}
+
+#[test]
+fn what_waits_is_told_by_the_clock_that_is_right_once_it_has_been_set() {
+    for year in [Duration::from_secs(365 * 24 * 3600), Duration::ZERO] {
+        let mut gateway = Gateway::new(WhenLost::Alone);
+        let right = gateway.now.wall;
+        // It is wrong by a year when the gateway starts, or right.
+        gateway.now.wall = right + year;
+        gateway.fleet.began = gateway.now;
+        let number = gateway.fleet.tell(gateway.now, News::CloseAll { cut: false }, false);
+        gateway.now.wall = right;
+        gateway.says(&[FromCourier::Joined { clock: right }, FromCourier::Live]);
+        gateway.fleet.catch_up(gateway.now, Vec::new());
+        let [ToCourier::Tell { sealed, keep: Some((_, until)), .. }] = &gateway.told()[..] else {
+            panic!("it is told")
+        };
+        let entry = Entry::open(&key(), sealed).unwrap();
+        assert_eq!(entry.news, News::CloseAll { cut: false });
+        assert_eq!(entry.counter == number, year.is_zero());
+        assert!(entry.counter < (right + MILLI).as_nanos());
+        assert!(*until < right + Duration::from_secs(24 * 3600));
+    }
+}
+
+#[test]
+fn an_entry_of_a_time_to_come_is_passed_over() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    let latest = gateway.now.wall + gateway.fleet.window * 2;
+    let entry = |at| FromCourier::Entry { sealed: sealed("gw2", at, open(Wall::MAX)).1 };
+    gateway.says(&[entry(latest + MILLI)]);
+    assert!(gateway.fleet.hearing.backlog.is_empty());
+    gateway.says(&[entry(latest)]);
+    assert_eq!(gateway.fleet.hearing.backlog.len(), 1);
+}
+
+#[test]
+fn a_store_is_told_anew_once_for_each_beat_that_it_has_forgotten() {
+    let mut gateway = Gateway::joined(WhenLost::Alone);
+    let store = FromCourier::Store { clock: gateway.now.wall, kept: 0, stamps: 0 };
+    let mut is_told = |beats: bool| {
+        if beats {
+            gateway.fleet.beat(gateway.now, 0);
+        }
+        gateway.says(std::slice::from_ref(&store));
+        std::mem::take(&mut gateway.fleet.telling.has_to_catch_up)
+    };
+    // What there is at first is told when it has joined.
+    is_told(true);
+    assert_eq!([false, true, false, false, true].map(is_told), [false, true, false, false, true]);
 }

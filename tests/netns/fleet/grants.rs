@@ -126,6 +126,10 @@ fn who_is_revoked_at_one_has_no_grant_at_any() {
     gw2.opens("ssh", CLIENT);
     gw3.opens("ssh", CLIENT);
     assert!(!gw1.has("ssh", CLIENT));
+    gw2.says(&["revoke", "tablet"]);
+    fleet.all_close("ssh", CLIENT);
+    let said = gw3.says(&["revoke", "tablet"]);
+    assert!(said.contains("'tablet' has nothing open here; done at gw1, gw2"), "{said}");
 }
 
 #[test]
