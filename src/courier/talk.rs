@@ -44,6 +44,9 @@ return {before, kept, stamps, clock}";
 /// The longest entry: with what a message says besides.
 const LONGEST_ENTRY: usize = LONGEST - 16;
 
+/// The most characters of what a store says for a refusal: a log line holds no more.
+const LONGEST_REASON: usize = 200;
+
 /// The reply that is owed.
 enum Owed {
     /// Whether a proof was unused, where somebody asks.
@@ -190,8 +193,10 @@ impl Talk {
 /// Where it is an error, or means no such thing.
 pub(super) fn read<T: FromRedisValue>(reply: Value) -> Result<T, StoreError> {
     if let Value::ServerError(error) = reply {
-        let text = error.details().unwrap_or_default().trim_end_matches('.');
-        return Err(StoreError::Refusal { code: escape(error.code()), text: escape(text) });
+        // Its first sentence: others tell how to set up a store, or name a script.
+        let text = error.details().unwrap_or_default().split(". ").next().unwrap_or_default();
+        let text: String = text.trim_end_matches('.').chars().take(LONGEST_REASON).collect();
+        return Err(StoreError::Refusal { code: escape(error.code()), text: escape(&text) });
     }
     from_redis_value(reply).map_err(|why| StoreError::Nonsense(escape(&why.to_string())))
 }

@@ -72,6 +72,22 @@ fn news_from_before_what_is_kept_are_in_that() {
 }
 
 #[test]
+fn of_what_a_store_refuses_with_the_first_sentence_is_told() {
+    let long = "x".repeat(1000);
+    for (said, told) in [
+        ("-NEW too long. Do this. And that.", "it says: NEW too long"),
+        ("-OOM used > 'max'. script: 1a, on 2.", "it says: OOM used > 'max': give the store"),
+        (&format!("-NEW {long}"), &format!("it says: NEW {}", &long[..200])),
+    ] {
+        let mut talk = live();
+        talk.order(Wall::ZERO, take(1));
+        let reply = Parser::new().parse_value(format!("{said}\r\n").as_bytes()).unwrap();
+        let why = talk.reply(reply).unwrap_err().to_string();
+        assert!(why.starts_with(told) && why.len() < 300, "{why}");
+    }
+}
+
+#[test]
 fn what_answers_nothing_ends_the_talk() {
     let mut talk = live();
     assert!(talk.reply(Value::Okay).is_err());

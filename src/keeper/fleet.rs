@@ -331,7 +331,10 @@ impl Keeper {
         {
             return fleet.follow(config);
         }
-        self.fleet = None;
+        if let Some(Fleet { link: Link { courier, ending, .. }, .. }) = self.fleet.take() {
+            self.couriers_left.extend(courier.into_iter().chain(ending));
+            self.couriers_left.iter_mut().for_each(ChildProcess::kill);
+        }
         let (Some(wanted), Some(identity)) = (wanted, self.watchers.identity()) else { return };
         let mut run = Run::default();
         if let Err(why) = getrandom::fill(&mut run) {

@@ -146,6 +146,7 @@ impl Keeper {
         Ok(Self {
             since: now.wall,
             fleet: None,
+            couriers_left: Vec::new(),
             control,
             metrics_socket: None,
             explains: false,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::child::ChildProcess;
 use super::cli::KnockdCli;
 use super::control::{ConnectionId, Control};
 use super::daemon::{Launcher, PidFile};
@@ -31,6 +32,8 @@ pub(super) struct Keeper {
     pub(super) doors: Doors,
     /// The fleet that this gateway is of, if any.
     pub(super) fleet: Option<Fleet>,
+    /// The couriers of fleets that it has left, which may not have ended yet.
+    pub(super) couriers_left: Vec<ChildProcess>,
     pub(super) control: Control,
     /// Who reads figures, and where they may.
     pub(super) metrics_socket: Option<(MetricsSocket, Control)>,

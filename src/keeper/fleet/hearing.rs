@@ -11,6 +11,7 @@ use crate::config::Name;
 use crate::fleet::{Beat, Closings, Entry, News, may_open};
 use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::courier::FromCourier;
+use crate::keeper::child::ChildProcess;
 use crate::keeper::claim::Claim;
 use crate::keeper::state::Keeper;
 use crate::ledger::{Durability, Proof};
@@ -214,6 +215,7 @@ impl Keeper {
     /// Follows the fleet: decides what waited for the store, does what others have told, and tells
     /// them what has happened here.
     pub(in crate::keeper) fn follow_fleet(&mut self, now: Now) {
+        self.couriers_left.retain_mut(ChildProcess::is_alive);
         let Some(fleet) = &mut self.fleet else {
             // Nobody is to be told.
             let _untold = self.doors.take_news();

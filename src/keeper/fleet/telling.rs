@@ -221,8 +221,10 @@ impl Keeper {
         let Some(fleet) = &mut self.fleet else { return self.done(id, done) };
         let counter = fleet.tell(now, news, true);
         if !fleet.link.is_live {
-            let later = "the other gateways are told when the fleet's store is back";
-            return self.done(id, done.map(|said| format!("{said}; {later}")));
+            let later = |said| {
+                format!("{said}; the other gateways are told when the fleet's store is back")
+            };
+            return self.done(id, done.map(later).map_err(later));
         }
         let missing: BTreeSet<Name> = fleet.hearing.beats.keys().cloned().collect();
         if missing.is_empty() {

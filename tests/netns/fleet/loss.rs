@@ -237,6 +237,10 @@ fn what_was_closed_while_the_store_was_lost_closes_at_all_when_it_is_back() {
     let said = fleet.gateways[0].says(&["close", "ssh", ELSEWHERE]);
     assert!(said.contains("when the fleet's store is back"), "{said}");
     assert!(!fleet.gateways[0].has("ssh", ELSEWHERE) && fleet.gateways[2].has("ssh", ELSEWHERE));
+    // It is not open here any more, and may be elsewhere.
+    let refused = fleet.gateways[0].knockctl(&["close", "ssh", ELSEWHERE]);
+    let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.contains("when the fleet's store is back"), "{refused}");
     fleet.store.start_again();
     fleet.all_close("ssh", ELSEWHERE);
     fleet.joined();
