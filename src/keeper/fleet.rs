@@ -193,6 +193,9 @@ impl Fleet {
 
     /// The store is not to be had any more. Another courier starts after this time, or a while.
     fn lose(&mut self, now: Now, pause: Option<Duration>) {
+        if self.state() == FleetState::Joined {
+            self.since = now.wall;
+        }
         if let Some(mut courier) = self.link.courier.take() {
             courier.kill();
             self.link.ending = Some(courier);
@@ -201,22 +204,26 @@ impl Fleet {
             (None, None, None, None);
         self.link.restart = Some(now.monotonic + pause.unwrap_or(self.link.pause.max(FIRST_PAUSE)));
         self.link.pause = (self.link.pause.max(FIRST_PAUSE) * 2).min(LONGEST_PAUSE);
-        if std::mem::take(&mut self.link.is_live) {
-            self.since = now.wall;
-        }
-        self.link.is_late = false;
+        (self.link.is_live, self.link.is_late) = (false, false);
         self.log(now);
     }
 
     /// The store answers, and all that it has kept has been told.
     fn is_back(&mut self, now: Now) {
         (self.link.is_live, self.link.is_late) = (true, false);
-        (self.since, self.link.why, self.telling.next_beat) = (now.wall, None, now.monotonic);
-        self.log(now);
+        self.telling.next_beat = now.monotonic;
+    }
+
+    /// The store has answered a beat: it takes what it is told, too.
+    fn has_answered(&mut self, now: Now, sent: Monotonic) {
+        if self.hearing.lag.replace(now.monotonic.since(sent)).is_none() {
+            (self.since, self.link.why) = (now.wall, None);
+            self.log(now);
+        }
     }
 
     fn state(&self) -> FleetState {
-        let is_joined = self.link.is_live && !self.link.is_late;
+        let is_joined = self.link.is_live && !self.link.is_late && self.hearing.lag.is_some();
         if is_joined { FleetState::Joined } else { state(self.settings.when_lost) }
     }
 

@@ -86,7 +86,7 @@ impl Fleet {
                 self.link.pause = Duration::ZERO;
                 self.hearing.in_store = Some((kept, stamps));
                 let sent = self.telling.beat_sent.take();
-                self.hearing.lag = sent.map(|sent| now.monotonic.since(sent));
+                sent.into_iter().for_each(|sent| self.has_answered(now, sent));
                 if self.agrees(now, clock)
                     && sent.is_some()
                     && self.hearing.is_listed.replace(false) == Some(false)

@@ -75,6 +75,11 @@ impl Gateway {
         let mut gateway = Self::new(when_lost);
         let clock = gateway.now.wall;
         gateway.says(&[FromCourier::Joined { clock }, FromCourier::Live]);
+        // It can be read; whether it takes anything is not known yet.
+        assert_eq!(gateway.fleet.state(), state(when_lost));
+        gateway.fleet.beat(gateway.now, 0);
+        assert_eq!(gateway.told().len(), 1);
+        gateway.says(&[FromCourier::Store { clock, kept: 0, stamps: 0 }]);
         assert_eq!(gateway.fleet.state(), FleetState::Joined);
         gateway
     }
