@@ -37,9 +37,12 @@ pub(super) struct HeardBeat {
 /// What the others have told.
 #[derive(Default)]
 pub(super) struct Hearing {
-    /// What the store has kept, while a courier tells that.
-    pub(super) kept: Option<Vec<Entry>>,
+    /// What the store has kept, while a courier tells that; each once, in the order of counters.
+    pub(super) kept: Option<BTreeMap<(u64, Name), Entry>>,
     pub(super) backlog: VecDeque<Entry>,
+    /// The counter of the latest entry of each gateway that has come. Whoever repeats entries fills
+    /// neither the backlog with them, nor the place of other closings.
+    come: BTreeMap<Name, u64>,
     /// The counter of the latest entry of each gateway that has taken effect.
     pub(super) heard: BTreeMap<Name, u64>,
     closings: Closings,
@@ -60,13 +63,13 @@ impl Fleet {
             FromCourier::Joined { clock } => {
                 if self.agrees(now, clock) {
                     self.begin_anew(now);
-                    self.hearing.kept = Some(Vec::new());
+                    self.hearing.kept = Some(BTreeMap::new());
                 }
             }
             FromCourier::Entry { sealed } => {
                 let Some(entry) = self.open(now, &sealed) else { return };
                 match &mut self.hearing.kept {
-                    Some(kept) => kept.push(entry),
+                    Some(kept) => _ = kept.insert((entry.counter, entry.gateway.clone()), entry),
                     None => self.come(now, entry),
                 }
             }
@@ -135,8 +138,12 @@ impl Fleet {
     /// An entry has come. What this gateway has told itself is known.
     fn come(&mut self, now: Now, entry: Entry) {
         if entry.gateway != self.settings.name {
-            self.hearing.closings.note(&entry);
-            self.hearing.backlog.push_back(entry);
+            let latest = self.hearing.come.entry(entry.gateway.clone()).or_default();
+            if *latest < entry.counter {
+                *latest = entry.counter;
+                self.hearing.closings.note(&entry);
+                self.hearing.backlog.push_back(entry);
+            }
         } else if entry.run != self.sealer.run {
             self.is_anothers(now, entry.counter);
         }
@@ -163,10 +170,9 @@ impl Fleet {
 
     /// All that was kept has come: closings first, so that nothing opens that has been closed.
     fn has_told_all(&mut self, now: Now) {
-        let Some(mut kept) = self.hearing.kept.take() else { return };
-        kept.sort_unstable_by_key(|entry| entry.counter);
+        let Some(kept) = self.hearing.kept.take() else { return };
         let mut open = BTreeMap::new();
-        for entry in kept {
+        for entry in kept.into_values() {
             if let News::Open { key, until, .. } = &entry.news {
                 open.insert(key.clone(), *until);
             }

@@ -344,3 +344,21 @@ fn a_store_is_told_anew_once_for_each_beat_that_it_has_forgotten() {
     is_told(true);
     assert_eq!([false, true, false, false, true].map(is_told), [false, true, false, false, true]);
 }
+
+#[test]
+fn whoever_repeats_an_entry_fills_no_memory_and_makes_no_closing_forgotten() {
+    let mut gateway = Gateway::new(WhenLost::Alone);
+    let clock = gateway.now.wall;
+    let repeated = |sealed: &[u8]| vec![FromCourier::Entry { sealed: sealed.to_vec() }; 3];
+    let (_, closing) = sealed("gw2", clock, News::CloseAll { cut: false });
+    gateway.says(&[FromCourier::Joined { clock }]);
+    gateway.says(&repeated(&closing));
+    assert_eq!(gateway.fleet.hearing.kept.as_ref().unwrap().len(), 1);
+    gateway.says(&[FromCourier::Live]);
+    gateway.says(&repeated(&closing));
+    assert_eq!(gateway.fleet.hearing.backlog.len(), 1);
+    // What is new comes on.
+    let (_, later) = sealed("gw2", clock + MILLI, News::CloseAll { cut: true });
+    gateway.says(&repeated(&later));
+    assert_eq!(gateway.fleet.hearing.backlog.len(), 2);
+}
