@@ -3,38 +3,27 @@
 mod seal;
 
 use std::fs;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, ToSocketAddrs};
+use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use data_encoding::BASE64;
-use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{Error, Target, args, say, sequence};
-use crate::config::{Door, Family, Name};
+use crate::config::{Door, Name};
 use crate::proto::Protocol;
 use crate::proto::totp::TotpMode;
 use crate::sys::files;
-use seal::Sealed;
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
+const TEXTS: &str = include_str!("page/texts.json");
 
-/// After so long no connection comes any more that a browser makes for one visit: it makes the last
-/// after 250 ms.
-const PAUSE: Duration = Duration::from_millis(400);
-/// So long a page waits for an answer; after a second the same connection would be tried again.
-const LIMIT: Duration = Duration::from_millis(700);
-/// A shorter passphrase can be found by trying.
-const SHORTEST: usize = 12;
-/// The schemes of links to a service: nothing that runs or shows what stands in the link.
-const SCHEMES: [&str; 6] = ["http", "https", "rdp", "sftp", "ssh", "vnc"];
-
-/// The ports that browsers connect to for no page: the Fetch standard, "port blocking".
+/// The ports to which browsers connect for no page: "port blocking" in the Fetch standard.
 #[rustfmt::skip]
 const REFUSED: [u16; 82] = [
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102,
@@ -43,62 +32,31 @@ const REFUSED: [u16; 82] = [
     995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668,
     6669, 6679, 6697, 10080,
 ];
+/// What links may lead to: nothing that runs what stands in the link.
+const SCHEMES: [&str; 6] = ["http://", "https://", "rdp://", "sftp://", "ssh://", "vnc://"];
+/// A shorter passphrase, of so many characters, is found by trying.
+const SHORTEST: usize = 12;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PageArgs {
     /// The door at which it knocks
     #[arg(long, value_name = "NAME")]
     door: Name,
-    /// Have it work out this client's codes, from the secret encrypted under a passphrase
+    /// Have it work out this client's codes, with the secret encrypted under a passphrase
     #[arg(long, value_name = "NAME")]
     client: Option<Name>,
     /// Write it to this file, which is replaced; - is standard output
-    #[arg(short, long)]
+    #[arg(long)]
     out: PathBuf,
     /// Where it knocks: the name or address of this host, for the browser
     #[arg(long, value_parser = args::host)]
     host: Option<String>,
-    /// Knock over IPv4, where the name has addresses of both families; so it is unless told
-    #[arg(short = '4', long, conflicts_with = "ipv6")]
-    ipv4: bool,
-    /// Knock over IPv6
+    /// Knock over IPv6, where the name has addresses of both families
     #[arg(short = '6', long)]
     ipv6: bool,
     /// Lead there after a knock, instead of to what the door opens
     #[arg(long, value_name = "URL", value_parser = link)]
     link: Option<String>,
-}
-
-/// What a page says and needs to know of its door. Its secret is sealed together with it.
-#[derive(Debug, Serialize)]
-struct PageDoor<'a> {
-    name: &'a Name,
-    client: Option<&'a Name>,
-    /// As people call it.
-    host: &'a str,
-    #[serde(flatten)]
-    to: Destination,
-    base: u16,
-    digits: usize,
-    /// Seconds.
-    step: u32,
-    /// Ports among those of its codes that browsers refuse.
-    refused: Vec<u16>,
-    /// Milliseconds.
-    pause: u128,
-    limit: u128,
-    link: Option<String>,
-}
-
-/// Where a page knocks, as this host sees it.
-#[derive(Debug, PartialEq, Serialize)]
-struct Destination {
-    /// The host's part of a URL.
-    at: String,
-    /// The version of IP, as far as that is known.
-    family: Option<u8>,
-    /// Whether browsers may ask before they go there.
-    local: bool,
 }
 
 pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
@@ -108,182 +66,154 @@ pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
     let scheme = door.recognition.totp;
     let Some((scheme, TotpMode::Code { base, digits })) = scheme.map(|it| (it, it.mode())) else {
         return Err(Error::Unfit(format!(
-            "a browser can knock nothing but codes, and '{name}' takes none\n    \
+            "a browser can knock codes only, and '{name}' takes none\n    \
              add this to the door: totp: {{mode: code, base: 7000}}"
         )));
     };
     let client = args.client.as_ref();
     let client = client.map(|client| sequence::find(&config, name, Some(client))).transpose()?;
-    let secret = client.and_then(|(_, client)| client?.totp.as_ref());
+    let totp = client.and_then(|(_, client)| client?.totp.as_ref());
     let own = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     if args.host.is_none() {
         say(&format!("the page knocks at '{own}'; --host names another address"));
     }
     let host = args.host.as_ref().unwrap_or(&own);
-    let page = PageDoor {
-        name,
-        client: args.client.as_ref(),
-        host,
-        to: destination(host, args, door)?,
-        base,
-        digits: digits.count(),
-        step: scheme.step(),
-        refused: refused(base),
-        pause: PAUSE.as_millis(),
-        limit: LIMIT.as_millis(),
-        link: args.link.clone().or_else(|| service(door, host)),
+    let over_v6 = args.ipv6 || door.recognition.target.is_some_and(|target| target.is_ipv6());
+    let (at, address) = destination(host, over_v6)?;
+    let described = script_text(&json!({
+        "name": name, "client": args.client, "host": host, "at": at,
+        "family": address.map(|address| if address.is_ipv4() { 4 } else { 6 }),
+        "base": base, "digits": digits.count(), "step": scheme.step(), "refused": refused(base),
+        "link": args.link.clone().or_else(|| service(door, host)),
+    }));
+    let sealed = match totp {
+        Some(totp) => seal::seal(&totp.secret, &passphrase()?, &described)?,
+        None => Value::Null,
     };
-    warn(&page, door.recognition.seq_timeout);
-    let described = json(&page);
-    let sealed = secret.map(|totp| Sealed::new(&totp.secret, &*passphrase()?, &described));
-    let text = html(&described, &json(&sealed.transpose()?), &page.to);
-    write(&args.out, &text, if secret.is_some() { 0o600 } else { 0o644 })
+    let text = html(&described, &script_text(&sealed), &at);
+    write(&args.out, &text, if totp.is_some() { 0o600 } else { 0o644 })
 }
 
-/// Where a page knocks for this host. It names an address where the name has both families: a
-/// browser would try both, and a code opens for one.
+/// The host's part of a URL at which a page knocks, and the address, where that is known. It is an
+/// address where the name has both families: a browser would try both, and a code opens for one.
 ///
 /// # Errors
-/// When the host has no address of the family that is asked for, or cannot stand in a page.
-fn destination(host: &str, args: &PageArgs, door: &Door) -> Result<Destination, Error> {
-    let literal = host.parse::<IpAddr>().is_ok();
-    if !literal && !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-    {
+/// When it has no IPv6 address and is to have one, or cannot stand in a page.
+fn destination(host: &str, over_v6: bool) -> Result<(String, Option<IpAddr>), Error> {
+    let is_literal = host.parse::<IpAddr>().is_ok();
+    if !is_literal && !host.bytes().all(|it| it.is_ascii_alphanumeric() || b"-._".contains(&it)) {
         return Err(Error::Unfit(format!(
-            "'{host}' is no host that a page can name: write an address, or a name of letters, \
-             digits, dots and hyphens"
+            "a page cannot knock at '{host}': write an address, or a name of letters, digits, dots \
+             and hyphens"
         )));
     }
-    let wanted = match (args.ipv4, args.ipv6) {
-        (false, false) => None,
-        (_, ipv6) => Some(if ipv6 { Family::V6 } else { Family::V4 }),
-    };
-    // What leads a host to itself leads nobody else there.
-    let leads = |address: &IpAddr| literal || host == "localhost" || !address.is_loopback();
     let found = (host, 0).to_socket_addrs().into_iter().flatten().map(|it| it.ip());
-    let found: Vec<IpAddr> = found.filter(leads).collect();
-    let first = |family| found.iter().copied().find(|it| Family::of(*it) == family);
-    let preferred = wanted.or(door.recognition.target.map(Family::of)).unwrap_or(Family::V4);
-    let any = found.first().copied().filter(|_| wanted.is_none());
-    let Some(address) = first(preferred).or(any) else {
-        if wanted.is_some() {
-            let why = format!("no such address of '{host}' is known here: name one with --host");
-            return Err(Error::Unfit(why));
-        }
-        say(&format!("where '{host}' is cannot be looked up here: a browser will"));
-        return Ok(Destination { at: host.to_owned(), family: None, local: false });
-    };
-    let has_both = found.iter().any(|it| it.is_ipv4() != address.is_ipv4());
-    if has_both {
-        say(&format!(
-            "'{host}' has addresses of both families: the page knocks at {address} only, and has \
-             to be made anew when that changes"
-        ));
-    }
-    let at = if has_both { in_url(&address.to_string()) } else { in_url(host) };
-    let family = Some(if address.is_ipv4() { 4 } else { 6 });
-    Ok(Destination { at, family, local: is_local(address) })
+    // By its own name a host is led to itself, and nobody else is.
+    choose(host, &found.filter(|it| is_literal || !it.is_loopback()).collect::<Vec<_>>(), over_v6)
 }
 
-/// Whether it is in a network that browsers ask about before a page reaches it.
-fn is_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(it) => it.is_private() || it.is_loopback() || it.is_link_local(),
-        IpAddr::V6(it) => it.is_unique_local() || it.is_loopback() || it.is_unicast_link_local(),
+fn choose(host: &str, found: &[IpAddr], over_v6: bool) -> Result<(String, Option<IpAddr>), Error> {
+    let wanted = found.iter().find(|it| it.is_ipv6() == over_v6);
+    if over_v6 && wanted.is_none() {
+        let none = format!("no IPv6 address of '{host}' is known here\n    name one with --host");
+        return Err(Error::Unfit(none));
     }
+    let address = wanted.or(found.first()).copied();
+    let is_other = |it: &IpAddr| address.is_some_and(|address| it.is_ipv4() != address.is_ipv4());
+    let Some(address) = address.filter(|_| found.iter().any(is_other)) else {
+        if address.is_none() {
+            say(&format!("no address of '{host}' is known here: the browser has to find one"));
+        }
+        return Ok((in_url(host), address));
+    };
+    say(&format!(
+        "'{host}' has addresses of both families: the page knocks at {address} only, and has to be \
+         made anew when that changes"
+    ));
+    Ok((in_url(&address.to_string()), Some(address)))
 }
 
 fn in_url(host: &str) -> String {
-    if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// A link to the first service that a door opens, of those that links lead to.
 fn service(door: &Door, host: &str) -> Option<String> {
     let ports = door.opening.ports.iter().map(|ports| ports.first());
-    let ports = ports.chain(door.opening.forwards.iter().map(|forward| forward.on));
-    let scheme =
-        ports.filter(|knock| knock.protocol == Protocol::Tcp).find_map(|knock| {
-            match knock.port.get() {
-                22 => Some("ssh"),
-                80 => Some("http"),
-                443 => Some("https"),
-                _ => None,
-            }
-        });
-    scheme.map(|scheme| format!("{scheme}://{}/", in_url(host)))
+    let mut ports = ports.chain(door.opening.forwards.iter().map(|forward| forward.on));
+    let scheme = ports.find_map(|knock| match (knock.protocol, knock.port.get()) {
+        (Protocol::Tcp, 22) => Some("ssh"),
+        (Protocol::Tcp, 80) => Some("http"),
+        (Protocol::Tcp, 443) => Some("https"),
+        _ => None,
+    })?;
+    Some(format!("{scheme}://{}/", in_url(host)))
 }
 
 /// A link that a page may have.
 fn link(text: &str) -> Result<String, String> {
-    let scheme = text.split_once("://").filter(|(_, rest)| !rest.is_empty()).map(|it| it.0);
-    let is_known = scheme.is_some_and(|scheme| SCHEMES.contains(&scheme));
-    if !is_known || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(format!("write a URL such as https://gw.example.com/; {}", SCHEMES.join(", ")));
+    let is_known = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
+    if is_known && !text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Ok(text.to_owned());
     }
-    Ok(text.to_owned())
+    Err(format!("write a URL that begins with one of: {}", SCHEMES.join(", ")))
 }
 
-/// Says what of this door a browser cannot do, or only in time.
-fn warn(page: &PageDoor<'_>, seq_timeout: Duration) {
-    let longest = LIMIT * u32::try_from(page.digits / 2).unwrap_or(u32::MAX);
-    if seq_timeout < longest {
+/// The ports of codes that browsers refuse; says so where there are any.
+fn refused(base: u16) -> Vec<u16> {
+    let codes = base..=base.saturating_add(99);
+    let refused: Vec<u16> = REFUSED.into_iter().filter(|port| codes.contains(port)).collect();
+    if !refused.is_empty() {
         say(&format!(
-            "warning: a browser may take {} s for a code, and the door's seq_timeout is shorter",
-            longest.as_secs_f32()
+            "warning: browsers connect to none of the ports {refused:?}: a code that has one cannot \
+             be knocked with them, as the page says then\n    another base for the door avoids it"
         ));
     }
-    if !page.refused.is_empty() {
-        let ports: Vec<_> = page.refused.iter().map(u16::to_string).collect();
-        say(&format!(
-            "warning: browsers do not connect to {}: a code with such a port cannot be knocked, and \
-             the page says so\n    a base that has none of them helps: see knockctl(8)",
-            ports.join(", ")
-        ));
-    }
+    refused
 }
 
 /// The passphrase for a page, asked for twice at a terminal.
 fn passphrase() -> Result<Zeroizing<String>, Error> {
-    let unread = |error| Error::Unfit(format!("cannot read the passphrase: {error}"));
-    let ask = |prompt| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(unread);
-    let passphrase = if io::stdin().is_terminal() {
-        let passphrase = ask("Passphrase for the page: ")?;
-        if ask("Once more: ")? != passphrase {
-            return Err(Error::Unfit("the two are not the same: try again".to_owned()));
-        }
-        passphrase
-    } else {
-        let mut line = Zeroizing::new(String::with_capacity(1024));
-        io::stdin().lock().take(1024).read_line(&mut line).map_err(unread)?;
-        Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned())
+    let is_typed = io::stdin().is_terminal();
+    let ask = |prompt| match is_typed {
+        true => rpassword::prompt_password(prompt),
+        false => io::read_to_string(io::stdin()),
     };
+    let unread = |error| Error::Unfit(format!("cannot read the passphrase: {error}"));
+    let mut passphrase = ask("Passphrase for the page: ").map(Zeroizing::new).map_err(unread)?;
+    if is_typed && passphrase != ask("Once more: ").map(Zeroizing::new).map_err(unread)? {
+        return Err(Error::unfit("the two are not the same: try again"));
+    }
+    let length = passphrase.lines().next().map_or(0, str::len);
+    passphrase.truncate(length);
     if passphrase.chars().count() < SHORTEST {
         return Err(Error::Unfit(format!(
-            "a passphrase of less than {SHORTEST} characters is too short: whoever gets the page \
-             can try as many as they like\n    take some words that have nothing to do with each other"
+            "a passphrase of less than {SHORTEST} characters can be found by whoever gets the page: \
+             nothing limits how often they try\n    take some words that do not belong together"
         )));
     }
     Ok(passphrase)
 }
 
 /// What a script element holds: nothing in it ends the element.
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("names, numbers and texts").replace('<', "\\u003c")
+fn script_text(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c")
 }
 
-/// The page, whole. The data comes last: nothing is looked for in it.
-fn html(described: &str, sealed: &str, to: &Destination) -> String {
+/// The page, whole. What is not ours comes last: nothing is looked for in it.
+fn html(described: &str, sealed: &str, at: &str) -> String {
     let hash = |text: &str| format!("'sha256-{}'", BASE64.encode(&Sha256::digest(text)));
+    // No source can name an IPv6 address. One of http goes for https as well.
+    let door = if at.contains(':') { "http:".to_owned() } else { format!("http://{at}:*") };
+    let (style, script) = (hash(STYLE), hash(SCRIPT));
     let policy = format!(
-        "default-src 'none'; connect-src http://{at}:* https://{at}:*; style-src {}; script-src {}; \
-         base-uri 'none'; form-action 'none'",
-        hash(STYLE),
-        hash(SCRIPT),
-        at = to.at
+        "default-src 'none'; connect-src {door}; style-src {style}; script-src {script}; \
+         base-uri 'none'; form-action 'none'"
     );
     HTML.replace("<!--policy-->", &policy)
         .replace("<!--style-->", STYLE)
         .replace("<!--script-->", SCRIPT)
+        .replace("<!--texts-->", TEXTS)
         .replace("<!--sealed-->", sealed)
         .replace("<!--door-->", described)
 }
@@ -292,16 +222,91 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
     if path == Path::new("-") {
         return Ok(io::stdout().write_all(text.as_bytes())?);
     }
-    let cannot = |why: String| Error::Unfit(format!("cannot write {}: {why}", path.display()));
-    // What is replaced there would be more than a page.
-    if fs::symlink_metadata(path).is_ok_and(|it| !it.is_file()) {
-        return Err(cannot("it is no plain file\n    --out - prints the page".to_owned()));
-    }
-    let written = files::replace_with_mode(path, text.as_bytes(), mode);
-    written.map_err(|error| cannot(error.to_string()))
+    let written = match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => Err(io::Error::other("it is no plain file")),
+        _ => files::replace_with_mode(path, text.as_bytes(), mode),
+    };
+    written.map_err(|error| Error::Unfit(format!("cannot write {}: {error}", path.display())))
 }
 
-/// The ports of a code that browsers refuse to connect to: the Fetch standard's, 2.9.
-fn refused(base: u16) -> Vec<u16> {
-    REFUSED.into_iter().filter(|port| (base..=base.saturating_add(99)).contains(port)).collect()
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const V4: &str = "192.0.2.1";
+    const V6: &str = "2001:db8::1";
+
+    fn chosen(host: &str, found: &[&str], over_v6: bool) -> Option<(String, Option<String>)> {
+        let found: Vec<IpAddr> = found.iter().map(|it| it.parse().unwrap()).collect();
+        let (at, address) = choose(host, &found, over_v6).ok()?;
+        Some((at, address.map(|address| address.to_string())))
+    }
+
+    #[test]
+    fn a_name_stands_in_the_page_unless_it_has_addresses_of_both_families() {
+        for (found, over_v6, at, address) in [
+            (&[V4][..], false, "gw", Some(V4)),
+            (&[V6], false, "gw", Some(V6)),
+            (&[V6], true, "gw", Some(V6)),
+            (&[], false, "gw", None),
+            (&[V6, V4], false, V4, Some(V4)),
+            (&[V4, V6], true, "[2001:db8::1]", Some(V6)),
+        ] {
+            let expected = (at.to_owned(), address.map(str::to_owned));
+            assert_eq!(chosen("gw", found, over_v6), Some(expected), "{found:?} {over_v6}");
+        }
+        assert_eq!(chosen("gw", &[V4], true), None);
+        assert_eq!(chosen("gw", &[], true), None);
+    }
+
+    #[test]
+    fn an_address_is_told_in_the_form_of_a_url() {
+        let of = |host| destination(host, false).unwrap().0;
+        assert_eq!((of(V4), of(V6), of("::1")), (V4.into(), format!("[{V6}]"), "[::1]".into()));
+    }
+
+    #[test]
+    fn what_could_end_a_policy_is_no_host() {
+        for host in ["a;b", "a b", "'self'", "*", "a,b", "fe80::1%eth0", "[::1]", "gw\u{e4}"] {
+            let error = destination(host, false).unwrap_err().to_string();
+            assert!(error.contains("cannot knock at"), "{host}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_source_names_an_ipv6_address() {
+        assert!(html("", "", "gw").contains("connect-src http://gw:*; "));
+        assert!(html("", "", "[::1]").contains("connect-src http:; "));
+    }
+
+    #[test]
+    fn the_refused_ports_among_a_hundred_are_found() {
+        assert_eq!(refused(7000), [0; 0]);
+        assert_eq!(refused(5000), [5060, 5061]);
+        assert_eq!(refused(4946), [0; 0]);
+        assert_eq!(refused(10080), [10080]);
+        assert_eq!(refused(9981), [10080]);
+        assert!(REFUSED.is_sorted());
+    }
+
+    proptest! {
+        #[test]
+        fn a_link_leads_to_a_service_and_runs_nothing(text in "(java|https?:|ssh:)?(//)?.{0,20}") {
+            if let Ok(link) = link(&text) {
+                let (scheme, _) = link.split_once("://").unwrap();
+                prop_assert!(["http", "https", "rdp", "sftp", "ssh", "vnc"].contains(&scheme));
+                prop_assert!(!link.contains([' ', '\n', '\t']));
+            }
+        }
+
+        #[test]
+        fn nothing_that_is_put_in_ends_its_element(text in "(<|/|script|>|!|-){0,12}") {
+            let written = script_text(&json!({ "link": text }));
+            prop_assert!(!written.contains('<'));
+            let read: Value = serde_json::from_str(&written).unwrap();
+            prop_assert_eq!(read["link"].as_str(), Some(&*text));
+        }
+    }
 }
