@@ -21,6 +21,7 @@ mod metrics;
 pub mod observe;
 mod one_time;
 mod output;
+mod page;
 mod qr;
 mod sequence;
 mod server_key;
@@ -180,6 +181,15 @@ enum KnockctlCommand {
     #[command(after_help = "Example: knockctl sequence ssh phone")]
     Sequence(sequence::SequenceArgs),
 
+    /// Make a page with which a browser knocks at a door that takes codes
+    ///
+    /// It asks for a code; with --client it works the code out itself, once it is told the
+    /// passphrase under which the client's secret stands in it.
+    #[command(
+        after_help = "Example: knockctl page --door ssh --out knock.html --host gw.example.com"
+    )]
+    Page(page::PageArgs),
+
     /// Make sequences of which each opens a door once, for its 'one_time_sequences'
     #[command(after_help = "Example: knockctl one-time --lines 50 /etc/knock.d/keys/ssh.sequences")]
     OneTime(one_time::OneTimeArgs),
@@ -235,6 +245,7 @@ fn run(target: &Target, task: KnockctlCommand) -> Result<(), Error> {
         KnockctlCommand::FleetKey(args) => fleet::make_key(target, args),
         KnockctlCommand::ServerKey => server_key::run(target),
         KnockctlCommand::Sequence(args) => sequence::run(target, &args),
+        KnockctlCommand::Page(args) => page::run(target, &args),
         KnockctlCommand::OneTime(args) => one_time::run(args),
         KnockctlCommand::Completions(args) => completions::run(target, &args),
     }

@@ -30,7 +30,7 @@ pub(super) struct SequenceArgs {
 
 pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
     let config = target.load()?.config;
-    let (door, client) = find(&config, args)?;
+    let (door, client) = find(&config, &args.door, args.client.as_ref())?;
     let at = args.at.unwrap_or_else(|| clock::now().wall);
     if let Some(client) = client
         && client.expires.is_some_and(|expires| expires <= at)
@@ -43,13 +43,12 @@ pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
 }
 
 /// The door, and the client where its knocks depend on one.
-fn find<'a>(
+pub(super) fn find<'a>(
     config: &'a Config,
-    args: &SequenceArgs,
+    name: &Name,
+    named: Option<&Name>,
 ) -> Result<(&'a Door, Option<&'a Client>), Error> {
-    let name = &args.door;
     let door = config.door(name).ok_or_else(|| Error::no_door(config, name))?;
-    let named = args.client.as_ref();
     let client = named
         .map(|wanted| config.client(wanted).ok_or_else(|| Error::no_client(config, wanted)))
         .transpose()?;
@@ -228,13 +227,12 @@ mod tests {
         }
     }
 
-    fn args(client: Option<&str>) -> SequenceArgs {
-        SequenceArgs {
-            door: "ssh".parse().unwrap(),
-            client: client.map(|name| name.parse().unwrap()),
-            at: None,
-            json: false,
-        }
+    fn find_ssh<'a>(
+        config: &'a Config,
+        client: Option<&str>,
+    ) -> Result<(&'a Door, Option<&'a Client>), Error> {
+        let client = client.map(|name| name.parse().unwrap());
+        find(config, &"ssh".parse().unwrap(), client.as_ref())
     }
 
     fn printed(valid: &[OpeningSequence], at: Wall) -> String {
@@ -285,7 +283,7 @@ mod tests {
         };
         let fixed = config(door(None));
         for name in [None, Some("phone")] {
-            let (door, client) = find(&fixed, &args(name)).unwrap();
+            let (door, client) = find_ssh(&fixed, name).unwrap();
             let valid = valid(door, client, at(0));
             assert_eq!(
                 printed(&valid, at(0)).lines().nth(1),
@@ -293,9 +291,9 @@ mod tests {
             );
         }
         let rotating = config(door(ports()));
-        let error = find(&rotating, &args(None)).unwrap_err().to_string();
+        let error = find_ssh(&rotating, None).unwrap_err().to_string();
         assert!(error.contains("different for each client") && error.contains("phone"), "{error}");
-        assert!(find(&rotating, &args(Some("phone"))).unwrap().1.is_some());
+        assert!(find_ssh(&rotating, Some("phone")).unwrap().1.is_some());
     }
 
     #[test]
@@ -315,7 +313,7 @@ mod tests {
         ] {
             let settings = crate::config::Settings::default();
             let config = Config { settings, doors: vec![door], clients: vec![client] };
-            let error = find(&config, &args(name)).unwrap_err().to_string();
+            let error = find_ssh(&config, name).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
     }

@@ -27,6 +27,8 @@ mod knock_stay;
 mod knockctl;
 #[cfg(feature = "daemon")]
 mod output;
+#[cfg(feature = "daemon")]
+mod page;
 mod shipped_config;
 
 #[cfg(feature = "daemon")]
