@@ -41,9 +41,7 @@ pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};
 pub(crate) use read::classic_lines;
 #[cfg(feature = "daemon")]
 pub(crate) use read::parse_target;
-pub use read::{
-    PATH, cannot_be_read, classic, keys, list_directory, load, read_list, read_server_key,
-};
+pub use read::{PATH, cannot_be_read, classic, list_directory, load, read_list, read_server_key};
 pub(crate) use read::{read_widths, tree, yaml};
 pub use settings::{
     COMMAND_LIMIT, Directories, GuardMode, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges,

@@ -241,7 +241,8 @@ pub struct Diagnostic {
     severity: Severity,
     #[serde(flatten)]
     at: Place,
-    message: String,
+    /// What is wrong, without the place and the help.
+    pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
     /// Whether the line is left out, since it may hold a secret.
@@ -290,11 +291,6 @@ impl Diagnostic {
     pub(crate) fn severity_on_line_of(&self, place: &Place) -> Option<Severity> {
         let is_there = self.at.line == place.line && self.at.path() == place.path();
         is_there.then_some(self.severity)
-    }
-
-    /// What is wrong, without the place and the help.
-    pub fn message(&self) -> &str {
-        &self.message
     }
 }
 
