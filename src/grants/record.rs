@@ -76,8 +76,6 @@ FromStr:
 /// The state of a grant. Each is recorded before what it names begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GrantState {
-    /// Nothing has been done for it yet.
-    Recorded = "recorded",
     /// Its open commands may have run.
     Starting = "starting",
     Open = "open",

@@ -92,7 +92,6 @@ impl Grants {
             // recorded any more.
             (Some(_), GrantState::Closing) => self.close_again(record),
             (Some(held), _) => self.keep_held(now, boot, record, held.left),
-            (None, GrantState::Recorded) => Recovered::Forget(record.id),
             (None, GrantState::Open | GrantState::OpenedWithErrors) if !is_over => {
                 self.keep(record)
             }
@@ -284,13 +283,6 @@ mod tests {
     }
 
     #[test]
-    fn what_never_started_is_forgotten() {
-        let (grants, effect) = recover(record(GrantState::Recorded), &[]);
-        assert_eq!(effect, Recovered::Forget(GrantId(7)));
-        assert!(grants.is_empty());
-    }
-
-    #[test]
     fn what_was_starting_or_closing_is_closed_once_more() {
         for state in [GrantState::Starting, GrantState::Closing] {
             let (mut grants, effect) = recover(record(state), &[]);
@@ -348,8 +340,6 @@ mod tests {
             let other = GrantRecord { boot: boot('b'), ..record(state) };
             assert_eq!(recover(other, &[]).1, closes(), "{state}");
         }
-        let other = GrantRecord { boot: boot('b'), ..record(GrantState::Recorded) };
-        assert_eq!(recover(other, &[]).1, Recovered::Forget(GrantId(7)));
     }
 
     #[test]
@@ -380,7 +370,7 @@ mod tests {
 
     #[test]
     fn the_kernel_has_the_last_word_on_what_it_still_holds() {
-        for state in [GrantState::Recorded, GrantState::Starting, GrantState::Open] {
+        for state in [GrantState::Starting, GrantState::Open] {
             let (grants, effect) = recover(kernel(state), &[held(50)]);
             let Recovered::Adopt(record) = effect else { panic!("{effect:?}") };
             assert_eq!((record.id, record.state), (GrantId(7), GrantState::Open));
@@ -397,9 +387,8 @@ mod tests {
             assert!(matches!(effect, Recovered::Ended(GrantId(7), _)));
             assert!(grants.is_empty());
         }
-        for state in [GrantState::Recorded, GrantState::Starting] {
-            assert_eq!(recover(kernel(state), &[]).1, Recovered::Forget(GrantId(7)), "{state}");
-        }
+        let starting = kernel(GrantState::Starting);
+        assert_eq!(recover(starting, &[]).1, Recovered::Forget(GrantId(7)));
     }
 
     #[test]

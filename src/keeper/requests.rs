@@ -363,7 +363,7 @@ impl Keeper {
 
     fn grant_status(&self, now: Now, grant: &Grant) -> GrantStatus {
         let condition = match grant.state() {
-            GrantState::Recorded | GrantState::Starting => GrantCondition::Starting,
+            GrantState::Starting => GrantCondition::Starting,
             GrantState::Closing => GrantCondition::Closing,
             _ if self.doors.is_gone(grant.id) => GrantCondition::Gone,
             GrantState::Open => GrantCondition::Open,
