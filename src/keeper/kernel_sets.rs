@@ -264,11 +264,8 @@ impl KernelSets {
                 let keys = match sets.entry(set) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(unread) => {
-                        let entries = match netlink.dump(unread.key()) {
-                            Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
-                            entries => entries?,
-                        };
-                        unread.insert(entries.into_iter().map(|entry| entry.key).collect())
+                        let found = netlink.dump_if_there(unread.key())?;
+                        unread.insert(found.into_iter().flatten().map(|it| it.key).collect())
                     }
                 };
                 if !keys.contains(&key) {
