@@ -9,7 +9,7 @@ use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
 use crate::config::diagnostic::{Parsed, closest_match};
 use crate::config::{Client, ClientPlaces, Diagnostic, Name, Place, Problems};
 
-const CLIENT: KnownKeys =
+pub(super) const CLIENT: KnownKeys =
     KnownKeys { of: "a client", known: &["doors", "expires", "width", "totp", "spa", "fwknop"] };
 
 /// Reads one entry of `clients:`; `doors` are those that are written, good or not.

@@ -23,7 +23,7 @@ use crate::proto::{FlagTest, Knock, OpenPorts};
 /// The keys of all methods: a door has at least one of them.
 const METHODS: &str = "sequence one_time_sequences totp spa fwknop";
 
-const DOOR: KnownKeys = KnownKeys {
+pub(super) const DOOR: KnownKeys = KnownKeys {
     of: "a door",
     known: &[
         METHODS,
