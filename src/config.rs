@@ -33,7 +33,7 @@ pub use email::{Email, EmailError};
 pub use fleet::{FleetSettings, Store, StoreAddress, WhenLost};
 pub use loaded::{Loaded, Places};
 pub use lockout::Lockout;
-pub use mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet};
+pub use mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet, SetRef};
 pub use opening::{Forward, Hold, Opening};
 pub use permissions::Options;
 pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};

@@ -30,11 +30,12 @@ use message::{ChangedObject, batch, nft, replies};
 pub use message::{DELETE_ELEMENT, DELETE_TABLE, NEW_ELEMENT, NftChange};
 pub use monitor::{Monitor, NftEvent};
 pub use rule::{ChainHook, ChainKind, Hook, KeyPart, Load, NftRule, Noting};
-pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement, SetRef};
+pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement};
 pub(super) use sock_diag::SockDiag;
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
+pub use crate::config::SetRef;
 use crate::grants::TrackedConnection;
 use crate::proto::{Knock, OpenPorts};
 use crate::sys::host;

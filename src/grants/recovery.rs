@@ -179,6 +179,7 @@ mod tests {
 
     use super::*;
     use crate::config::Rendered;
+    use crate::config::{NftFamily, SetRef};
     use crate::grants::{Action, CommandPair, Decision, OpenResult, OpenedBy};
     use crate::proto::method::Method;
     use crate::time::Wall;
@@ -202,7 +203,7 @@ mod tests {
     }
 
     fn element() -> KernelElement {
-        KernelElement { table: "inet knockd".into(), set: "g_ssh_4".into(), source_port: None }
+        KernelElement::Guard
     }
 
     fn pair() -> CommandPair {
@@ -444,7 +445,8 @@ mod tests {
     #[test]
     fn a_place_has_one_grant_also_after_recovery() {
         let mut grants = Grants::default();
-        let other = KernelElement { set: "other".into(), ..element() };
+        let set = SetRef::new(NftFamily::Inet, "t", "other").unwrap();
+        let other = KernelElement::Set(set);
         let held = vec![held(50), KernelGrant { element: other, ..held(60) }];
         let effects = grants.recover(now(), boot('a'), Vec::new(), held);
         assert_eq!((effects.len(), grants.len()), (1, 1));

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Rendered;
+use crate::config::{NftFamily, SetRef};
 use crate::grants::{
     CommandPair, Extension, GrantBackend, GrantId, GrantKey, GrantState, KernelElement, OpenedBy,
     Origin,
@@ -501,13 +502,13 @@ mod the_file {
 
     #[test]
     fn of_another_version_is_refused_and_left_alone() {
-        for other in [1, 3, 5, 99] {
+        for other in [1, 4, 6, 99] {
             let dir = dir();
             drop(open(&dir));
             let path = dir.path().join(FILE);
             Connection::open(&path).unwrap().pragma_update(None, "user_version", other).unwrap();
             let error = Ledger::open(dir.path(), now()).unwrap_err();
-            let is_told = |it: &LedgerError| matches!(it, LedgerError::OtherVersion { found, known: 4, .. } if *found == other);
+            let is_told = |it: &LedgerError| matches!(it, LedgerError::OtherVersion { found, known: 5, .. } if *found == other);
             assert!(is_told(&error), "{error:?}");
             assert!(is_told(&Ledger::check(dir.path()).unwrap_err()));
             let version: i64 = Connection::open(&path)
@@ -612,10 +613,13 @@ fn backend() -> impl Strategy<Value = GrantBackend> {
         step.prop_map(|(open, close, verify)| CommandPair { open, close, verify, is_timed: false });
     prop_oneof![
         prop::collection::vec(step, 0..3).prop_map(GrantBackend::Commands),
-        (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, port)| {
-            let source_port = port.and_then(NonZeroU16::new);
-            GrantBackend::Kernel(KernelElement { table, set, source_port })
-        }),
+        Just(GrantBackend::Kernel(KernelElement::Guard)),
+        (prop::sample::select(&NftFamily::ALL[..]), "[a-z_.][a-z0-9_./-]{0,9}").prop_map(
+            |(family, name)| {
+                let set = SetRef::new(family, "filter", &name).unwrap();
+                GrantBackend::Kernel(KernelElement::Set(set))
+            }
+        ),
     ]
 }
 
