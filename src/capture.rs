@@ -96,7 +96,7 @@ impl Live {
     /// waits: poll the descriptor.
     ///
     /// # Errors
-    /// [`CaptureError::InterfaceGone`] for good; no error where it merely went down.
+    /// [`CaptureError::NoInterface`] for good; no error where it merely went down.
     pub(crate) fn read(
         &mut self,
         most: usize,
@@ -124,7 +124,7 @@ impl Live {
 /// What an error of an open capture comes to. Whether the interface is there is not asked: whoever
 /// captures may open no socket.
 fn gone(interface: &str, source: pcap::Error) -> CaptureError {
-    CaptureError::InterfaceGone { interface: interface.to_owned(), source }
+    CaptureError::NoInterface { interface: interface.to_owned(), why: GONE, source }
 }
 
 /// The filter in words of which libpcap makes a program that the kernel takes, and whether it is to
@@ -174,7 +174,7 @@ impl Recording {
     /// The next packet; `None` at the end.
     ///
     /// # Errors
-    /// [`CaptureError::Truncated`] where the file ends in the middle of a packet.
+    /// [`CaptureError`], also where the file ends in the middle of a packet.
     pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
         match self.capture.next_packet() {
             Ok(packet) => Ok(Some(frame(packet))),
@@ -202,61 +202,55 @@ fn understood(of: &str, link: Linktype) -> Result<LinkType, CaptureError> {
 /// The reason why packets can't be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaptureError {
-    #[error("{interface}: there is no such interface")]
-    NoSuchInterface { interface: String, source: pcap::Error },
-    #[error("{interface}: the interface is down")]
-    InterfaceDown { interface: String, source: pcap::Error },
-    /// It was there, and was deleted or moved away. Opening it anew is all that helps.
-    #[error("{interface}: the interface has gone away")]
-    InterfaceGone { interface: String, source: pcap::Error },
-    #[error("{interface}: capturing packets needs root or CAP_NET_RAW")]
-    NoPermission { interface: String, source: pcap::Error },
+    /// It does not exist, is down, or was there and was deleted or moved away: then opening it anew
+    /// is all that helps.
+    #[error("{interface}: {why}")]
+    NoInterface { interface: String, why: &'static str, source: pcap::Error },
     #[error(
         "{of}: link type {name} is not understood: it has to be Ethernet, SLL, SLL2, RAW, NULL or \
          LOOP"
     )]
     LinkType { of: String, name: String },
-    #[error("{file}: neither a pcap nor a pcapng file")]
-    NotACapture { file: String, source: pcap::Error },
-    #[error("{file}: the file ends in the middle of a packet")]
-    Truncated { file: String, source: pcap::Error },
-    #[error("{of}: {}", said(of, source))]
-    Other { of: String, source: pcap::Error },
+    #[error("{of}: {why}")]
+    Other { of: String, why: String, source: pcap::Error },
 }
+
+const GONE: &str = "the interface has gone away";
 
 impl CaptureError {
     /// What keeps an interface with a number, if it has one, from being opened. libpcap has but one
     /// error, and a text in it.
     fn live(interface: &str, index: Option<u32>, source: pcap::Error) -> Self {
         let is_gone = index.is_some() && if_nametoindex(interface).ok() != index;
-        let interface = interface.to_owned();
-        let said = said(&interface, &source);
-        if is_gone || said.contains("disappeared") {
-            Self::InterfaceGone { interface, source }
-        } else if said.contains("not permitted") || said.contains("CAP_NET_RAW") {
-            Self::NoPermission { interface, source }
+        let said = said(interface, &source);
+        let why = if is_gone || said.contains("disappeared") {
+            GONE
         } else if index.is_none() && said.contains("No such device") {
-            Self::NoSuchInterface { interface, source }
+            "there is no such interface"
         } else if said.contains("not up") {
-            Self::InterfaceDown { interface, source }
+            "the interface is down"
         } else {
-            Self::Other { of: interface, source }
-        }
+            let is_refused = said.contains("not permitted") || said.contains("CAP_NET_RAW");
+            let refused = is_refused.then_some("capturing packets needs root or CAP_NET_RAW");
+            let why = refused.unwrap_or(&said).to_owned();
+            return Self::Other { of: interface.to_owned(), why, source };
+        };
+        Self::NoInterface { interface: interface.to_owned(), why, source }
     }
 
     /// What keeps a file from being opened, or read once it is open.
     fn recorded(file: &str, is_open: bool, source: pcap::Error) -> Self {
-        let file = file.to_owned();
-        let said = said(&file, &source);
+        let said = said(file, &source);
         let is_cut = said.starts_with("truncated");
-        if is_open && is_cut {
-            Self::Truncated { file, source }
+        let why = if is_open && is_cut {
+            "the file ends in the middle of a packet"
         // A file too short for its own header is none either.
         } else if is_cut || said.starts_with("unknown file format") {
-            Self::NotACapture { file, source }
+            "neither a pcap nor a pcapng file"
         } else {
-            Self::Other { of: file, source }
-        }
+            &said
+        };
+        Self::Other { of: file.to_owned(), why: why.to_owned(), source }
     }
 }
 

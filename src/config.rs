@@ -33,7 +33,7 @@ pub use email::{Email, EmailError};
 pub use fleet::{FleetSettings, Store, StoreAddress, WhenLost};
 pub use loaded::{Loaded, Places};
 pub use lockout::Lockout;
-pub use mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet};
+pub use mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet, SetRef};
 pub use opening::{Forward, Hold, Opening};
 pub use permissions::Options;
 pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};
@@ -41,9 +41,7 @@ pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};
 pub(crate) use read::classic_lines;
 #[cfg(feature = "daemon")]
 pub(crate) use read::parse_target;
-pub use read::{
-    PATH, cannot_be_read, classic, keys, list_directory, load, read_list, read_server_key,
-};
+pub use read::{PATH, cannot_be_read, classic, list_directory, load, read_list, read_server_key};
 pub(crate) use read::{read_widths, tree, yaml};
 pub use settings::{
     COMMAND_LIMIT, Directories, GuardMode, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges,

@@ -113,7 +113,7 @@ fn persist<T>(
             Err(StoreError::Spent) => return Ok(None),
             Err(error) => error,
         };
-        let why = format!("the store at {}: {error}", way.place);
+        let why = format!("the store at {}: {error}", way.store);
         if why != said {
             eprintln!("{why}");
             said = why;

@@ -93,8 +93,6 @@ pub enum ToWatcher {
     After { time: Monotonic },
     /// Report only sequences that began at or before this, then end.
     Until { time: Monotonic },
-    /// End now.
-    Stop,
     /// Tell what is remembered of these sources' knocks, and from now on all there is about them.
     Explain { asked: ExplainFilter },
     /// Do not listen to this source: another gateway does not.
@@ -377,7 +375,6 @@ pub(crate) mod tests {
         for order in [
             ToWatcher::After { time },
             ToWatcher::Until { time },
-            ToWatcher::Stop,
             ToWatcher::Explain { asked: ExplainFilter::Nobody },
             ToWatcher::Explain { asked: ExplainFilter::One(source) },
             ToWatcher::Explain { asked: ExplainFilter::All },
@@ -394,8 +391,9 @@ pub(crate) mod tests {
         let (one, other) = frame_channel().unwrap();
         let (one, other) = (Channel(one), Channel(other));
         assert_eq!(other.receive::<ToWatcher>(), Received::Nothing);
-        one.send(&ToWatcher::Stop).unwrap();
-        assert_eq!(other.receive(), Received::Frame(ToWatcher::Stop));
+        let order = ToWatcher::After { time: Monotonic::ZERO };
+        one.send(&order).unwrap();
+        assert_eq!(other.receive(), Received::Frame(order));
         drop(one);
         assert_eq!(other.receive::<ToWatcher>(), Received::Closed);
     }

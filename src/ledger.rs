@@ -144,7 +144,7 @@ impl Ledger {
     /// Opens the ledger in a state directory, or makes one. `now` dates what is set aside.
     ///
     /// # Errors
-    /// [`LedgerError::InUse`] when another process has it open; [`LedgerError::Newer`] and
+    /// [`LedgerError::InUse`] when another process has it open; [`LedgerError::OtherVersion`] and
     /// [`LedgerError::Foreign`] when it is not this program's to write; otherwise what the file
     /// system says. A corrupt one is no error: see [`Quarantined`].
     pub fn open(state_dir: &Path, now: Wall) -> Result<OpenLedger, LedgerError> {
@@ -165,7 +165,7 @@ impl Ledger {
     /// Nothing is made, changed or locked.
     ///
     /// # Errors
-    /// [`LedgerError::Newer`] and [`LedgerError::Foreign`].
+    /// [`LedgerError::OtherVersion`] and [`LedgerError::Foreign`].
     pub fn check(state_dir: &Path) -> Result<(), LedgerError> {
         schema::look(&state_dir.join(FILE))
     }

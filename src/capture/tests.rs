@@ -148,9 +148,9 @@ fn an_interface_that_is_not_there_or_down_is_an_error() {
         return;
     }
     let open = |interface| Live::open(interface, &watching(&["7000"])).err().unwrap();
-    assert!(matches!(open("eth9"), CaptureError::NoSuchInterface { .. }));
+    assert_eq!(open("eth9").to_string(), "eth9: there is no such interface");
     ip("link set lo down");
-    assert!(matches!(open("lo"), CaptureError::InterfaceDown { .. }));
+    assert_eq!(open("lo").to_string(), "lo: the interface is down");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_deleted_interface_has_gone_away() {
     for _ in 0..2 {
         // What the kernel caught before the filter was in place comes first, as no frame.
         let error = (0..100).find_map(|_| live.read(100, |_| ()).err());
-        assert!(matches!(error, Some(CaptureError::InterfaceGone { .. })), "{error:?}");
+        assert!(matches!(error, Some(CaptureError::NoInterface { why: GONE, .. })), "{error:?}");
     }
 }
 
@@ -296,7 +296,8 @@ fn a_file_that_was_cut_off_says_so_after_its_last_whole_packet() {
     let (_file, recording) = recorded(&[&whole[..], &whole[24..30]].concat());
     let mut recording = recording.unwrap();
     assert!(recording.next().unwrap().is_some());
-    assert!(matches!(recording.next(), Err(CaptureError::Truncated { .. })));
+    let error = recording.next().unwrap_err().to_string();
+    assert!(error.ends_with(": the file ends in the middle of a packet"), "{error}");
 }
 
 #[test]
@@ -304,7 +305,6 @@ fn a_file_that_is_no_capture_says_so() {
     for bytes in [&b""[..], b"short", b"doors:\n  ssh:\n    sequence: [7000, 8000, 9000]\n"] {
         let (file, recording) = recorded(bytes);
         let error = recording.err().unwrap();
-        assert!(matches!(error, CaptureError::NotACapture { .. }), "{error:?}");
         let name = file.path().display().to_string();
         assert_eq!(error.to_string(), format!("{name}: neither a pcap nor a pcapng file"));
     }

@@ -4,16 +4,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use serde_with::SerializeDisplay;
 
 use crate::proto::escape::escape;
 use crate::proto::words::words;
 
 /// A file's path and text, shared by every place in it.
 ///
-/// Neither `Debug` nor an error shows a line that holds a secret.
-#[derive(Clone, derive_more::Debug)]
+/// Neither `Debug` nor an error shows a line that holds a secret; it is written as its path.
+#[derive(Clone, derive_more::Debug, derive_more::Display, SerializeDisplay)]
 #[debug("SourceText({:?}, ..)", _0.path)]
+#[display("{}", _0.path.display())]
 pub struct SourceText(Arc<Text>);
 
 struct Text {
@@ -62,13 +64,6 @@ impl SourceText {
     fn line(&self, number: u32) -> Option<&str> {
         let start = self.0.lines.get(usize::try_from(number.checked_sub(1)?).ok()?)?;
         self.0.text.get(*start..)?.lines().next()
-    }
-}
-
-/// A file is written as its path.
-impl Serialize for SourceText {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.path().display())
     }
 }
 
@@ -241,7 +236,8 @@ pub struct Diagnostic {
     severity: Severity,
     #[serde(flatten)]
     at: Place,
-    message: String,
+    /// What is wrong, without the place and the help.
+    pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
     /// Whether the line is left out, since it may hold a secret.
@@ -290,11 +286,6 @@ impl Diagnostic {
     pub(crate) fn severity_on_line_of(&self, place: &Place) -> Option<Severity> {
         let is_there = self.at.line == place.line && self.at.path() == place.path();
         is_there.then_some(self.severity)
-    }
-
-    /// What is wrong, without the place and the help.
-    pub fn message(&self) -> &str {
-        &self.message
     }
 }
 

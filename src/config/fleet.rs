@@ -1,6 +1,5 @@
 //! The fleet that a gateway is of: its name there, its store, and what it does without that.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -27,23 +26,14 @@ pub struct FleetSettings {
 }
 
 /// The store of a fleet, and how to be let in there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
+#[display("{}", addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
 pub struct Store {
     /// One, or Sentinels that tell where it is. Never empty.
     pub addresses: Vec<StoreAddress>,
     pub password: Option<Secret>,
     /// The certificates of those who vouch for it, in PEM, where TLS is spoken.
     pub authorities: Option<String>,
-}
-
-/// Where it is, for people.
-impl fmt::Display for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.addresses.iter().enumerate().try_for_each(|(place, address)| {
-            f.write_str(if place > 0 { ", " } else { "" })?;
-            address.fmt(f)
-        })
-    }
 }
 
 /// Where a store listens; shown without who asks there, and how.

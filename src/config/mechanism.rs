@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use derive_more::Display;
+use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::template::{Commands, Family, Hole};
 use crate::proto::name::Name;
@@ -62,6 +64,12 @@ pub struct NftSet {
 }
 
 impl NftSet {
+    /// The name of the set for addresses of a family; `None` where the door has none.
+    pub fn reference(&self, family: Family) -> Option<SetRef> {
+        let set = self.of(family)?.clone();
+        Some(SetRef { family: self.family, table: self.table.clone(), set })
+    }
+
     fn names(&self) -> String {
         [&self.set4, &self.set6].into_iter().flatten().map(|set| format!(" {set}")).collect()
     }
@@ -75,9 +83,28 @@ impl NftSet {
     }
 }
 
+/// The name of a set with that of its table: `inet knockd open_4`.
+#[derive(Clone, Debug, Display, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[display("{} {table} {set}", family.as_str())]
+pub struct SetRef {
+    pub family: NftFamily,
+    pub table: NftName,
+    pub set: NftName,
+}
+
+impl SetRef {
+    /// A set by the names of its table and its own.
+    ///
+    /// # Errors
+    /// When a name is one that nft itself would not take.
+    pub fn new(family: NftFamily, table: &str, set: &str) -> Result<Self, NftNameError> {
+        Ok(Self { family, table: table.parse()?, set: set.parse()? })
+    }
+}
+
 words! {
 /// The family of a table whose sets can hold addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NftFamily {
     Inet = "inet",
     Ip = "ip",
@@ -95,7 +122,18 @@ impl NftFamily {
 /// The name of a table or set as nft takes it without quotes: safe in rules and messages.
 ///
 /// 1 to 255 of the characters `A-Z a-z 0-9 _ . - /`, the first a letter, `_` or `.`.
-#[derive(Clone, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Debug,
+    Display,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    SerializeDisplay,
+    DeserializeFromStr,
+)]
 pub struct NftName(String);
 
 /// The text is no name of a table or set.

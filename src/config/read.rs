@@ -29,37 +29,3 @@ pub(crate) use door::parse_target;
 pub use files::{cannot_be_read, list_directory, read_list};
 pub(crate) use hold::read_widths;
 pub use server_key::read_server_key;
-
-/// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.
-pub fn keys() -> Vec<String> {
-    let tables = [
-        ("", &load::TOP),
-        ("knockd.", &settings::SETTINGS),
-        ("knockd.log.", &settings::LOG),
-        ("knockd.track.", &settings::TRACK),
-        ("knockd.alert.", &settings::ALERT),
-        ("knockd.metrics.", &settings::METRICS),
-        ("knockd.fleet.", &fleet::FLEET),
-        ("knockd.spa.", &datagrams::SPA),
-        ("knockd.fwknop.", &datagrams::FWKNOP),
-        ("knockd.lockout.", &lockout::LOCKOUT),
-        ("templates.NAME.", &commands::TEMPLATE),
-        ("clients.NAME.", &clients::CLIENT),
-        ("clients.NAME.width.", &hold::WIDTH),
-        ("clients.NAME.totp.", &credentials::TOTP),
-        ("clients.NAME.spa.", &credentials::SPA),
-        ("clients.NAME.fwknop.", &credentials::FWKNOP),
-        ("doors.NAME.", &door::DOOR),
-        ("doors.NAME.totp.", &rotation::TOTP),
-        ("doors.NAME.forward.", &forward::FORWARD),
-        ("doors.NAME.hold.", &hold::HOLD),
-        ("doors.NAME.width.", &hold::WIDTH),
-        ("doors.NAME.lockout.", &lockout::LOCKOUT),
-        ("doors.NAME.via.", &via::VIA),
-        ("doors.NAME.via.nft_set.", &via::NFT_SET),
-    ];
-    tables
-        .into_iter()
-        .flat_map(|(above, keys)| keys.names().map(move |key| format!("{above}{key}")))
-        .collect()
-}

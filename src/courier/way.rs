@@ -25,9 +25,7 @@ const BUNDLES: [&str; 2] =
 
 /// The way to a store, for as long as it has not been reached.
 pub(super) struct Way {
-    /// What it leads to, for whoever reads of it.
-    pub place: String,
-    store: Store,
+    pub store: Store,
     /// The certificates of those who vouch for the store, in PEM.
     authorities: Option<Vec<u8>>,
 }
@@ -39,13 +37,8 @@ impl Way {
     /// To be called while all files can be read.
     pub(super) fn new(mut store: Store) -> Self {
         let authorities = store.authorities.take().map(String::into_bytes);
-        let place = |address: &StoreAddress| match address {
-            StoreAddress::Unix(path) => path.display().to_string(),
-            StoreAddress::Tcp { host, port, .. } => format!("{host} port {port}"),
-        };
-        let place = store.addresses.iter().map(place).collect::<Vec<_>>().join(", ");
         let read = || BUNDLES.iter().find_map(|path| fs::read(path).ok());
-        Self { place, authorities: authorities.or_else(read), store }
+        Self { authorities: authorities.or_else(read), store }
     }
 
     /// A connection where the store is a socket of this host's, which owner and group may keep for

@@ -17,6 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::{NFT_MSG_GETGEN, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, c_int};
 use nix::sys::socket::{
     MsgFlags, NetlinkAddr, SockFlag, SockProtocol, getsockname, recv, sendto, setsockopt, sockopt,
 };
@@ -25,15 +26,16 @@ use nix::sys::time::TimeVal;
 use attribute::{Attributes, find_text};
 pub use connection_events::ConnectionEvents;
 pub use conntrack::Oblivion;
-use message::{ChangedObject, batch, replies};
+use message::{ChangedObject, batch, nft, replies};
 pub use message::{DELETE_ELEMENT, DELETE_TABLE, NEW_ELEMENT, NftChange};
 pub use monitor::{Monitor, NftEvent};
 pub use rule::{ChainHook, ChainKind, Hook, KeyPart, Load, NftRule, Noting};
-pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement, SetRef};
+pub use set::{Comment, Counter, ElementKey, ElementRef, SetElement};
 pub(super) use sock_diag::SockDiag;
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
+pub use crate::config::SetRef;
 use crate::grants::TrackedConnection;
 use crate::proto::{Knock, OpenPorts};
 use crate::sys::host;
@@ -228,7 +230,7 @@ impl Netlink {
     /// Whatever the kernel objects to.
     pub fn element(&mut self, it: &ElementRef) -> Result<Option<SetElement>> {
         let body = message::in_set(&it.set, &[it.key.clone().into()]);
-        self.ask_one(message::GET_ELEMENT, Some(it.set.family), &body, message::elements)
+        self.ask_one(NFT_MSG_GETSETELEM, Some(it.set.family), &body, message::elements)
     }
 
     /// All elements of a set.
@@ -236,12 +238,17 @@ impl Netlink {
     /// # Errors
     /// When there is no such set, and whatever else the kernel objects to.
     pub fn dump(&mut self, set: &SetRef) -> Result<Vec<SetElement>> {
-        let body = message::set_name(set);
-        let get = message::GET_ELEMENT;
-        match self.ask(get, message::DUMP, message::head(set.family), &body, message::elements)? {
-            Some(found) => Ok(found),
-            None => Err(self.what_is_missing(set.clone())?),
-        }
+        let found = self.dump_if_there(set)?;
+        found.map_or_else(|| Err(self.what_is_missing(set.clone())?), Ok)
+    }
+
+    /// All elements of a set; `None` where it is not there.
+    ///
+    /// # Errors
+    /// Whatever the kernel objects to.
+    pub fn dump_if_there(&mut self, set: &SetRef) -> Result<Option<Vec<SetElement>>> {
+        let (get, body) = (nft(NFT_MSG_GETSETELEM), message::set_name(set));
+        self.ask(get, message::DUMP, message::head(set.family), &body, message::elements)
     }
 
     /// Makes all the changes, in order, at one moment; or none of them.
@@ -279,25 +286,26 @@ impl Netlink {
 
     /// The generation of the tables: it grows by one with each batch, whoever sends it.
     pub(super) fn generation(&mut self) -> Result<u32> {
-        let (get, none) = (message::GET_GENERATION, Attributes::default());
-        self.ask_one(get, None, &none, message::generation)?.ok_or(NetlinkError::Malformed)
+        let found =
+            self.ask_one(NFT_MSG_GETGEN, None, &Attributes::default(), message::generation)?;
+        found.ok_or(NetlinkError::Malformed)
     }
 
     /// A table as it is; `None` where there is none.
     pub(super) fn table(&mut self, family: NftFamily, table: &str) -> Result<Option<Table>> {
-        self.ask_one(message::GET_TABLE, Some(family), &message::table_name(table), message::table)
+        self.ask_one(NFT_MSG_GETTABLE, Some(family), &message::table_name(table), message::table)
     }
 
     /// The table of a set, and the declaration of the set; each `None` where it is not there.
     pub(super) fn look_up(&mut self, set: &SetRef) -> Result<(Option<Table>, Option<SetType>)> {
         let table = self.table(set.family, set.table.as_str())?;
         let body = message::set_name(set);
-        Ok((table, self.ask_one(message::GET_SET, Some(set.family), &body, message::set_type)?))
+        Ok((table, self.ask_one(NFT_MSG_GETSET, Some(set.family), &body, message::set_type)?))
     }
 
     /// The names of the sets of a table.
     pub(super) fn sets(&mut self, family: NftFamily, name: &str) -> Result<Vec<String>> {
-        let (get, body) = (message::GET_SET, message::table_name(name));
+        let (get, body) = (nft(NFT_MSG_GETSET), message::table_name(name));
         let found = self.ask(get, message::DUMP, message::head(family), &body, |body| {
             let set = find_text(body, message::SET);
             set.filter(|_| find_text(body, message::TABLE) == Some(name)).map(str::to_owned)
@@ -423,13 +431,13 @@ impl Netlink {
 
     fn ask_one<T, I: IntoIterator<Item = T>>(
         &mut self,
-        kind: u16,
+        get: c_int,
         family: Option<NftFamily>,
         body: &Attributes,
         take: impl Fn(&[u8]) -> I,
     ) -> Result<Option<T>> {
         let head = family.map_or([0; 4], message::head);
-        Ok(self.ask(kind, message::ACK, head, body, take)?.and_then(|mut found| found.pop()))
+        Ok(self.ask(nft(get), message::ACK, head, body, take)?.and_then(|mut found| found.pop()))
     }
 
     /// Asks, with what the question begins with, and takes what each answering object is worth; `None` where

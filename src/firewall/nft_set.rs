@@ -11,14 +11,6 @@ const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
 const TIMEOUT: u32 = 0x10;
 
-impl NftSet {
-    /// The name of the set for addresses of a family; `None` where the door has none.
-    pub fn reference(&self, family: Family) -> Option<SetRef> {
-        let set = self.of(family)?.clone();
-        Some(SetRef { family: self.family, table: self.table.clone(), set })
-    }
-}
-
 /// The reason why a set cannot take grants, and how to declare it.
 #[derive(Debug, thiserror::Error)]
 pub enum NftSetError {

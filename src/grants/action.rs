@@ -67,11 +67,12 @@ impl Action {
                 return Err(Reason::SourcePort);
             }
             Mechanism::Guard if !opening.is_for(address) => return Err(Reason::NoCommand),
-            Mechanism::Guard => GrantBackend::Kernel(KernelElement::of_guard(key)),
+            Mechanism::Guard => GrantBackend::Kernel(KernelElement::Guard),
             _ if source_port.is_some() => return Err(Reason::SourcePort),
             Mechanism::Set(set) => {
                 let address = network.single().ok_or(Reason::Width)?;
-                GrantBackend::Kernel(KernelElement::of_set(set, address).ok_or(Reason::NoCommand)?)
+                let set = set.reference(Family::of(address.to_canonical()));
+                GrantBackend::Kernel(KernelElement::Set(set.ok_or(Reason::NoCommand)?))
             }
             Mechanism::Commands { commands, template } => {
                 is_own = template.is_none();

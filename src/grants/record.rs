@@ -1,6 +1,5 @@
 //! The record of a grant, by which a keeper that starts after a crash can end it.
 
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::{CommandPair, GrantId, Manner};
-use crate::config::{Family, Name, NftSet};
+use crate::config::{Name, SetRef};
 use crate::proto::words::{UnknownWord, words};
 use crate::proto::{Method, Network};
 use crate::time::{BootId, Monotonic, Wall};
@@ -76,8 +75,6 @@ FromStr:
 /// The state of a grant. Each is recorded before what it names begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GrantState {
-    /// Nothing has been done for it yet.
-    Recorded = "recorded",
     /// Its open commands may have run.
     Starting = "starting",
     Open = "open",
@@ -164,39 +161,11 @@ impl GrantBackend {
     }
 }
 
-/// The set of nftables that a grant is an element of, with the grant's address.
+/// Where a grant is an element, with its address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct KernelElement {
-    /// Family and name: `inet knockd`.
-    pub table: String,
-    pub set: String,
-    /// Only connections from this port pass.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_port: Option<NonZeroU16>,
+pub enum KernelElement {
+    /// Of knockd's own table.
+    Guard,
+    /// Of a set in a table of the administrator's.
+    Set(SetRef),
 }
-
-impl KernelElement {
-    /// That of a guarded door, in knockd's own table.
-    pub fn of_guard(key: &GrantKey) -> Self {
-        let GrantKey { door, network, source_port } = key;
-        let family = if network.address().is_ipv4() { 4 } else { 6 };
-        let kind = if source_port.is_some() { 'p' } else { 'g' };
-        let set = format!("{kind}_{door}_{family}");
-        Self { table: GUARD.to_owned(), set, source_port: *source_port }
-    }
-
-    /// That in a table of the administrator's; `None` where there is no set for the family.
-    pub fn of_set(set: &NftSet, address: IpAddr) -> Option<Self> {
-        let name = set.of(Family::of(address.to_canonical()))?;
-        let table = format!("{} {}", set.family.as_str(), set.table);
-        Some(Self { table, set: name.to_string(), source_port: None })
-    }
-
-    /// Whether it is in knockd's own table.
-    pub fn is_guards(&self) -> bool {
-        self.table == GUARD
-    }
-}
-
-/// knockd's own table, with its family.
-const GUARD: &str = "inet knockd";

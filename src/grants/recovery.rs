@@ -92,7 +92,6 @@ impl Grants {
             // recorded any more.
             (Some(_), GrantState::Closing) => self.close_again(record),
             (Some(held), _) => self.keep_held(now, boot, record, held.left),
-            (None, GrantState::Recorded) => Recovered::Forget(record.id),
             (None, GrantState::Open | GrantState::OpenedWithErrors) if !is_over => {
                 self.keep(record)
             }
@@ -180,6 +179,7 @@ mod tests {
 
     use super::*;
     use crate::config::Rendered;
+    use crate::config::{NftFamily, SetRef};
     use crate::grants::{Action, CommandPair, Decision, OpenResult, OpenedBy};
     use crate::proto::method::Method;
     use crate::time::Wall;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn element() -> KernelElement {
-        KernelElement { table: "inet knockd".into(), set: "g_ssh_4".into(), source_port: None }
+        KernelElement::Guard
     }
 
     fn pair() -> CommandPair {
@@ -284,13 +284,6 @@ mod tests {
     }
 
     #[test]
-    fn what_never_started_is_forgotten() {
-        let (grants, effect) = recover(record(GrantState::Recorded), &[]);
-        assert_eq!(effect, Recovered::Forget(GrantId(7)));
-        assert!(grants.is_empty());
-    }
-
-    #[test]
     fn what_was_starting_or_closing_is_closed_once_more() {
         for state in [GrantState::Starting, GrantState::Closing] {
             let (mut grants, effect) = recover(record(state), &[]);
@@ -348,8 +341,6 @@ mod tests {
             let other = GrantRecord { boot: boot('b'), ..record(state) };
             assert_eq!(recover(other, &[]).1, closes(), "{state}");
         }
-        let other = GrantRecord { boot: boot('b'), ..record(GrantState::Recorded) };
-        assert_eq!(recover(other, &[]).1, Recovered::Forget(GrantId(7)));
     }
 
     #[test]
@@ -380,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_kernel_has_the_last_word_on_what_it_still_holds() {
-        for state in [GrantState::Recorded, GrantState::Starting, GrantState::Open] {
+        for state in [GrantState::Starting, GrantState::Open] {
             let (grants, effect) = recover(kernel(state), &[held(50)]);
             let Recovered::Adopt(record) = effect else { panic!("{effect:?}") };
             assert_eq!((record.id, record.state), (GrantId(7), GrantState::Open));
@@ -397,9 +388,8 @@ mod tests {
             assert!(matches!(effect, Recovered::Ended(GrantId(7), _)));
             assert!(grants.is_empty());
         }
-        for state in [GrantState::Recorded, GrantState::Starting] {
-            assert_eq!(recover(kernel(state), &[]).1, Recovered::Forget(GrantId(7)), "{state}");
-        }
+        let starting = kernel(GrantState::Starting);
+        assert_eq!(recover(starting, &[]).1, Recovered::Forget(GrantId(7)));
     }
 
     #[test]
@@ -455,7 +445,8 @@ mod tests {
     #[test]
     fn a_place_has_one_grant_also_after_recovery() {
         let mut grants = Grants::default();
-        let other = KernelElement { set: "other".into(), ..element() };
+        let set = SetRef::new(NftFamily::Inet, "t", "other").unwrap();
+        let other = KernelElement::Set(set);
         let held = vec![held(50), KernelGrant { element: other, ..held(60) }];
         let effects = grants.recover(now(), boot('a'), Vec::new(), held);
         assert_eq!((effects.len(), grants.len()), (1, 1));

@@ -1,7 +1,7 @@
 //! A child process that the keeper speaks with over a channel.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::output_lines::OutputLines;
 use crate::ipc::{Channel, Received};
+use crate::sys::process::ChildEnds;
 use crate::sys::{clock, files};
 use crate::time::Monotonic;
 
@@ -47,19 +48,19 @@ pub(super) enum ChildOutput<T> {
 type Receive<T> = fn(&Channel) -> Received<T>;
 
 impl ChildProcess {
-    /// Starts a child by `run`, which is given its channel, what it is told, and its standard error.
+    /// Starts a child by `run`, and gives it what it is told.
     ///
     /// # Errors
     /// When there is no memory, or no process to be had.
     pub(super) fn start(
-        run: impl FnOnce(OwnedFd, OwnedFd, OwnedFd) -> io::Result<Child>,
+        run: impl FnOnce(ChildEnds) -> io::Result<Child>,
         assignment: &impl Serialize,
     ) -> io::Result<Self> {
         let bytes = Zeroizing::new(serde_json::to_vec(assignment)?);
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
         let (ours_stderr, stderr) = files::output_pipe()?;
-        let child = run(theirs, assignment, stderr)?;
+        let child = run([theirs, assignment, stderr])?;
         let (channel, stderr) = (Channel(ours), OutputLines::of(ours_stderr));
         Ok(Self { child, channel, stderr, closed: None, budget: BUDGET })
     }

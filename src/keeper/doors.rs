@@ -46,20 +46,20 @@ pub(super) struct Doors {
     pub(super) alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
     last_job: u64,
-    /// What became of doors that somebody waits for.
-    ended: Vec<(JobId, Result<(), String>)>,
+    /// What became of doors that somebody waits for, since it was last taken.
+    pub(super) ended: Vec<(JobId, Result<(), String>)>,
     /// Grants whose doors are not open though they should be, as far as is known.
     gone: HashSet<GrantId>,
     /// What no close command could close, as far as is known: it may still be open. Its record
     /// stays, so that the next start tries again; so does whoever opens it again.
     not_closed: BTreeMap<GrantKey, (GrantId, Origin)>,
     /// What has been logged since those who follow were told.
-    logged: Vec<EventLine>,
+    pub(super) logged: Vec<EventLine>,
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
     cuts: Cuts,
     /// What the other gateways of the fleet have not been told yet.
-    news: Vec<DoorNews>,
+    pub(super) news: Vec<DoorNews>,
     /// What is counted for monitoring.
     pub(super) metrics: Counts,
 }
@@ -69,7 +69,7 @@ pub(super) struct Doors {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClaimOutcome {
     Done,
-    /// [`Doors::take_ended`] tells how this ends.
+    /// [`Doors::ended`] tells how this ends.
     UnderWay(JobId),
     /// Why has been logged.
     Failed(&'static str),
@@ -289,11 +289,12 @@ impl Doors {
     /// When it cannot be taken away.
     pub(super) fn finish(self, on_exit: OnExit) -> Result<(), KernelSetsError> {
         self.journal.close();
-        if on_exit == OnExit::Remove {
-            // Where there is no nf_tables there is no table either.
-            let _ = firewall::cut::remove();
+        if on_exit == OnExit::Keep {
+            return Ok(());
         }
-        self.sets.leave(on_exit)
+        // Where there is no nf_tables there is no table either.
+        let _ = firewall::cut::remove();
+        self.sets.remove()
     }
 
     /// When [`poll`](Self::poll) has to be called next.
@@ -304,7 +305,7 @@ impl Doors {
             self.alerts.runner.next_deadline(),
             Some(self.journal.next_tidy),
             self.sets.next_deadline(),
-            self.sessions.next_look(),
+            self.sessions.next_look,
         ];
         deadlines.into_iter().flatten().min()
     }

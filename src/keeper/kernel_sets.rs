@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use crate::config::{Config, Door, Mechanism, Name, NftFamily, NftSet, OnExit};
+use crate::config::{Config, Door, Mechanism, Name, NftSet};
 use crate::firewall::guard::{self, Disturbance, Guard};
 use crate::firewall::netlink::{
     ElementKey, ElementRef, Holding, Netlink, NetlinkError, Removal, SetRef,
@@ -34,8 +34,8 @@ pub(super) enum KernelSetsError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// A grant of an earlier knockd may name a set that the configuration no longer does.
-    #[error("the set '{0} {1}' is not one of this configuration")]
-    NotInUse(String, String),
+    #[error("its set is not one of this configuration")]
+    NotInUse,
     #[error("a set of your own takes single addresses, not {0}")]
     Network(Network),
 }
@@ -149,15 +149,14 @@ impl KernelSets {
 
     /// The elements that a grant is, each with its time, and through which they are changed.
     fn find(&mut self, kept: &KernelGrant) -> SetsResult<(Vec<TimedElement>, &mut Netlink)> {
-        let element = &kept.element;
-        match (&mut self.guard, &mut self.own) {
-            (Some(guard), _) if element.is_guards() => {
+        match (&kept.element, &mut self.guard, &mut self.own) {
+            (KernelElement::Guard, Some(guard), _) => {
                 Ok((guard.elements(&guards_grant(kept)), &mut guard.netlink))
             }
-            (_, Some(own)) if !element.is_guards() => {
-                Ok((vec![(own_element(&kept.key, element)?, kept.left)], &mut own.netlink))
+            (KernelElement::Set(set), _, Some(own)) => {
+                Ok((vec![(own_element(&kept.key, set)?, kept.left)], &mut own.netlink))
             }
-            _ => Err(not_in_use(element)),
+            _ => Err(KernelSetsError::NotInUse),
         }
     }
 
@@ -173,7 +172,7 @@ impl KernelSets {
         let (slots, netlink) = self.find(kept)?;
         if is_new && netlink.add(&slots, &comment)? {
             if let Some(guard) = &mut self.guard
-                && kept.element.is_guards()
+                && kept.element == KernelElement::Guard
                 && let Err(why) = guard.forget_in_vain(key)
             {
                 debug!(door = %key.door, "what was sent before is not led on: {why}");
@@ -209,9 +208,9 @@ impl KernelSets {
         element: &KernelElement,
         others: impl FnOnce() -> Vec<KernelGrant>,
     ) -> SetsResult<()> {
-        let is_shared = match &self.guard {
-            Some(guard) if element.is_guards() => guard.shares(&key.door),
-            _ => !element.is_guards(),
+        let is_shared = match element {
+            KernelElement::Guard => self.guard.as_ref().is_some_and(|it| it.shares(&key.door)),
+            KernelElement::Set(_) => true,
         };
         let others = is_shared.then(others).unwrap_or_default();
         let mut held = Vec::new();
@@ -219,12 +218,16 @@ impl KernelSets {
             let slots = self.find(kept).map_or_else(|_| Vec::new(), |(slots, _)| slots);
             held.extend(slots.into_iter().map(|(at, left)| (at, left, kept)));
         }
-        let (slots, netlink) = match (&mut self.guard, &mut self.own) {
-            (Some(guard), _) if element.is_guards() => (guard.places(key), &mut guard.netlink),
+        let (slots, netlink) = match (element, &mut self.guard, &mut self.own) {
+            (KernelElement::Guard, Some(guard), _) => (guard.places(key), &mut guard.netlink),
             // The last door that used the table is no more.
-            _ if element.is_guards() => return Ok(()),
-            (_, Some(own)) => (vec![own_element(key, element)?], &mut own.netlink),
-            (_, None) => (vec![own_element(key, element)?], &mut Netlink::open()?),
+            (KernelElement::Guard, None, _) => return Ok(()),
+            (KernelElement::Set(set), _, Some(own)) => {
+                (vec![own_element(key, set)?], &mut own.netlink)
+            }
+            (KernelElement::Set(set), _, None) => {
+                (vec![own_element(key, set)?], &mut Netlink::open()?)
+            }
         };
         let mut closed = Ok(());
         for slot in &slots {
@@ -242,7 +245,7 @@ impl KernelSets {
                 }
                 Ok(Removal::Removed | Removal::WasNotThere) => {}
                 // Of networks, there was none as wide when the table was replaced.
-                Err(NetlinkError::NoSet(_)) if element.is_guards() => {}
+                Err(NetlinkError::NoSet(_)) if *element == KernelElement::Guard => {}
                 Err(error) => closed = Err(error.into()),
             }
         }
@@ -264,11 +267,8 @@ impl KernelSets {
                 let keys = match sets.entry(set) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(unread) => {
-                        let entries = match netlink.dump(unread.key()) {
-                            Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
-                            entries => entries?,
-                        };
-                        unread.insert(entries.into_iter().map(|entry| entry.key).collect())
+                        let found = netlink.dump_if_there(unread.key())?;
+                        unread.insert(found.into_iter().flatten().map(|it| it.key).collect())
                     }
                 };
                 if !keys.contains(&key) {
@@ -345,23 +345,20 @@ impl KernelSets {
         }
         for set in anew? {
             warn!("somebody made the set '{set}' anew: its grants are restored");
-            let of_set = |kept: &&KernelGrant| set_ref(&kept.element).is_ok_and(|own| own == set);
-            for kept in keep.iter().filter(of_set) {
+            let set = KernelElement::Set(set);
+            for kept in keep.iter().filter(|kept| kept.element == set) {
                 let _was_gone = self.open(kept, true)?;
             }
         }
         Ok(())
     }
 
-    /// Leaves the kernel to itself: the guard stays or goes.
+    /// Takes the guard away.
     ///
     /// # Errors
     /// When it cannot be taken away.
-    pub(super) fn leave(self, on_exit: OnExit) -> SetsResult<()> {
-        match (self.guard, on_exit) {
-            (Some(_), OnExit::Remove) => Ok(guard::remove_standing()?),
-            _ => Ok(()),
-        }
+    pub(super) fn remove(self) -> SetsResult<()> {
+        self.guard.map_or(Ok(()), |_| Ok(guard::remove_standing()?))
     }
 
     /// When [`poll`](Self::poll) has to be called next.
@@ -377,23 +374,13 @@ impl KernelSets {
     }
 }
 
-fn not_in_use(element: &KernelElement) -> KernelSetsError {
-    KernelSetsError::NotInUse(element.table.clone(), element.set.clone())
-}
-
-fn own_element(key: &GrantKey, element: &KernelElement) -> SetsResult<ElementRef> {
+fn own_element(key: &GrantKey, set: &SetRef) -> SetsResult<ElementRef> {
     let address = key.network.single().ok_or(KernelSetsError::Network(key.network))?;
-    Ok(ElementRef::new(set_ref(element)?, address.into()))
-}
-
-fn set_ref(element: &KernelElement) -> SetsResult<SetRef> {
-    let (family, table) = element.table.split_once(' ').ok_or_else(|| not_in_use(element))?;
-    let family = NftFamily::of_word(family).ok_or_else(|| not_in_use(element))?;
-    SetRef::new(family, table, &element.set).map_err(|_| not_in_use(element))
+    Ok(ElementRef::new(set.clone(), address.into()))
 }
 
 fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
-    keep.iter().filter(|kept| kept.element.is_guards()).map(guards_grant).collect()
+    keep.iter().filter(|kept| kept.element == KernelElement::Guard).map(guards_grant).collect()
 }
 
 fn guards_grant(kept: &KernelGrant) -> GuardGrant {

@@ -57,7 +57,7 @@ impl Keeper {
             requests.into_iter().for_each(|(id, request)| self.answer(now, id, request));
             self.control.answered(began, clock::now().monotonic);
         }
-        for (job, outcome) in self.doors.take_ended() {
+        for (job, outcome) in std::mem::take(&mut self.doors.ended) {
             for (asked_by, key) in self.opening.remove(&job).unwrap_or_default() {
                 let done = self.has_opened(now, asked_by, &key, outcome.clone());
                 self.done(asked_by, done);
@@ -95,7 +95,7 @@ impl Keeper {
 
     /// Tells those who follow what has happened.
     fn pass_on(&mut self) {
-        for event in self.doors.take_logged() {
+        for event in std::mem::take(&mut self.doors.logged) {
             self.control.publish(&event);
             self.memory.keep(event);
         }
@@ -363,7 +363,7 @@ impl Keeper {
 
     fn grant_status(&self, now: Now, grant: &Grant) -> GrantStatus {
         let condition = match grant.state() {
-            GrantState::Recorded | GrantState::Starting => GrantCondition::Starting,
+            GrantState::Starting => GrantCondition::Starting,
             GrantState::Closing => GrantCondition::Closing,
             _ if self.doors.is_gone(grant.id) => GrantCondition::Gone,
             GrantState::Open => GrantCondition::Open,

@@ -15,10 +15,10 @@ pub enum LedgerError {
     #[error("cannot {doing} {path}: {source}")]
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "{path} was written by a newer knockd (ledger version {found}, this one knows {known}): \
+        "{path} was written by another knockd (ledger version {found}, this one knows {known}): \
          install that one again, or move the file away and lose what it knows"
     )]
-    Newer { path: PathBuf, found: i64, known: i64 },
+    OtherVersion { path: PathBuf, found: i64, known: i64 },
     #[error("{path} is another program's database: move it away, or set another 'state_dir'")]
     Foreign { path: PathBuf },
     #[error("cannot {doing}: {}", remedy(path, source))]

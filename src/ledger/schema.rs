@@ -1,4 +1,4 @@
-//! The file of the ledger: made, recognised, brought up to date, or set aside.
+//! The file of the ledger: made, recognised, or set aside.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -22,23 +22,26 @@ use crate::time::Wall;
 /// Marks the file as a ledger of this program: "knok".
 const APPLICATION: i64 = 0x6b6e_6f6b;
 
-/// What turns a ledger of version n into one of version n + 1.
-const MIGRATIONS: [&str; 4] = [
-    "
+/// The version of a ledger of these tables.
+const VERSION: i64 = 5;
+
+const TABLES: &str = "
     CREATE TABLE grants (
-        id       INTEGER PRIMARY KEY,
-        door     TEXT    NOT NULL,
-        address  TEXT    NOT NULL,
-        client   TEXT,
-        by       TEXT    NOT NULL,
-        state    TEXT    NOT NULL,
-        boot     TEXT    NOT NULL,
-        deadline INTEGER NOT NULL,  -- CLOCK_BOOTTIME of that boot; all times in nanoseconds
-        since    INTEGER NOT NULL,
-        until    INTEGER NOT NULL,
-        kind     TEXT    NOT NULL,  -- commands | kernel
-        means    TEXT    NOT NULL,  -- JSON
-        UNIQUE (door, address)
+        id          INTEGER PRIMARY KEY,
+        door        TEXT    NOT NULL,
+        address     TEXT    NOT NULL,
+        source_port INTEGER NOT NULL,  -- 0: any
+        client      TEXT,
+        by          TEXT    NOT NULL,
+        state       TEXT    NOT NULL,
+        boot        TEXT    NOT NULL,
+        deadline    INTEGER NOT NULL,  -- CLOCK_BOOTTIME of that boot; all times in nanoseconds
+        since       INTEGER NOT NULL,
+        until       INTEGER NOT NULL,
+        kind        TEXT    NOT NULL,  -- commands | kernel
+        means       TEXT    NOT NULL,  -- JSON
+        ceiling     INTEGER,           -- as deadline
+        UNIQUE (door, address, source_port)
     ) STRICT;
     CREATE TABLE proofs (
         door     TEXT NOT NULL,
@@ -63,41 +66,15 @@ const MIGRATIONS: [&str; 4] = [
         event    TEXT    NOT NULL,
         detail   TEXT    NOT NULL
     ) STRICT;
-",
-    "
-    CREATE TABLE places (
-        id          INTEGER PRIMARY KEY,
-        door        TEXT    NOT NULL,
-        address     TEXT    NOT NULL,
-        source_port INTEGER NOT NULL,  -- 0: any
-        client      TEXT,
-        by          TEXT    NOT NULL,
-        state       TEXT    NOT NULL,
-        boot        TEXT    NOT NULL,
-        deadline    INTEGER NOT NULL,
-        since       INTEGER NOT NULL,
-        until       INTEGER NOT NULL,
-        kind        TEXT    NOT NULL,
-        means       TEXT    NOT NULL,
-        UNIQUE (door, address, source_port)
-    ) STRICT;
-    INSERT INTO places (id, door, address, source_port, client, by, state, boot, deadline, since,
-                        until, kind, means)
-        SELECT id, door, address, 0, client, by, state, boot, deadline, since, until, kind, means
-        FROM grants;
-    DROP TABLE grants;
-    ALTER TABLE places RENAME TO grants;
-",
-    "
+    -- Without it, to find out of which door there is most in a long history takes 60 ms.
+    CREATE INDEX of_door ON history (door);
     CREATE TABLE runs (
         one     INTEGER PRIMARY KEY CHECK (one = 1),
         boot    TEXT    NOT NULL,
         ended   INTEGER NOT NULL,  -- 1: and all that was written is on disk
         missing INTEGER            -- what was written before this time of that boot may be lost
     ) STRICT;
-",
-    "ALTER TABLE grants ADD COLUMN ceiling INTEGER;", // as deadline
-];
+";
 
 /// What every statement of this program needs to be there. The grants are all read in any case.
 const NEEDED: [&str; 4] = [
@@ -106,8 +83,6 @@ const NEEDED: [&str; 4] = [
     "SELECT id, at, door, address, client, by, event, detail FROM history",
     "SELECT one, boot, ended, missing FROM runs",
 ];
-
-const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The open file and the grants in it.
 pub(super) struct OpenFile {
@@ -152,9 +127,7 @@ fn read_whole(db: &mut Connection) -> rusqlite::Result<Vec<GrantRecord>> {
     if checked != "ok" {
         return Err(unreadable(checked));
     }
-    migrate(db)?;
-    // Without it, to find out of which door there is most in a long history takes 60 ms.
-    db.execute_batch("CREATE INDEX IF NOT EXISTS of_door ON history (door)")?;
+    make_tables(db)?;
     NEEDED.iter().try_for_each(|needed| db.prepare(needed).map(drop))?;
     let records = rows::grants(db)?.into_iter().collect::<rusqlite::Result<Vec<_>>>()?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
@@ -224,8 +197,8 @@ fn recognise(
 ) -> Result<bool, LedgerError> {
     let path = path.to_owned();
     match application {
-        APPLICATION if version > VERSION => {
-            Err(LedgerError::Newer { path, found: version, known: VERSION })
+        APPLICATION if version != VERSION => {
+            Err(LedgerError::OtherVersion { path, found: version, known: VERSION })
         }
         APPLICATION => Ok(false),
         0 if is_empty && version == 0 => Ok(true),
@@ -233,7 +206,7 @@ fn recognise(
     }
 }
 
-fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
+fn make_tables(db: &mut Connection) -> rusqlite::Result<()> {
     // Each setting is kept in the file; SQLite answers with the one that took effect.
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
@@ -243,12 +216,11 @@ fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
         ));
     }
     let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let done = usize::try_from(version).unwrap_or(0);
-    let Some(missing) = MIGRATIONS.get(done..).filter(|missing| !missing.is_empty()) else {
+    if version == VERSION {
         return Ok(());
-    };
+    }
     flushed(db, |transaction| {
-        missing.iter().try_for_each(|migration| transaction.execute_batch(migration))?;
+        transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)
     })

@@ -106,28 +106,23 @@ pub fn run(
     command.spawn()
 }
 
-/// Runs this very program anew as the watcher. `complaints` gets what it writes to standard error.
+/// What a child is given: its channel, its configuration, and where its standard error goes.
+pub type ChildEnds = [OwnedFd; 3];
+
+/// Runs this very program anew as the watcher.
 ///
 /// # Errors
 /// Whatever keeps the program from starting.
-pub fn run_watcher(
-    channel: OwnedFd,
-    configuration: OwnedFd,
-    complaints: OwnedFd,
-) -> io::Result<Child> {
-    run_child(fault::watcher(), WATCHER, channel, configuration, complaints)
+pub fn run_watcher(ends: ChildEnds) -> io::Result<Child> {
+    run_child(fault::watcher(), WATCHER, ends)
 }
 
 /// Runs the courier, a program beside this one.
 ///
 /// # Errors
 /// Whatever keeps the program from starting: most often that it is not installed.
-pub fn run_courier(
-    channel: OwnedFd,
-    configuration: OwnedFd,
-    complaints: OwnedFd,
-) -> io::Result<Child> {
-    run_child(courier()?, COURIER, channel, configuration, complaints)
+pub fn run_courier(ends: ChildEnds) -> io::Result<Child> {
+    run_child(courier()?, COURIER, ends)
 }
 
 /// Where the courier is: beside this program, also after that has been replaced.
@@ -151,9 +146,7 @@ pub fn missing_courier() -> Option<String> {
 fn run_child(
     program: impl AsRef<OsStr>,
     name: &CStr,
-    channel: OwnedFd,
-    configuration: OwnedFd,
-    complaints: OwnedFd,
+    [channel, configuration, complaints]: ChildEnds,
 ) -> io::Result<Child> {
     let descriptors = vec![
         FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },

@@ -138,11 +138,7 @@ impl Watcher {
                     captures.push(Interface { index, looped, capture, latest });
                     InterfaceState::Listening
                 }
-                Err(
-                    CaptureError::NoSuchInterface { .. }
-                    | CaptureError::InterfaceDown { .. }
-                    | CaptureError::InterfaceGone { .. },
-                ) => InterfaceState::Missing,
+                Err(CaptureError::NoInterface { .. }) => InterfaceState::Missing,
                 Err(error) => return Err(error.into()),
             };
             reporter.say(FromWatcher::Interface { index, state });
@@ -246,9 +242,7 @@ impl Watcher {
                             if is_own { all.insert(address) } else { all.remove(&address) };
                     }
                 }
-                Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
-                    return ControlFlow::Break(());
-                }
+                Received::Closed | Received::Malformed => return ControlFlow::Break(()),
             }
         }
     }

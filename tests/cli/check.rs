@@ -281,7 +281,11 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
             command,
             "1:34: error: there is no user 'nobody-at-all': create it",
         ),
-        ("state_dir: DIR/newer", door("start_command: echo"), "newer/ledger.db was written by a n"),
+        (
+            "state_dir: DIR/newer",
+            door("start_command: echo"),
+            "newer/ledger.db was written by another knockd",
+        ),
         ("state_dir: DIR/other", door("start_command: echo"), "another program's database"),
         (
             "state_dir: DIR/open",

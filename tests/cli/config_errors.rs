@@ -1121,7 +1121,7 @@ fn commands_that_would_fail_for_ipv6_or_open_too_much_there_are_doubtful() {
         );
         let loaded = parse(&SourceText::new("doors.yaml", text)).unwrap();
         let warnings = lint(&loaded, &HostFacts::default());
-        warnings.iter().map(|warning| warning.message().to_owned()).collect::<Vec<_>>()
+        warnings.iter().map(|warning| warning.message.clone()).collect::<Vec<_>>()
     };
     let iptables = "iptables takes no IPv6 address, and a knock over IPv6 runs this";
     let wide = "%IP%/32 opens 2^96 addresses over IPv6";
@@ -1374,7 +1374,7 @@ doors:
     };
     let messages = |network: HostNetwork| -> Vec<String> {
         let host = HostFacts { network: Some(network), ..HostFacts::default() };
-        lint(&loaded, &host).iter().map(|warning| warning.message().to_owned()).collect()
+        lint(&loaded, &host).iter().map(|warning| warning.message.clone()).collect()
     };
     let interface = "there is no interface 'eht0' now: knockd will wait for it";
     let target = "192.0.2.9 is not an address of this host, and it forwards nothing";

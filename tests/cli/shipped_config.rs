@@ -37,7 +37,7 @@ fn uncommented(text: &str) -> String {
 fn as_shipped_it_loads_and_has_no_door() {
     let loaded = load_shipped(&shipped());
     assert!(loaded.config.doors.is_empty());
-    let warnings: Vec<_> = loaded.warnings.iter().map(|warning| warning.message()).collect();
+    let warnings: Vec<_> = loaded.warnings.iter().map(|warning| &warning.message).collect();
     assert_eq!(warnings, ["no door is configured: nothing can be opened"]);
 }
 

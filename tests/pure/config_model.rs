@@ -384,7 +384,7 @@ fn classic_names_that_are_alike_here_get_a_number() {
     let found: BTreeSet<_> = found.collect();
     let numbered = long[..30].to_owned() + "-2";
     assert_eq!(found, ["open_ssh", "open_ssh-2", &long, &numbered].map(str::to_owned).into());
-    let warned = loaded.warnings.iter().filter(|it| it.message().contains("is called"));
+    let warned = loaded.warnings.iter().filter(|it| it.message.contains("is called"));
     // The one whose name is a name as it stands keeps it.
     assert_eq!(warned.count(), 3);
 }

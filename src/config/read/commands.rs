@@ -12,7 +12,7 @@ use crate::config::{
     SourceText,
 };
 
-pub(super) const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEMPLATE_NAMES };
+const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEMPLATE_NAMES };
 
 /// The directories in which commands are looked for: the `PATH` that they run with.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

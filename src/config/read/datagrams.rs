@@ -8,11 +8,11 @@ use crate::config::{Diagnosed, FwknopSettings, Problems, SpaSettings};
 use crate::proto::PortRange;
 use crate::proto::port_range;
 
-pub(super) const SPA: KnownKeys = KnownKeys {
+const SPA: KnownKeys = KnownKeys {
     of: "spa",
     known: &["port", "key_file", "old_key_file", "old_until", "max_age", "max_ahead"],
 };
-pub(super) const FWKNOP: KnownKeys = KnownKeys { of: "fwknop", known: &["port", "max_age"] };
+const FWKNOP: KnownKeys = KnownKeys { of: "fwknop", known: &["port", "max_age"] };
 
 const A_MAPPING: &str = "a mapping such as {port: 62201}";
 const SECOND: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use crate::config::{Diagnostic, FleetSettings, Options, Problems, Store, StoreAd
 use crate::proto::Secret;
 use crate::proto::spa::SpaKeyError;
 
-pub(super) const FLEET: KnownKeys =
+const FLEET: KnownKeys =
     KnownKeys { of: "fleet", known: &["name store password_file key_file ca_file wait when_lost"] };
 
 /// How long a request waits for the store unless that is written.

@@ -10,8 +10,7 @@ use crate::config::{Diagnosed, Diagnostic, Family, Forward, Place, Problems};
 use crate::proto::Knock;
 use crate::proto::network::is_a_hosts;
 
-pub(super) const FORWARD: KnownKeys =
-    KnownKeys { of: "forward", known: &["on", "to", "port", "masquerade"] };
+const FORWARD: KnownKeys = KnownKeys { of: "forward", known: &["on", "to", "port", "masquerade"] };
 
 const AN_ENTRY: &str = "{on: 2222/tcp, to: 192.168.1.10, port: 22}";
 

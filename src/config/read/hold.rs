@@ -7,8 +7,8 @@ use crate::config::diagnostic::Parsed;
 use crate::config::{Diagnosed, Diagnostic, Hold, Hole, Opening, Problems};
 use crate::proto::{Widths, duration};
 
-pub(super) const HOLD: KnownKeys = KnownKeys { of: "hold", known: &["idle", "grace", "at_most"] };
-pub(super) const WIDTH: KnownKeys = KnownKeys { of: "width", known: &["ipv4", "ipv6"] };
+const HOLD: KnownKeys = KnownKeys { of: "hold", known: &["idle", "grace", "at_most"] };
+const WIDTH: KnownKeys = KnownKeys { of: "width", known: &["ipv4", "ipv6"] };
 
 /// Reads the times of grants that follow their sessions; what is left out has its default.
 pub(super) fn read_hold(

@@ -24,7 +24,7 @@ use crate::config::{Diagnostic, Door, DoorPlaces, Mechanism, Problems, Settings,
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Report(pub(crate) Vec<Diagnostic>);
 
-pub(super) const TOP: KnownKeys =
+const TOP: KnownKeys =
     KnownKeys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
 
 /// What each of the top keys holds, and what to write where it is not a mapping.

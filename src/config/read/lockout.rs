@@ -6,8 +6,7 @@ use super::tree::{KnownKeys, Node, Reader, Scalar, Value};
 use crate::config::diagnostic::Parsed;
 use crate::config::{Lockout, Problems};
 
-pub(super) const LOCKOUT: KnownKeys =
-    KnownKeys { of: "lockout", known: &["failures", "within", "for"] };
+const LOCKOUT: KnownKeys = KnownKeys { of: "lockout", known: &["failures", "within", "for"] };
 
 const MAX_FAILURES: u32 = 1_000_000;
 

@@ -11,7 +11,7 @@ use crate::proto::totp::{
     Digits, LENGTH, LENGTHS, Protocols, SKEWS, STEP, STEPS, Scheme, TotpMode,
 };
 
-pub(super) const TOTP: KnownKeys = KnownKeys {
+const TOTP: KnownKeys = KnownKeys {
     of: "a door's totp",
     known: &["mode", "ports", "length", "protocol", "step", "skew", "base", "digits"],
 };

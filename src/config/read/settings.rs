@@ -16,18 +16,17 @@ use crate::config::{
 };
 use crate::proto::{InterfaceName, Network};
 
-pub(super) const SETTINGS: KnownKeys = KnownKeys {
+const SETTINGS: KnownKeys = KnownKeys {
     of: "knockd",
     known: &[
         "interfaces only_ipv4 user state_dir run_dir pid_file log track max_grants",
         "trusted on_exit guard alert metrics fleet spa fwknop lockout command_limit no_new_privs sandbox",
     ],
 };
-pub(super) const LOG: KnownKeys =
-    KnownKeys { of: "log", known: &["syslog", "file", "level", "format"] };
-pub(super) const ALERT: KnownKeys = KnownKeys { of: "alert", known: &["email"] };
-pub(super) const METRICS: KnownKeys = KnownKeys { of: "metrics", known: &["socket", "group"] };
-pub(super) const TRACK: KnownKeys = KnownKeys { of: "track", known: &["sources"] };
+const LOG: KnownKeys = KnownKeys { of: "log", known: &["syslog", "file", "level", "format"] };
+const ALERT: KnownKeys = KnownKeys { of: "alert", known: &["email"] };
+const METRICS: KnownKeys = KnownKeys { of: "metrics", known: &["socket", "group"] };
+const TRACK: KnownKeys = KnownKeys { of: "track", known: &["sources"] };
 
 /// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
 const FACILITIES: [&str; 20] = [

@@ -468,7 +468,7 @@ mod tests {
         let mapping = root.mapping("").unwrap();
         assert!(mapping.value("a").unwrap().boolean().unwrap());
         let error = mapping.value("b").unwrap().boolean().unwrap_err();
-        assert_eq!(error.message(), "'yes' is neither true nor false");
+        assert_eq!(error.message, "'yes' is neither true nor false");
     }
 
     #[test]
@@ -478,7 +478,7 @@ mod tests {
         let mut problems = Problems::default();
         root.mapping("").unwrap().check_keys(&keys, &mut problems);
         let messages: Vec<_> =
-            problems.into_sorted().iter().map(|problem| problem.message().to_owned()).collect();
+            problems.into_sorted().iter().map(|problem| problem.message.clone()).collect();
         assert_eq!(
             messages,
             [

@@ -7,9 +7,8 @@ use crate::config::{
     Diagnosed, Diagnostic, Family, Mechanism, Name, NftFamily, NftName, NftSet, Place, Problems,
 };
 
-pub(super) const VIA: KnownKeys = KnownKeys { of: "via", known: &["nft_set"] };
-pub(super) const NFT_SET: KnownKeys =
-    KnownKeys { of: "nft_set", known: &["table", "set4", "set6"] };
+const VIA: KnownKeys = KnownKeys { of: "via", known: &["nft_set"] };
+const NFT_SET: KnownKeys = KnownKeys { of: "nft_set", known: &["table", "set4", "set6"] };
 
 const A_SET: &str = "via: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}";
 

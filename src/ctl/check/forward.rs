@@ -132,7 +132,7 @@ mod tests {
 
     fn said(text: &str, around: &HostContext) -> Vec<String> {
         let loaded = parse(&SourceText::new("f.yaml", text)).unwrap();
-        doubts(&loaded, around).iter().map(|doubt| doubt.message().to_owned()).collect()
+        doubts(&loaded, around).iter().map(|doubt| doubt.message.clone()).collect()
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub fn is_standing() -> bool {
 pub fn observed() -> netlink::Result<(Vec<ObservedSource>, bool)> {
     let (mut netlink, mut sources, mut is_full) = (Netlink::open()?, Vec::new(), false);
     for set in GuardSet::all().filter(|set| set.kind.is_note()) {
-        let elements = dump(&mut netlink, &set.reference())?;
+        let elements = netlink.dump_if_there(&set.reference())?.unwrap_or_default();
         is_full |= set.kind.bounds().is_some_and(|(size, _)| elements.len() >= size as usize);
         sources.extend(elements.iter().filter_map(|element| set.source(element)));
     }
@@ -108,7 +108,8 @@ impl StandingTable {
                 let sets = netlink.sets(NftFamily::Inet, TABLE)?;
                 // Those that are renewed come before their ceilings.
                 for set in GuardSet::named(&sets) {
-                    let mut elements = dump(netlink, &set.reference())?;
+                    let found = netlink.dump_if_there(&set.reference())?;
+                    let mut elements = found.unwrap_or_default();
                     // Somebody may have made a set of another type in its place.
                     elements.retain(|element| element.key.bytes.len() == set.key_length());
                     standing.take(set, elements);
@@ -174,7 +175,7 @@ impl StandingTable {
         for name in netlink.sets(NftFamily::Inet, TABLE)? {
             let Some((door, kind)) = former_set(&name) else { continue };
             let set = SetRef { set: NftName::own(name), ..GuardSet::GUARDED.reference() };
-            for element in dump(netlink, &set)? {
+            for element in netlink.dump_if_there(&set)?.into_iter().flatten() {
                 if element.is_ours() {
                     self.grants.extend(grant(&element, kind));
                 } else if let Some(key) = key(&element, kind, door.clone()) {
@@ -226,14 +227,6 @@ fn grant(element: &SetElement, set: GuardSet) -> Option<GuardGrant> {
     let door = element.comment.as_str().split(' ').nth(1)?.parse().ok()?;
     let (left, comment) = (element.left?, element.comment.clone());
     Some(GuardGrant { key: key(element, set, door)?, left, ceiling: None, comment })
-}
-
-/// Nothing where there is no such set: another program may have changed the table.
-fn dump(netlink: &mut Netlink, set: &SetRef) -> netlink::Result<Vec<SetElement>> {
-    match netlink.dump(set) {
-        Err(NetlinkError::NoSet(_) | NetlinkError::NoTable(_)) => Ok(Vec::new()),
-        found => found,
-    }
 }
 
 #[cfg(test)]

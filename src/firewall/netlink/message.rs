@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::{NFT_MSG_DELSETELEM, NFT_MSG_DELTABLE, NFT_MSG_NEWSETELEM, c_int};
 
 use super::attribute::{
     Attributes, array, attributes, comment, find, find_u32, find_u64, read_comment,
@@ -29,18 +30,10 @@ const BATCH_END: u16 = 0x11;
 const NF_TABLES: u16 = 10;
 const OF_BATCH: [u8; 4] = [0, 0, 0, NF_TABLES as u8];
 
-/// Kinds of messages.
-pub(super) const NEW_TABLE: u16 = kind(0);
-pub(super) const GET_TABLE: u16 = kind(1);
-pub const DELETE_TABLE: u16 = kind(2);
-pub(super) const NEW_CHAIN: u16 = kind(3);
-pub(super) const NEW_RULE: u16 = kind(6);
-pub(super) const NEW_SET: u16 = kind(9);
-pub(super) const GET_SET: u16 = kind(10);
-pub const NEW_ELEMENT: u16 = kind(12);
-pub(super) const GET_ELEMENT: u16 = kind(13);
-pub const DELETE_ELEMENT: u16 = kind(14);
-pub(super) const GET_GENERATION: u16 = kind(16);
+/// Kinds of messages that are also looked for.
+pub const DELETE_TABLE: u16 = nft(NFT_MSG_DELTABLE);
+pub const NEW_ELEMENT: u16 = nft(NFT_MSG_NEWSETELEM);
+pub const DELETE_ELEMENT: u16 = nft(NFT_MSG_DELSETELEM);
 
 /// The first attribute of everything that belongs to a table is the table's name, and the second
 /// of a set and of a list of elements is the set's.
@@ -72,8 +65,8 @@ const GENERATION: u16 = 1;
 /// So many elements in one message: the length of their list has 16 bits.
 const ELEMENTS_AT_A_TIME: usize = 256;
 
-const fn kind(of_nf_tables: u16) -> u16 {
-    NF_TABLES << 8 | of_nf_tables
+pub(super) const fn nft(message: c_int) -> u16 {
+    NF_TABLES << 8 | message as u16
 }
 
 /// A change of the tables: one message of a batch.

@@ -5,11 +5,15 @@
 
 use std::time::Duration;
 
+use nix::libc::{
+    NF_ACCEPT, NF_DROP, NFT_GOTO, NFT_JUMP, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET,
+    NFT_MSG_NEWTABLE,
+};
+
 use super::attribute::{Attributes, comment};
 use super::message::{
-    APPEND, CREATE, ChangedObject, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET,
-    NEW_TABLE, NftChange, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, counting, millis, set_name,
-    table_name,
+    APPEND, CREATE, ChangedObject, DELETE_TABLE, LIST_ELEMENT, NftChange, SET_FLAGS, SET_KEY_TYPE,
+    TABLE_USERDATA, counting, millis, nft, set_name, table_name,
 };
 use super::{Counter, SetRef};
 use crate::config::{Family, NftFamily};
@@ -32,10 +36,6 @@ const REGISTER: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
-const DROP: i32 = 0;
-const ACCEPT: i32 = 1;
-const JUMP: i32 = -3;
-const GOTO: i32 = -4;
 
 /// A hook: where the kernel asks a chain (linux/netfilter.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,21 +224,21 @@ impl NftRule {
     }
 
     pub fn accept(self) -> Self {
-        self.verdict(ACCEPT, None)
+        self.verdict(NF_ACCEPT, None)
     }
 
     pub fn drop(self) -> Self {
-        self.verdict(DROP, None)
+        self.verdict(NF_DROP, None)
     }
 
     /// Leaves the packet to another chain for good.
     pub fn goto(self, chain: &str) -> Self {
-        self.verdict(GOTO, Some(chain))
+        self.verdict(NFT_GOTO, Some(chain))
     }
 
     /// Asks another chain, and goes on where that one does not decide.
     pub fn jump(self, chain: &str) -> Self {
-        self.verdict(JUMP, Some(chain))
+        self.verdict(NFT_JUMP, Some(chain))
     }
 
     fn verdict(self, code: i32, chain: Option<&str>) -> Self {
@@ -267,7 +267,7 @@ impl NftChange {
     pub fn table(table: &str, says: &str) -> Self {
         let body = table_name(table).u32(TABLE_FLAGS, 0);
         let body = body.optional(comment(says), |it, says| it.bytes(TABLE_USERDATA, &says));
-        Self::object(NEW_TABLE, CREATE, body, format!("the table {table}"))
+        Self::object(nft(NFT_MSG_NEWTABLE), CREATE, body, format!("the table {table}"))
     }
 
     /// Deletes a table with all that is in it.
@@ -284,7 +284,7 @@ impl NftChange {
             let kind = if kind == ChainKind::Nat { "nat" } else { "filter" };
             it.nest(CHAIN_HOOK, &at).u32(CHAIN_POLICY, 1).text(CHAIN_TYPE, kind)
         });
-        Self::object(NEW_CHAIN, CREATE, body, format!("the chain {chain}"))
+        Self::object(nft(NFT_MSG_NEWCHAIN), CREATE, body, format!("the chain {chain}"))
     }
 
     /// A set with this kind of keys. `id` is not that of another set in the same batch.
@@ -292,7 +292,7 @@ impl NftChange {
         let (kind, length) = concatenated(key);
         let body = set_name(set).u32(SET_FLAGS, flags).u32(SET_KEY_TYPE, kind);
         let body = body.u32(SET_KEY_LENGTH, length).u32(SET_ID, id);
-        Self::object(NEW_SET, CREATE, body, format!("the set {}", set.set))
+        Self::object(nft(NFT_MSG_NEWSET), CREATE, body, format!("the set {}", set.set))
     }
 
     /// Makes the set a map to these values.
@@ -322,6 +322,11 @@ impl NftChange {
     /// Puts a rule at the end of a chain.
     pub fn rule(table: &str, chain: &str, rule: &NftRule) -> Self {
         let body = table_name(table).text(RULE_CHAIN, chain).nest(RULE_EXPRESSIONS, &rule.0);
-        Self::object(NEW_RULE, CREATE | APPEND, body, format!("a rule of the chain {chain}"))
+        Self::object(
+            nft(NFT_MSG_NEWRULE),
+            CREATE | APPEND,
+            body,
+            format!("a rule of the chain {chain}"),
+        )
     }
 }

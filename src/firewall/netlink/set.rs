@@ -4,30 +4,9 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use derive_more::Display;
-
 use super::attribute::array;
-use crate::config::{Family, NftFamily, NftName, NftNameError};
+use crate::config::{Family, SetRef};
 use crate::proto::PortRange;
-
-/// The name of a set with that of its table: `inet knockd open_4`.
-#[derive(Clone, Debug, Display, PartialEq, Eq, Hash)]
-#[display("{} {table} {set}", family.as_str())]
-pub struct SetRef {
-    pub family: NftFamily,
-    pub table: NftName,
-    pub set: NftName,
-}
-
-impl SetRef {
-    /// A set by the names of its table and its own.
-    ///
-    /// # Errors
-    /// When a name is one that nft itself would not take.
-    pub fn new(family: NftFamily, table: &str, set: &str) -> Result<Self, NftNameError> {
-        Ok(Self { family, table: table.parse()?, set: set.parse()? })
-    }
-}
 
 /// A set and a key in it, which name an element; and what that is to lead to, in a map.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,10 +14,8 @@ const HOLD: Hold = Hold {
     at_most: Duration::from_secs(600),
 };
 fn held_action() -> Action {
-    let element =
-        KernelElement { table: "inet knockd".into(), set: "g_ssh_4".into(), source_port: None };
     let open_for = Duration::from_secs(OPEN_FOR);
-    let backend = GrantBackend::Kernel(element);
+    let backend = GrantBackend::Kernel(KernelElement::Guard);
     Action { backend, open_for, hold: Some(HOLD), ..action(1, OPEN_FOR) }
 }
 

@@ -184,7 +184,7 @@ impl<'a> Keeper<'a> {
                         id,
                         key: GrantKey::new(door(), address),
                         origin: Method::Sequence.into(),
-                        state: GrantState::Recorded,
+                        state: GrantState::Starting,
                         boot: self.world.boot(),
                         deadline,
                         since: now.wall,

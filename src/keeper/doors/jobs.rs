@@ -47,12 +47,6 @@ impl Doors {
         id
     }
 
-    /// What has ended since the last call of all that was [under
-    /// way](super::ClaimOutcome::UnderWay).
-    pub(in crate::keeper) fn take_ended(&mut self) -> Vec<(JobId, Result<(), String>)> {
-        std::mem::take(&mut self.ended)
-    }
-
     /// The job that opens a door now, while it is starting.
     pub(in crate::keeper) fn opened_by(&self, key: &GrantKey) -> Option<JobId> {
         let opens = |id: &GrantId| {

@@ -15,11 +15,6 @@ pub(in crate::keeper) enum DoorNews {
 }
 
 impl Doors {
-    /// What is new since the last call, in its order.
-    pub(in crate::keeper) fn take_news(&mut self) -> Vec<DoorNews> {
-        std::mem::take(&mut self.news)
-    }
-
     /// What is open, or about to be, at doors of the fleet, and no other gateway has told of.
     pub(in crate::keeper) fn fleet_grants(&self) -> impl Iterator<Item = &Grant> {
         let is_own = |it: &&Grant| it.origin.by != OpenedBy::Fleet && self.is_fleets(&it.key.door);
@@ -52,6 +47,7 @@ impl Doors {
 
 #[cfg(test)]
 mod tests {
+    use std::mem;
     use std::time::Duration;
 
     use super::*;
@@ -151,15 +147,15 @@ mod tests {
         }
         let until = gateway.doors.stands_until(&key("ssh", ALICE)).unwrap();
         let opened = DoorNews::Open { key: key("ssh", ALICE), client: None, until };
-        assert_eq!(gateway.doors.take_news(), [opened]);
+        assert_eq!(mem::take(&mut gateway.doors.news), [opened]);
         gateway.open_by_hand("ssh", ALICE);
         let until = gateway.doors.stands_until(&key("ssh", ALICE)).unwrap();
         let longer = DoorNews::Open { key: key("ssh", ALICE), client: None, until };
-        assert_eq!(gateway.doors.take_news(), [longer]);
+        assert_eq!(mem::take(&mut gateway.doors.news), [longer]);
         for door in ["ssh", "own"] {
             assert!(gateway.close(door, ALICE, OpenedBy::Knockctl));
         }
-        assert_eq!(gateway.doors.take_news(), [closed("ssh", ALICE)]);
+        assert_eq!(mem::take(&mut gateway.doors.news), [closed("ssh", ALICE)]);
     }
 
     #[test]
@@ -168,10 +164,10 @@ mod tests {
         gateway.open_by_gateway(ALICE);
         assert_eq!(gateway.doors.fleet_grants().count(), 0);
         assert!(gateway.close("ssh", ALICE, OpenedBy::Fleet));
-        assert_eq!(gateway.doors.take_news(), []);
+        assert_eq!(mem::take(&mut gateway.doors.news), []);
         gateway.open_by_gateway(ALICE);
         assert!(gateway.close("ssh", ALICE, OpenedBy::Knockctl));
-        assert_eq!(gateway.doors.take_news(), [closed("ssh", ALICE)]);
+        assert_eq!(mem::take(&mut gateway.doors.news), [closed("ssh", ALICE)]);
     }
 
     #[test]
@@ -183,7 +179,7 @@ mod tests {
         assert!(!gateway.close("own", ALICE, OpenedBy::Fleet));
         gateway.doors.close_all(clock::now(), false, OpenedBy::Fleet);
         gateway.settle();
-        let said = gateway.doors.take_logged().into_iter().map(|it| it.message);
+        let said = mem::take(&mut gateway.doors.logged).into_iter().map(|it| it.message);
         assert_eq!(said.last().as_deref(), Some("closed at another gateway"));
         let left: Vec<_> = gateway.doors.list().iter().map(|it| it.key.clone()).collect();
         assert_eq!(left, [key("own", ALICE)]);
@@ -201,7 +197,7 @@ mod tests {
                 None,
             );
             gateway.carry_out(&Claim { origin: Origin { by, client: phone() }, ..hand });
-            let news = gateway.doors.take_news();
+            let news = mem::take(&mut gateway.doors.news);
             news.into_iter().filter(|it| matches!(it, DoorNews::Close { .. })).collect::<Vec<_>>()
         };
         assert_eq!(open(ALICE, OpenedBy::Knockctl), []);
@@ -209,20 +205,20 @@ mod tests {
         assert_eq!(open("192.0.2.4", OpenedBy::Fleet), []);
         let (now, by) = (clock::now(), OpenedBy::Knockctl);
         assert_eq!(gateway.doors.close_client(now, &phone().unwrap(), false, by), 1);
-        assert_eq!(gateway.doors.take_news(), [closed("ssh", "192.0.2.4")]);
+        assert_eq!(mem::take(&mut gateway.doors.news), [closed("ssh", "192.0.2.4")]);
     }
 
     #[test]
     fn the_end_of_its_time_is_no_news() {
         let mut gateway = Gateway::new();
         gateway.open_by_hand("ssh", ALICE);
-        let _opened = gateway.doors.take_news();
+        let _opened = mem::take(&mut gateway.doors.news);
         let now = clock::now();
         let over = Now { monotonic: now.monotonic + Duration::from_secs(7200), ..now };
         gateway.doors.poll(over);
         gateway.settle();
         assert!(gateway.doors.list().is_empty());
-        assert_eq!(gateway.doors.take_news(), []);
+        assert_eq!(mem::take(&mut gateway.doors.news), []);
     }
 
     #[test]
@@ -239,7 +235,8 @@ mod tests {
     fn the_log_says_at_which_gateway_it_opened() {
         let mut gateway = Gateway::new();
         gateway.open_by_gateway(ALICE);
-        let said: Vec<_> = gateway.doors.take_logged().into_iter().map(|it| it.message).collect();
+        let said: Vec<_> =
+            mem::take(&mut gateway.doors.logged).into_iter().map(|it| it.message).collect();
         assert_eq!(said, ["opened at gw2"]);
     }
 }

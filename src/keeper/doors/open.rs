@@ -7,8 +7,8 @@ use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
 use crate::firewall::guard::{self, Disturbance};
 use crate::grants::{
-    Action, Decision, Grant, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
-    Manner, OpenResult, Origin, PreparedGrant,
+    Action, Decision, Grant, GrantBackend, GrantChange, GrantId, GrantKey, GrantState,
+    KernelElement, KernelGrant, Manner, OpenResult, Origin, PreparedGrant,
 };
 use crate::keeper::claim::Claim;
 use crate::keeper::kernel_sets::KernelSetsError;
@@ -196,7 +196,7 @@ impl Doors {
         match self.sets.open(kept, is_new) {
             // Somebody has taken the table away, or it has no set for networks as wide as this one:
             // it comes back with this grant.
-            Err(why) if kept.element.is_guards() && why.is_gap() => {
+            Err(why) if kept.element == KernelElement::Guard && why.is_gap() => {
                 let (grants, at) = (&self.grants, now.monotonic);
                 let what =
                     if guard::is_standing() { Disturbance::Outgrown } else { Disturbance::Gone };

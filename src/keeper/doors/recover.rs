@@ -10,7 +10,7 @@ use super::{Doors, holding};
 use crate::config::{Config, Name};
 use crate::firewall::command::CommandRunner;
 use crate::grants::{
-    Action, Grant, GrantChange, GrantKey, GrantRecord, Grants, Recovered, ToClose,
+    Action, Grant, GrantChange, GrantKey, GrantRecord, Grants, KernelElement, Recovered, ToClose,
 };
 use crate::keeper::alerts::Alerts;
 use crate::keeper::journal::Journal;
@@ -98,7 +98,7 @@ impl Doors {
                 // The guard's elements came back with its table.
                 if restore
                     && let Some(kept) = self.in_kernel(now, id)
-                    && !kept.element.is_guards()
+                    && kept.element != KernelElement::Guard
                     && let Err(why) = self.sets.open(&kept, true)
                 {
                     error!(source = %network, door = %door, "cannot be restored: {why}");

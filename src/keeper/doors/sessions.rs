@@ -24,7 +24,7 @@ pub(super) struct Sessions {
     /// Whether nothing of theirs was before it listened.
     has_heard_all: bool,
     /// When all are asked for again, where nothing is told.
-    next_look: Option<Monotonic>,
+    pub(super) next_look: Option<Monotonic>,
     /// Whether it has been said that nothing can be heard or asked for.
     has_failed: bool,
 }
@@ -54,10 +54,6 @@ impl Sessions {
         }
         self.has_failed &= result.is_err();
         result.ok()
-    }
-
-    pub(super) const fn next_look(&self) -> Option<Monotonic> {
-        self.next_look
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {

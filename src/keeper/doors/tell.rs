@@ -190,11 +190,6 @@ impl Doors {
         self.logged.push(line);
     }
 
-    /// What has been logged since the last call.
-    pub(in crate::keeper) fn take_logged(&mut self) -> Vec<EventLine> {
-        std::mem::take(&mut self.logged)
-    }
-
     /// Whether one more thing about a door may be logged: whoever makes thousands of grants does
     /// not fill the log.
     fn may_log(&mut self, now: Now, door: &Name) -> bool {

@@ -224,7 +224,7 @@ impl Keeper {
         self.couriers_left.retain_mut(ChildProcess::is_alive);
         let Some(fleet) = &mut self.fleet else {
             // Nobody is to be told.
-            let _untold = self.doors.take_news();
+            let _untold = std::mem::take(&mut self.doors.news);
             return;
         };
         let decided = fleet.poll(now);

@@ -244,7 +244,7 @@ impl Keeper {
 
     /// Tells the others what has opened and closed here.
     pub(super) fn tell_news(&mut self, now: Now, fleet: &mut Fleet) {
-        for news in self.doors.take_news() {
+        for news in std::mem::take(&mut self.doors.news) {
             fleet.tell(now, at(now, news), false);
         }
         let Some(kept) = fleet.telling.missing_there.take_if(|_| fleet.hearing.backlog.is_empty())

@@ -21,8 +21,7 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
     };
     for GuardGrant { key, left, ceiling, comment } in elements {
         let origin = read_comment(&comment).map_or(Origin::KNOCKCTL, |(_, origin)| origin);
-        let element = KernelElement::of_guard(&key);
-        held.push(KernelGrant { key, origin, element, left, ceiling });
+        held.push(KernelGrant { key, origin, element: KernelElement::Guard, left, ceiling });
     }
     let own = all_own_sets(config);
     if own.is_empty() {
@@ -34,13 +33,12 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
             let Some((name, origin)) = read_comment(&entry.comment) else { continue };
             let mechanism = config.door(&name).map(|door| &door.opening.mechanism);
             let Some(Mechanism::Set(set)) = mechanism else { continue };
-            let Some(address) = entry.key.as_address() else { continue };
-            let (Some(element), Some(left)) = (KernelElement::of_set(set, address), entry.left)
-            else {
+            let (Some(address), Some(left)) = (entry.key.as_address(), entry.left) else {
                 continue;
             };
             if set.reference(Family::of(address.to_canonical())).as_ref() == Some(&reference) {
                 let key = GrantKey::new(name, address);
+                let element = KernelElement::Set(reference.clone());
                 held.push(KernelGrant { key, origin, element, left, ceiling: None });
             }
         }
