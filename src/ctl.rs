@@ -29,7 +29,6 @@ mod status;
 mod target;
 mod trial;
 mod wording;
-mod yaml_writer;
 
 use std::process::ExitCode;
 
