@@ -5,6 +5,7 @@ mod error;
 mod fwknop;
 pub mod fwknoprc;
 pub mod hosts;
+mod import;
 mod keys;
 mod knocker;
 mod messages;
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
 fn run() -> Result<(), ClientError> {
     match cli::read(std::env::args_os())? {
         KnockCommand::Knock(invocation) => knock(&invocation),
+        KnockCommand::Import(arguments) => import::import(&arguments),
         KnockCommand::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
         KnockCommand::Print(text) => print(&text),
         KnockCommand::ListHosts => list_hosts(),

@@ -23,6 +23,7 @@ pub(crate) mod sleeps;
 mod template;
 pub(crate) mod trusted_path;
 pub mod watch;
+pub(crate) mod yaml_writer;
 
 pub use crate::proto::name::{Name, NameError};
 pub use client::{AddressPolicy, Client, ClientPlaces, FwknopClient, SpaClient, TotpClient};

@@ -30,7 +30,6 @@ mod status;
 mod target;
 mod trial;
 mod wording;
-mod yaml_writer;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod fwknop;
 pub(crate) mod interface;
 pub mod knock;
+pub mod link;
 pub mod method;
 pub(crate) mod name;
 pub mod network;

@@ -3,8 +3,10 @@
 
     knock_spa.py --keygen my.key                       makes a key, prints the public one
     knock_spa.py --key my.key --server-key BASE64 --door ssh gw.example.com
+    knock_spa.py --key my.key -                        asks as a link of knockctl enroll says
 
-Needs Python 3.9 and the package `cryptography`. The last stamp is kept beside the key.
+A link is read from standard input, and the private key in it kept in the file; later without it:
+what the link says is printed as the options that do the same. Needs Python 3.9 and the package `cryptography`. The last stamp is kept beside the key.
 """
 import argparse, base64, fcntl, hashlib, hmac, ipaddress, os, socket, struct, sys, time
 
@@ -79,9 +81,105 @@ def next_stamp(path):
         return stamp
 
 
+class LinkReader:
+    """The fields of a link, one after the other."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def take(self, count):
+        if count > len(self.data):
+            raise ValueError("of a newer knockctl")
+        taken, self.data = self.data[:count], self.data[count:]
+        return taken
+
+    def number(self):
+        value = shift = 0
+        while True:
+            byte, = self.take(1)
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def bytes(self):
+        return self.take(self.number())
+
+    def text(self):
+        return self.bytes().decode()
+
+    def optional(self, read):
+        return read() if self.number() else None
+
+    def list(self, read):
+        return [read() for _ in range(self.number())]
+
+    def server(self):
+        return self.take(32), self.optional(lambda: (self.number(), self.number()))
+
+    def scheme(self):
+        if self.number():
+            mode = {"base": self.number(), "digits": (6, 8)[self.number()]}
+        else:
+            mode = {"ports": (self.number(), self.number()), "length": self.number(),
+                    "protocol": ("tcp", "udp", "mixed")[self.number()]}
+        return {**mode, "step": self.number(), "skew": self.number()}
+
+    def entry(self):
+        door, scheme = self.text(), self.optional(self.scheme)
+        return {"door": door, "totp": scheme, "wait": self.optional(self.number)}
+
+    def link(self):
+        return {"host": self.text(), "label": self.text(), "secret": self.optional(self.bytes),
+                "key": self.optional(self.bytes), "server": self.optional(self.server),
+                "entries": self.list(self.entry)}
+
+
+def read_link(text):
+    """What a link says; ValueError says why it is none."""
+    start, _, coded = "".join(text.split()).partition("/1/")
+    if start.lower() != "knock:/":
+        raise ValueError("no link of this version")
+
+    def decode(text):
+        return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+
+    count, rest = int.from_bytes(decode(coded[:4]), "big"), coded[4:]
+    if len(rest) < count:
+        raise ValueError("cut off")
+    data = decode(rest)
+    if len(rest) != count or sha256(b"knock link v1\0", data[:-4])[:4] != data[-4:]:
+        raise ValueError("mistyped")
+    reader = LinkReader(data[:-4])
+    link = reader.link()
+    if reader.data:
+        raise ValueError("of a newer knockctl")
+    return link
+
+
+def take_up(link, args):
+    """Sets the options of which a link speaks, and keeps its private key."""
+    doors = [entry["door"] for entry in link["entries"] if entry["totp"] is None]
+    if args.door not in ["", *doors] or not doors:
+        sys.exit(f"the link has these doors for SPA: {', '.join(doors)}")
+    server, ports = link["server"]
+    args.host, args.door = link["host"], args.door or doors[0]
+    args.server_key = base64.b64encode(server).decode()
+    args.port = ports[0] if ports else args.port
+    if link["key"] and not os.path.exists(args.key):
+        write_key(args.key, link["key"])
+    print(f"--key {args.key} --server-key {args.server_key} --door {args.door} "
+          f"--port {args.port} {args.host}")
+
+
+def write_key(path, key):
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(base64.b64encode(key) + b"\n")
+
+
 def main():
     cli = argparse.ArgumentParser(description="Opens a door of knockd with one datagram.")
-    cli.add_argument("host", nargs="?")
+    cli.add_argument("host", nargs="?", help="or -: a link of knockctl enroll, on standard input")
     cli.add_argument("--keygen", metavar="FILE", help="make a key and print the public one")
     cli.add_argument("--key", metavar="FILE", help="this client's private key")
     cli.add_argument("--server-key", metavar="BASE64", help="the server's public key")
@@ -94,10 +192,14 @@ def main():
     args = cli.parse_args()
     if args.keygen:
         key = os.urandom(32)
-        with open(os.open(args.keygen, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(base64.b64encode(key) + b"\n")
+        write_key(args.keygen, key)
         print(base64.b64encode(public(key)).decode())
         return
+    if args.host == "-" and args.key:
+        try:
+            take_up(read_link(sys.stdin.read()), args)
+        except (ValueError, IndexError) as error:
+            sys.exit(f"this is no link, or it is not whole: {error}")
     if not (args.host and args.key and args.server_key):
         cli.error("a host, --key and --server-key are needed")
     if os.stat(args.key).st_mode & 0o077:

@@ -13,6 +13,8 @@ use clap::error::ErrorKind;
 pub use self::error::UsageError;
 pub use self::invocation::{Code, Invocation};
 use super::settings::ClientSettings;
+use crate::config::Name;
+use crate::proto::link::Link;
 
 /// Knock on ports of a host, in order; without ports, as the hosts file says.
 #[derive(Clone, Debug, Parser)]
@@ -24,7 +26,8 @@ use super::settings::ClientSettings;
                       knock [OPTIONS] --fwknop HOST PORT[/PROTO]...\n       \
                       knock [OPTIONS] --fwknoprc STANZA\n       \
                       knock [OPTIONS] --proxy HOST PORT\n       \
-                      knock --keygen FILE",
+                      knock --keygen FILE\n       \
+                      knock import [OPTIONS] LINK|-",
     after_help = "Example: knock -d 50 gw.example.com 7000 8000:udp 9000",
     disable_help_flag = true,
     disable_version_flag = true
@@ -110,10 +113,33 @@ pub struct KnockArgs {
     help: (),
 }
 
+/// Take up the link that 'knockctl enroll' has printed.
+#[derive(Clone, derive_more::Debug, Parser)]
+#[command(name = "knock import", no_binary_name = true)]
+pub struct ImportArgs {
+    /// The link; -: read it from standard input, or ask for it at a terminal
+    #[arg(value_name = "LINK|-", required = true)]
+    #[debug("..")]
+    pub link: Vec<String>,
+
+    /// Add to this hosts file [default: ~/.config/knock/hosts.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
+
+    /// Call the entry, and the files with its secrets, NAME
+    #[arg(long)]
+    pub name: Option<Name>,
+
+    /// Overwrite what is there and says something else, and do not ask
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// The command that a command line gives.
 #[derive(Clone, Debug)]
 pub enum KnockCommand {
     Knock(Box<Invocation>),
+    Import(ImportArgs),
     /// A new key in this file.
     Keygen(PathBuf),
     /// The names in the hosts file, for the completions of shells.
@@ -132,16 +158,31 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<KnockComman
     if arguments.len() == 2 && arguments.get(1).is_some_and(|it| it == "--list-hosts") {
         return Ok(KnockCommand::ListHosts);
     }
-    match KnockArgs::try_parse_from(arguments) {
-        Ok(KnockArgs { keygen: Some(file), .. }) => Ok(KnockCommand::Keygen(file)),
-        Ok(arguments) => arguments.invocation().map(Box::new).map(KnockCommand::Knock),
-        Err(error) => {
-            let text = error.render().to_string();
-            let text = text.trim_end();
-            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                return Ok(KnockCommand::Print(text.to_owned()));
-            }
-            Err(UsageError::Syntax(text.strip_prefix("error: ").unwrap_or(text).to_owned()))
+    let read = match import(&arguments) {
+        Some(import) => import.map(KnockCommand::Import),
+        None => match KnockArgs::try_parse_from(arguments) {
+            Ok(KnockArgs { keygen: Some(file), .. }) => Ok(KnockCommand::Keygen(file)),
+            Ok(arguments) => return arguments.invocation().map(Box::new).map(KnockCommand::Knock),
+            Err(error) => Err(error),
+        },
+    };
+    read.or_else(|error| {
+        let text = error.render().to_string();
+        let text = text.trim_end();
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Ok(KnockCommand::Print(text.to_owned()));
         }
-    }
+        Err(UsageError::Syntax(text.strip_prefix("error: ").unwrap_or(text).to_owned()))
+    })
+}
+
+/// The arguments of `knock import`; `None`: import is a host, as it may be called.
+fn import(arguments: &[OsString]) -> Option<Result<ImportArgs, clap::Error>> {
+    let own = arguments.get(2..).filter(|_| arguments.get(1).is_some_and(|it| it == "import"))?;
+    let read = ImportArgs::try_parse_from(own);
+    let is_import = match &read {
+        Ok(import) => import.link.first().is_some_and(|it| it == "-" || Link::is_meant(it)),
+        Err(error) => matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::ValueValidation),
+    };
+    is_import.then_some(read)
 }

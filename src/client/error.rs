@@ -5,6 +5,7 @@ use std::io;
 use super::cli::UsageError;
 use super::fwknop::StanzaError;
 use super::hosts::HostsError;
+use super::import::ImportError;
 use super::keys::{KeyFileError, KeygenError};
 use super::messages::complain;
 use super::names::ResolveError;
@@ -23,6 +24,7 @@ const GAVE_UP: u8 = 3;
 pub(super) enum ClientError {
     Usage(#[from] UsageError),
     Hosts(#[from] HostsError),
+    Import(#[from] ImportError),
     Stanza(#[from] StanzaError),
     KeyFile(#[from] KeyFileError),
     Key(#[from] FwknopKeyError),

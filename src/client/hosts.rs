@@ -1,5 +1,6 @@
 //! The hosts file, which says how to knock at a host that is named without ports.
 
+mod edit;
 mod entry;
 
 use std::fs::File;
@@ -12,6 +13,7 @@ use crate::config::diagnostic::closest_match;
 use crate::config::tree::{KnownKeys, Reader, Value};
 use crate::config::{Diagnostic, OTHERS_WRITE, Place, Problems, SourceText, unsafe_to_use, yaml};
 
+pub(super) use edit::{Edited, put};
 pub use entry::{DELAY, KEYS};
 
 /// A file larger than this is none that a person wrote.
@@ -82,6 +84,11 @@ pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> 
     if text.len() > MAX_SIZE {
         return Err(HostsError::Wrong(vec![Diagnostic::file(path, "too large for a hosts file")]));
     }
+    of_text(path, &text)
+}
+
+/// The hosts file at `path` with this text.
+fn of_text(path: &Path, text: &str) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> {
     let mut problems = Problems::default();
     let entries = parse(&SourceText::new(path, text), &mut problems);
     if problems.has_errors() {

@@ -124,6 +124,7 @@ fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, ClientError> 
         (None, None) => {
             invocation.check_mode(Mode::Sequence, "add that")?;
             Err(match hosts {
+                _ if host == "import" => UsageError::NoLink.into(),
                 Some(hosts) => hosts.missing(host).into(),
                 None => {
                     let as_in = match invocation.proxy {

@@ -13,9 +13,9 @@ use jiff::tz::TimeZone;
 use side_by_side::ImportedPart;
 
 use super::error::Error;
-use super::yaml_writer::YamlWriter;
 use crate::client::complain;
 use crate::config::classic::is_classic;
+use crate::config::yaml_writer::YamlWriter;
 use crate::config::{Diagnosed, Diagnostic, Problems, SourceText, cannot_be_read, list_directory};
 use crate::proto::{Knock, KnockError};
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
+use libknock::proto::link::Link;
+
 use crate::output::{complained, said, text};
 use crate::support::{
     CLIENT, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, command, eventually, has_programs,
@@ -95,7 +97,7 @@ fn knockctl(config: &Path, line: &str) -> Output {
     knockctl.arg("-c").arg(config).args(line.split_whitespace()).output().unwrap()
 }
 
-/// What `enroll` has printed for a client, put where it says.
+/// What `enroll` has printed for a client, taken up by it.
 struct Bundle {
     directory: tempfile::TempDir,
 }
@@ -103,19 +105,10 @@ struct Bundle {
 impl Bundle {
     fn unpack(printed: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let hosts: Vec<&str> = printed
-            .lines()
-            .skip_while(|line| *line != "hosts:")
-            .take_while(|line| !line.is_empty())
-            .collect();
-        fs::write(directory.path().join("hosts.yaml"), hosts.join("\n")).unwrap();
-        let mut lines = printed.lines();
-        while let Some(line) = lines.next() {
-            let Some(rest) = line.strip_prefix("And in ~/.config/knock/") else { continue };
-            let name = rest.split(',').next().unwrap();
-            let secret = lines.by_ref().find(|line| !line.is_empty()).unwrap();
-            write_secret(&directory.path().join(name), secret);
-        }
+        let hosts = directory.path().join("hosts.yaml");
+        let mut import = assert_cmd::Command::new(env!("CARGO_BIN_EXE_knock"));
+        import.args(["import", "--hosts", hosts.to_str().unwrap(), "-"]);
+        import.write_stdin(printed).assert().success();
         Self { directory }
     }
 
@@ -151,14 +144,17 @@ fn variable<'a>(stanza: &'a str, name: &str) -> &'a str {
     lines().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}: {stanza}")).1
 }
 
-/// What a camera reads of the last code that is printed.
-fn scanned(printed: &str) -> String {
+/// What a camera reads of each code that is printed.
+fn scanned(printed: &str) -> Vec<String> {
+    let lines: Vec<&str> = printed.lines().collect();
+    let is_drawn = |line: &str| line.starts_with("    ") && line.contains(['█', '▀', '▄']);
+    let drawn = lines.chunk_by(|one, other| is_drawn(one) == is_drawn(other));
+    drawn.filter(|lines| is_drawn(lines[0])).map(read_code).collect()
+}
+
+fn read_code(lines: &[&str]) -> String {
     const PIXELS: usize = 3;
-    let drawn: Vec<Vec<char>> = printed
-        .lines()
-        .filter(|line| line.starts_with("    ") && line.contains(['█', '▀', '▄']))
-        .map(|line| line.chars().collect())
-        .collect();
+    let drawn: Vec<Vec<char>> = lines.iter().map(|line| line.chars().collect()).collect();
     // The frame above and below is blank, so it is not among these lines.
     let frame = 4;
     let (width, height) = (drawn[0].len(), drawn.len() * 2 + 2 * frame);
@@ -208,11 +204,13 @@ fn a_secret_is_printed_once_and_readable_for_its_owner_only() {
 }
 
 #[test]
-fn the_code_on_the_screen_is_the_uri_that_is_printed() {
+fn the_codes_on_the_screen_are_the_link_and_the_uri_that_are_printed() {
     let files = Files::new();
     let (printed, _) = said(files.run("enroll phone --door web --totp --qr"));
-    let uri = scanned(&printed);
-    assert!(printed.lines().any(|line| line == uri), "{uri} is not in\n{printed}");
+    let starts = ["knock://1/", "otpauth://totp/"];
+    let lines = printed.lines().filter(|line| starts.iter().any(|start| line.starts_with(start)));
+    assert_eq!(scanned(&printed), lines.collect::<Vec<_>>());
+    assert_eq!(scanned(&printed).len(), starts.len());
 }
 
 #[test]
@@ -237,7 +235,7 @@ HMAC_KEY_BASE64 TWO
 USE_HMAC Y
 "
     );
-    assert!(!printed.contains("hosts:") && !printed.contains('█'), "{printed}");
+    assert!(!printed.contains("knock://") && !printed.contains('█'), "{printed}");
     assert!(beside.contains("holds a secret") && !beside.contains(key), "{beside}");
     let keys = files.config().join("keys");
     for (name, key) in [("phone.fwknop", key), ("phone.hmac", hmac_key)] {
@@ -371,7 +369,7 @@ fn the_code_for_the_app_is_both_keys() {
     let (printed, _) = said(files.run("enroll phone --door gate --fwknop --qr"));
     let stanza = stanza(&printed);
     let (key, hmac_key) = (variable(&stanza, "KEY_BASE64"), variable(&stanza, "HMAC_KEY_BASE64"));
-    assert_eq!(scanned(&printed), format!("KEY_BASE64:{key} HMAC_KEY_BASE64:{hmac_key}"));
+    assert_eq!(scanned(&printed), [format!("KEY_BASE64:{key} HMAC_KEY_BASE64:{hmac_key}")]);
 }
 
 #[test]
@@ -442,14 +440,13 @@ fn a_client_that_is_known_keeps_what_it_has_and_gets_what_is_new() {
     let files = Files::new();
     said(files.run(&format!("enroll laptop --door vpn --spa {KEY}")));
     let (printed, _) = said(files.run("enroll laptop --door ssh --door vpn --totp"));
-    assert!(printed.contains("    mode: totp\n") && !printed.contains("mode: spa"), "{printed}");
+    let hosts = Bundle::unpack(&printed).hosts();
+    assert!(hosts.contains("    mode: totp\n") && !hosts.contains("mode: spa"), "{hosts}");
     let (printed, _) = said(files.run("enroll laptop --spa"));
-    assert!(printed.contains("    mode: spa\n") && !printed.contains("mode: totp"), "{printed}");
+    let hosts = Bundle::unpack(&printed).hosts();
+    assert!(hosts.contains("    mode: spa\n") && !hosts.contains("mode: totp"), "{hosts}");
     let (server_key, _) = said(files.run("server-key"));
-    assert!(
-        printed.contains(&format!("    server_key: {server_key}")),
-        "made beforehand: {printed}"
-    );
+    assert!(hosts.contains(&format!("    server_key: {server_key}")), "made beforehand: {hosts}");
     let yaml = fs::read_to_string(files.config().join("client-laptop.yaml")).unwrap();
     assert!(yaml.contains("doors: [vpn, ssh]\n"), "{yaml}");
     assert!(yaml.contains(KEY) && yaml.matches("        - ").count() == 2, "{yaml}");
@@ -463,9 +460,26 @@ fn a_new_secret_comes_with_the_entries_of_every_door_of_the_client() {
     let files = Files::new();
     said(files.run("enroll phone --door ssh --totp --host gw"));
     let (printed, _) = said(files.run("enroll phone --door web --totp --host gw"));
-    assert!(printed.contains("\n  gw-ssh:\n") && printed.contains("\n  gw-web:\n"), "{printed}");
+    let hosts = Bundle::unpack(&printed).hosts();
+    assert!(hosts.contains("\n  gw-ssh:\n") && hosts.contains("\n  gw-web:\n"), "{hosts}");
     let (printed, _) = said(files.run("enroll phone --door ssh --host gw"));
-    assert!(printed.contains("\n  gw:\n") && !printed.contains("otpauth"), "{printed}");
+    let hosts = Bundle::unpack(&printed).hosts();
+    assert!(hosts.contains("\n  gw:\n") && !printed.contains("otpauth"), "{printed}");
+}
+
+#[test]
+fn a_link_has_nothing_that_its_doors_have_no_use_for() {
+    let files = Files::new();
+    said(files.run("enroll laptop --door vpn --door ssh --spa --totp"));
+    let link = |line: &str| {
+        let (printed, _) = said(files.run(line));
+        Link::decode(printed.lines().find(|line| line.starts_with("knock://")).unwrap()).unwrap()
+    };
+    let web = link("enroll laptop --door web");
+    assert_eq!((web.secret, web.key, web.server), (None, None, None));
+    let vpn = link("enroll laptop --spa");
+    assert!(vpn.secret.is_none() && vpn.key.is_some() && vpn.server.is_some());
+    assert!(vpn.entries.iter().all(|entry| entry.scheme.is_none()), "{vpn:?}");
 }
 
 #[test]
@@ -676,6 +690,40 @@ fn a_phone_is_enrolled_gets_another_secret_and_is_revoked() {
         let secret = bundle.secret();
         assert!(site.knockd.log().iter().all(|line| !line.contains(&secret)));
     }
+}
+
+#[test]
+fn the_reference_client_opens_with_a_link_that_is_printed() {
+    let name = "a link, to the reference client";
+    let Some(site) = Site::new(name).filter(|_| has_programs(name, &["python3"])) else { return };
+    if !command("python3").args(["-c", "import cryptography"]).status().unwrap().success() {
+        return eprintln!("SKIPPED: {name}: python3 has no package cryptography");
+    }
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/clients/knock_spa.py");
+    let (printed, _) = said(site.run(&format!("enroll laptop --door vpn --spa --host {SERVER}")));
+    let link = printed.lines().find(|line| line.starts_with("knock://1/")).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let key = home.path().join("laptop.key").display().to_string();
+    let knock = |link: &str| {
+        let line = format!("echo '{link}' | python3 -B {program} --key {key} -");
+        site.net.client.run("sh", &["-c", &line])
+    };
+    for (wrong, why) in
+        [(&link[..link.len() - 1], "cut off"), (&link.replace("/1/", "/1/A"), "mistyped")]
+    {
+        let said = knock(wrong);
+        assert!(text(said.stderr).contains(why) && !said.status.success());
+    }
+    assert!(!Path::new(&key).exists(), "nothing of what is not whole");
+    let (options, _) = said(knock(link));
+    assert!(eventually(PATIENCE, || site.is_open(1194)));
+    let grant = site.knockd.grants().remove(0);
+    assert_eq!((&grant["client"], &grant["by"]), (&"laptop".into(), &"spa".into()));
+    assert_eq!(mode(Path::new(&key)), 0o600);
+    // What it prints does the same.
+    let line = format!("python3 -B {program} --close {options}");
+    site.net.client.must("sh", &["-c", &line]);
+    assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
 }
 
 #[test]

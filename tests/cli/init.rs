@@ -307,11 +307,13 @@ fn after<'a>(printed: &'a str, text: &str) -> Vec<&'a str> {
     rest.unwrap_or_else(|| panic!("no {text:?} in\n{printed}")).split_whitespace().collect()
 }
 
-/// What `init` prints for a file beside the hosts file, and the name of that.
-fn secret(printed: &str) -> (&str, &str) {
-    let mut lines = printed.lines();
-    let name = lines.find_map(|line| line.strip_prefix("And in ~/.config/knock/")).unwrap();
-    (name.split(',').next().unwrap(), lines.find(|line| !line.is_empty()).unwrap())
+/// Takes up the link that `init` has printed; the hosts file.
+fn import(laptop: &tempfile::TempDir, printed: &str) -> PathBuf {
+    let hosts = laptop.path().join("hosts.yaml");
+    let mut knock = assert_cmd::Command::new(KNOCK);
+    knock.args(["import", "--hosts", hosts.to_str().unwrap(), "-"]);
+    knock.write_stdin(printed).assert().success();
+    hosts
 }
 
 #[test]
@@ -345,7 +347,9 @@ fn a_phone_opens_with_the_code_of_an_authenticator() {
         assert!(printed.contains("█▀▀▀▀▀█"), "a QR code: {printed}");
         let uri = printed.lines().find(|line| line.starts_with("otpauth://totp/")).unwrap();
         let secret = uri.split_once("secret=").unwrap().1.split('&').next().unwrap();
-        let base: u16 = after(&printed, "base: ")[0].parse().unwrap();
+        // The example's first two digits are 49.
+        let example = after(&printed, &format!("http://{SERVER}:"))[0].trim_end_matches('/');
+        let base = example.parse::<u16>().unwrap() - 49;
         let from: IpAddr = CLIENT.parse().unwrap();
         // A step may end between the code and its knocks.
         let opened = eventually(PATIENCE, || {
@@ -369,17 +373,13 @@ fn a_laptop_opens_with_the_files_that_are_printed() {
         let line = format!("init --open 22 --by laptop --from none --name mine --host {SERVER}");
         let (printed, _) = said(container.knockctl(&net.server, &line));
         let laptop = tempfile::tempdir().unwrap();
-        let hosts = printed.lines().skip_while(|line| *line != "hosts:");
-        let hosts: Vec<&str> = hosts.take_while(|line| !line.is_empty()).collect();
-        fs::write(laptop.path().join("hosts.yaml"), hosts.join("\n")).unwrap();
-        let (name, key) = secret(&printed);
-        let key_file = laptop.path().join(name);
-        fs::write(&key_file, format!("{key}\n")).unwrap();
-        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600)).unwrap();
+        let hosts = import(&laptop, &printed);
+        let key =
+            fs::read_dir(&laptop).unwrap().map(|it| it.unwrap().path()).find(|it| *it != hosts);
+        let key = fs::read_to_string(key.unwrap()).unwrap();
 
         let knock = after(&printed, "knock from elsewhere: ");
         assert_eq!(knock[..2], ["knock", SERVER]);
-        let hosts = laptop.path().join("hosts.yaml");
         // It waits until the port is open.
         net.client.must(KNOCK, &["--hosts", hosts.to_str().unwrap(), SERVER]);
         let (status, _) = said(container.knockctl(&net.server, "status"));
@@ -388,7 +388,7 @@ fn a_laptop_opens_with_the_files_that_are_printed() {
         let directory = container.root.join("etc/knock.d");
         let files = ["door-ssh.yaml", "client-mine.yaml", "keys/server.key"];
         let texts = files.map(|file| fs::read_to_string(directory.join(file)).unwrap());
-        assert!(texts.iter().all(|text| !text.contains(key)));
+        assert!(texts.iter().all(|text| !text.contains(key.trim())));
     });
 }
 
@@ -398,7 +398,9 @@ fn a_laptop_is_told_to_knock_at_the_name_that_is_in_its_files() {
     Container::run("init, no host", |container, net| {
         let line = "init --open 22 --by laptop --from none";
         let (printed, _) = said(container.knockctl(&net.server, line));
-        let host = after(&printed, "    host: ")[0];
+        let laptop = tempfile::tempdir().unwrap();
+        let hosts = fs::read_to_string(import(&laptop, &printed)).unwrap();
+        let host = after(&hosts, "    host: ")[0];
         assert_eq!(after(&printed, "knock from elsewhere: ")[..2], ["knock", host]);
     });
 }

@@ -749,7 +749,8 @@ fn bash_completes_the_hosts_of_the_hosts_file_until_there_is_one() {
     fs::set_permissions(hosts.join("hosts.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
     let script = place.run(&["completions", "bash", "knock"]).well();
     for (line, completed) in [
-        ("knock ''", "work home"),
+        ("knock ''", "work home import"),
+        ("knock i", "import"),
         ("knock w", "work"),
         ("knock -v ''", "work home"),
         ("knock --proxy ''", "work home"),

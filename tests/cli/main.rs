@@ -19,6 +19,7 @@ mod init;
 #[cfg(feature = "daemon")]
 mod install;
 mod knock;
+mod knock_import;
 mod knock_modes;
 mod knock_proxy;
 mod knock_routes;

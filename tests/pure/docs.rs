@@ -183,7 +183,8 @@ fn assert_documented(command: clap::Command, page: &'static str) {
 
 #[test]
 fn the_manual_knows_every_option_of_knock() {
-    assert_documented(libknock::client::cli::KnockArgs::command(), "knock.1");
+    let import = libknock::client::cli::ImportArgs::command();
+    assert_documented(libknock::client::cli::KnockArgs::command().subcommand(import), "knock.1");
 }
 
 #[test]

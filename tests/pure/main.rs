@@ -4,6 +4,7 @@
 mod config_model;
 mod docs;
 mod layers;
+mod link;
 #[allow(unsafe_code, reason = "an allocator is")]
 mod memory;
 mod simulation;

@@ -8,8 +8,8 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use zeroize::Zeroizing;
 
 use crate::config::tree::{Mapping, MappingEntry, Node, Value};
+use crate::config::yaml_writer::YamlWriter;
 use crate::config::{Diagnosed, Diagnostic, Name, Place, Problems, SourceText, yaml};
-use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::Method;
 use crate::proto::spa::PublicKey;
 

@@ -8,17 +8,18 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
-use super::bundle::{Bundle, HostsEntry, HostsMode, ServerName};
+use super::bundle;
 use super::client_file::ClientFile;
 use super::site::Site;
 use super::stanza;
-use crate::config::{Client, Config, Door, Name, Settings, SpaSettings};
+use crate::config::{Client, Config, Door, Name, Settings};
 use crate::ctl::args::host;
 use crate::ctl::edit::Edit;
 use crate::ctl::{Error, Target, say};
+use crate::proto::link::{Link, LinkEntry};
 use crate::proto::spa::{KEY_LEN, PORTS, PrivateKey, PublicKey};
 use crate::proto::totp::{SECRET_BYTES, encode_secret};
-use crate::proto::{Method, Protocol, Secret, duration, port_range};
+use crate::proto::{Method, Protocol, Secret, duration};
 use crate::sys::clock;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -249,7 +250,7 @@ fn show(
     if args.host.is_none() {
         say(&format!("the client is told to knock at '{own}'; --host names another address"));
     }
-    let server = ServerName::new(args.host.as_deref(), &own);
+    let host = args.host.as_deref().unwrap_or(&own);
     let shows = |gives: bool| gives || args.gives().is_empty();
     let totp = client.totp.as_ref().filter(|_| shows(args.totp));
     let server_key = server_key.filter(|_| shows(args.spa.is_some()));
@@ -259,35 +260,35 @@ fn show(
         let single = door.opening.ports.iter().filter_map(|ports| ports.single());
         let mut ports = single.chain(door.opening.forwards.iter().map(|forward| forward.on));
         let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
-        let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
+        let entry = |scheme| LinkEntry { door: door.name().clone(), scheme, wait };
         if let Some(scheme) = door.recognition.totp.filter(|_| totp.is_some()) {
-            entries.push(entry(HostsMode::Totp(scheme)));
+            entries.push(entry(Some(scheme)));
         }
-        if let Some(key) = server_key.filter(|_| door.recognition.spa) {
-            entries.push(entry(HostsMode::Spa { key, port: spa_port(&settings.spa) }));
+        if server_key.is_some() && door.recognition.spa {
+            entries.push(entry(None));
         }
     }
-    let key = new_key.map(PrivateKey::encode);
+    let range = Some(settings.spa.ports.clone()).filter(|range| *range != PORTS);
+    let asks = entries.iter().any(|entry| entry.scheme.is_none());
+    let link = Link {
+        host: host.to_owned(),
+        label: bundle::label(host, &own),
+        secret: totp.filter(|_| args.totp).map(|totp| totp.secret.clone()),
+        key: new_key.cloned(),
+        server: server_key.filter(|_| asks).map(|key| (key, range)),
+        entries,
+    };
     let output = io::stdout();
     let qr = args.qr.then(|| output.is_terminal());
-    let secret = totp.filter(|_| args.totp).map(|totp| &totp.secret);
-    let key = key.as_ref().map(|key| key.as_str());
-    let bundle =
-        Bundle { client: &args.client, server: &server, entries: &entries, secret, key, qr };
     let asked = if shows(args.fwknop) { doors } else { &[] };
-    let mut text = stanza::show(client, &server, asked, settings, args.fwknop, qr);
-    if !entries.is_empty() {
-        text.push_str(&bundle.text()?);
+    let mut text = stanza::show(client, host, asked, settings, args.fwknop, qr);
+    if !link.entries.is_empty() {
+        text.insert_str(0, &bundle::text(&args.client, &link, qr)?);
     }
-    if args.totp || bundle.key.is_some() || args.fwknop {
+    if args.totp || link.key.is_some() || args.fwknop {
         say("what follows holds a secret, and is shown this once: it is for the client alone");
     }
     Ok(output.lock().write_all(text.as_bytes())?)
-}
-
-/// Where the server listens, unless that is where all do.
-fn spa_port(spa: &SpaSettings) -> Option<String> {
-    (spa.ports != PORTS).then(|| port_range::show(&spa.ports, '-'))
 }
 
 #[cfg(test)]
@@ -295,7 +296,6 @@ mod tests {
     use super::*;
     use crate::config::diagnostic::SourceText;
     use crate::config::load::parse;
-    use crate::proto::spa::PORT;
     use crate::proto::totp::{Protocols, Scheme, TotpMode};
 
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
@@ -427,16 +427,5 @@ mod tests {
         for line in ["--spa", "--door totp --totp", "--door spa --totp"] {
             assert_eq!(wrong(line, Some(&laptop)), None, "{line}");
         }
-    }
-
-    #[test]
-    fn a_port_range_of_the_server_is_told_and_the_usual_port_is_not() {
-        let spa = |low: u16, high: u16| {
-            let port = |port: u16| port.try_into().unwrap();
-            spa_port(&SpaSettings { ports: port(low)..=port(high), ..SpaSettings::default() })
-        };
-        assert_eq!(spa(PORT, PORT), None);
-        assert_eq!(spa(7000, 7000).as_deref(), Some("7000"));
-        assert_eq!(spa(7000, 7999).as_deref(), Some("7000-7999"));
     }
 }

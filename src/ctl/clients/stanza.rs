@@ -3,7 +3,7 @@
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
-use super::bundle::{ServerName, drawn};
+use super::bundle::drawn;
 use crate::config::{AddressPolicy, Client, Door, Family, FwknopClient, Settings};
 use crate::proto::spa::PORTS;
 
@@ -24,7 +24,7 @@ pub(super) fn opens(door: &Door) -> bool {
 /// are new; `qr`: with a code of them for the app, in colours or not. Empty where there are none.
 pub(super) fn show(
     client: &Client,
-    server: &ServerName,
+    host: &str,
     doors: &[&Door],
     settings: &Settings,
     is_new: bool,
@@ -65,7 +65,7 @@ pub(super) fn show(
         let access = if access.is_empty() { "tcp/1".to_owned() } else { access.join(",") };
         let nat = forward.map(|it| format!("{}:{}", it.to, it.port)).unwrap_or_default();
         for (variable, value) in [
-            ("SPA_SERVER", server.host.as_str()),
+            ("SPA_SERVER", host),
             ("SPA_SERVER_PORT", &port.to_string()),
             ("#", "Each port here opens the whole door."),
             ("ACCESS", &access),

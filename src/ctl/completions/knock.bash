@@ -9,6 +9,7 @@ _knock_and_hosts() {
     for word in "${COMP_WORDS[@]:1:COMP_CWORD - 1}"; do
         [[ $'\n'$hosts$'\n' == *$'\n'"$word"$'\n'* ]] && hosts=
     done
+    ((COMP_CWORD > 1)) || hosts+=$'\nimport'
     [[ $2 != -* && -n $hosts ]] && COMPREPLY=($(compgen -W "$hosts" -- "$2")) && return
     _knock "$@"
 }

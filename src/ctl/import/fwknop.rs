@@ -21,8 +21,8 @@ use nat::ForcedNat;
 use super::Files;
 use super::side_by_side::ImportedPart;
 use crate::config::names::TakenNames;
+use crate::config::yaml_writer::YamlWriter;
 use crate::config::{Diagnostic, Name, Place, Problems};
-use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::{Knock, duration};
 
 /// Writes what the files say. Errors in `notes` are about what is not carried over as it stands.

@@ -10,10 +10,10 @@ use crate::config::classic_lines::{DIRECTIVES, Section, read_sections};
 use crate::config::names::TakenNames;
 use crate::config::sleeps::run_time;
 use crate::config::tree::absolute_path;
+use crate::config::yaml_writer::YamlWriter;
 use crate::config::{
     COMMAND_LIMIT, Command, CommandText, Diagnostic, Problems, SourceText, parse_target,
 };
-use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::knock::MAX_KNOCKS;
 use crate::proto::{FlagTest, Knock, Protocol, duration};
 

@@ -13,8 +13,8 @@ use super::cycle::{Cycle, read_cycle};
 use super::keys::read_keys;
 use super::nat::{ForcedNat, Translation, read_nat};
 use super::stanzas::{AccessStanza, StanzaVariable};
+use crate::config::yaml_writer::YamlWriter;
 use crate::config::{Diagnosed, Diagnostic, Place, Problems};
-use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::{Knock, Network};
 

@@ -9,8 +9,8 @@ use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
 use super::nat::Translation;
 use super::variables::{Switch, VariableFate, find};
+use crate::config::yaml_writer::YamlWriter;
 use crate::config::{Diagnostic, Place, Problems, SourceText};
-use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::knock::parse_port;
 use crate::proto::{InterfaceName, duration, port_range};
 

@@ -3,8 +3,8 @@
 use data_encoding::BASE64;
 
 use super::stanzas::{AccessStanza, StanzaVariable};
+use crate::config::yaml_writer::YamlWriter;
 use crate::config::{Diagnosed, Diagnostic};
-use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, LENIENT, PLACEHOLDER};
 
 /// A key that fwknop takes, and how it is written. It has no `Debug`.

@@ -5,17 +5,17 @@ use std::fmt::Write;
 
 /// A YAML document in the making, line by line.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct YamlWriter(String);
+pub(crate) struct YamlWriter(String);
 
 impl YamlWriter {
-    pub(super) fn blank(&mut self) {
+    pub(crate) fn blank(&mut self) {
         if !self.0.is_empty() {
             self.0.push('\n');
         }
     }
 
     /// Lines that nothing reads. Control characters are left out.
-    pub(super) fn comment(&mut self, depth: usize, text: &str) {
+    pub(crate) fn comment(&mut self, depth: usize, text: &str) {
         for line in text.split('\n') {
             let clean: String = line.chars().filter(|&c| printable(c)).collect();
             self.line(depth, format!("# {clean}").trim_end());
@@ -23,61 +23,61 @@ impl YamlWriter {
     }
 
     /// A key whose value stands below it, one step deeper.
-    pub(super) fn open(&mut self, depth: usize, key: &str) {
+    pub(crate) fn open(&mut self, depth: usize, key: &str) {
         self.line(depth, &format!("{}:", scalar(key)));
     }
 
     /// A key with what another page says below it, if that is anything.
-    pub(super) fn section(&mut self, depth: usize, key: &str, below: &Self) {
+    pub(crate) fn section(&mut self, depth: usize, key: &str, below: &Self) {
         if !below.0.is_empty() {
             self.open(depth, key);
             self.append(below);
         }
     }
 
-    pub(super) fn entry(&mut self, depth: usize, key: &str, value: &str) {
+    pub(crate) fn entry(&mut self, depth: usize, key: &str, value: &str) {
         self.line(depth, &format!("{}: {}", scalar(key), scalar(value)));
     }
 
     /// The same where there is a value.
-    pub(super) fn optional(&mut self, depth: usize, key: &str, value: Option<impl ToString>) {
+    pub(crate) fn optional(&mut self, depth: usize, key: &str, value: Option<impl ToString>) {
         if let Some(value) = value {
             self.entry(depth, key, &value.to_string());
         }
     }
 
-    pub(super) fn list<T: ToString>(&mut self, depth: usize, key: &str, items: &[T]) {
+    pub(crate) fn list<T: ToString>(&mut self, depth: usize, key: &str, items: &[T]) {
         let items: Vec<_> = items.iter().map(|it| scalar(&it.to_string()).into_owned()).collect();
         self.line(depth, &format!("{}: [{}]", scalar(key), items.join(", ")));
     }
 
     /// An item of a list that is written line by line.
-    pub(super) fn item(&mut self, depth: usize, text: &str) {
+    pub(crate) fn item(&mut self, depth: usize, text: &str) {
         self.line(depth, &format!("- {}", scalar(text)));
     }
 
     /// The lines of another page, none of them less deep than this, turned into comments there.
-    pub(super) fn commented(&mut self, depth: usize, page: &Self) {
+    pub(crate) fn commented(&mut self, depth: usize, page: &Self) {
         for line in page.0.lines() {
             let line = line.get(depth * 2..).unwrap_or_default();
             self.line(depth, format!("# {line}").trim_end());
         }
     }
 
-    pub(super) fn append(&mut self, other: &Self) {
+    pub(crate) fn append(&mut self, other: &Self) {
         self.0.push_str(&other.0);
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.0
     }
 
     /// A line as it is.
-    pub(super) fn line(&mut self, depth: usize, text: &str) {
+    pub(crate) fn line(&mut self, depth: usize, text: &str) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "{:depth$}{text}", "", depth = depth * 2);
     }

@@ -1,0 +1,337 @@
+//! `knock import`: a link becomes an entry of the hosts file and a file with its secret.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use libknock::proto::Secret;
+use libknock::proto::link::{Link, LinkEntry};
+use libknock::proto::totp::{Digits, Scheme, TotpMode};
+
+use crate::client::{Said, knock_in, misused};
+
+/// A home without anything.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// One with such a hosts file.
+    fn with(hosts: &str) -> Self {
+        let home = Self::new();
+        fs::create_dir(home.path("")).unwrap();
+        home.write("hosts.yaml", hosts);
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join("knock").join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o777
+    }
+
+    /// Imports what is read, with these options; there is no terminal.
+    fn import(&self, read: &str, options: &[&str]) -> Said {
+        let mut setsid = Command::new("setsid");
+        setsid.args(["-w", env!("CARGO_BIN_EXE_knock"), "import", "-"]).args(options);
+        let output =
+            setsid.env("XDG_CONFIG_HOME", self.0.path()).write_stdin(read).output().unwrap();
+        Said {
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+            status: output.status.code().unwrap(),
+        }
+    }
+
+    fn imports(&self, read: &str, options: &[&str]) -> String {
+        let said = self.import(read, options);
+        assert_eq!((said.status, said.err.as_str()), (0, ""), "{}", said.out);
+        said.out
+    }
+
+    fn refuses(&self, read: &str, options: &[&str]) -> String {
+        let before = self.all();
+        let said = self.import(read, options);
+        assert_eq!((said.status, said.out.as_str()), (1, ""), "{}", said.err);
+        assert_eq!(self.all(), before, "nothing has changed");
+        said.err
+    }
+
+    /// All files.
+    fn all(&self) -> Vec<(PathBuf, String)> {
+        let Ok(entries) = fs::read_dir(self.path("")) else { return Vec::new() };
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+    }
+}
+
+const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+
+fn totp() -> Link {
+    let mode = TotpMode::Code { base: 7000, digits: Digits::Six };
+    let scheme = Scheme::new(mode, 30, 1).unwrap();
+    Link {
+        host: "192.0.2.1".to_owned(),
+        label: "gw".parse().unwrap(),
+        secret: Some(Secret::new(b"Hello!\xde\xad\xbe\xefHello!\xde\xad\xbe\xef".to_vec())),
+        key: None,
+        server: None,
+        entries: vec![LinkEntry {
+            door: "ssh".parse().unwrap(),
+            scheme: Some(scheme),
+            wait: 22.try_into().ok(),
+        }],
+    }
+}
+
+fn spa() -> Link {
+    let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
+    let mut link = Link { secret: None, key: Some([7; 32].into()), ..totp() };
+    link.server = Some((key.parse().unwrap(), None));
+    link.entries[0].scheme = None;
+    link
+}
+
+fn text(link: &Link) -> String {
+    link.encode().unwrap().to_string()
+}
+
+const ENTRY: &str = "  gw:
+    host: 192.0.2.1
+    mode: totp
+    door: ssh
+    base: 7000
+    digits: 6
+    step: 30s
+    secret_file: gw.totp
+    wait: 22
+";
+
+#[test]
+fn a_link_is_all_that_it_takes_to_knock() {
+    let home = Home::new();
+    assert_eq!(home.imports(&text(&totp()), &[]), "now it is: knock gw\n");
+    assert_eq!(home.text("hosts.yaml"), format!("hosts:\n{ENTRY}"));
+    assert_eq!(home.text("gw.totp"), format!("{SECRET}\n"));
+    assert_eq!(["", "hosts.yaml", "gw.totp"].map(|name| home.mode(name)), [0o700, 0o600, 0o600]);
+    let said = knock_in(home.0.path(), &["-n", "gw"]);
+    assert_eq!((said.status, said.out.lines().count()), (0, 3), "{}", said.err);
+    assert!(said.out.lines().all(|line| line.starts_with("tcp 192.0.2.1:70")), "{}", said.out);
+}
+
+#[test]
+fn the_link_is_found_in_all_that_knockctl_prints_and_may_be_broken_into_lines() {
+    let home = Home::new();
+    let link = text(&spa());
+    let (one, other) = link.split_at(50);
+    let printed =
+        format!("For knock: 'knock import -' ...\n\n{one}\r\n  {other}\n\nFor others: ...\n");
+    home.imports(&printed, &[]);
+    assert!(home.text("hosts.yaml").contains("    mode: spa\n"), "{}", home.text("hosts.yaml"));
+    assert!(knock_in(home.0.path(), &["-n", "gw"]).out.contains("62201"));
+}
+
+#[test]
+fn a_link_among_the_arguments_is_taken_with_a_warning() {
+    let home = Home::new();
+    let link = text(&totp());
+    let (one, other) = link.split_at(30);
+    let said = knock_in(home.0.path(), &["import", one, other]);
+    assert_eq!(said.status, 0, "{}", said.err);
+    assert!(said.err.contains("warning: others may see the link in ps"), "{}", said.err);
+    assert!(said.err.contains("'knock import -'") && !said.err.contains(one), "{}", said.err);
+    assert_eq!(home.text("gw.totp"), format!("{SECRET}\n"));
+}
+
+#[test]
+fn the_same_link_again_changes_nothing() {
+    let home = Home::new();
+    home.imports(&text(&totp()), &[]);
+    let before = home.all();
+    let out = home.imports(&text(&totp()), &[]);
+    assert_eq!(out, "all of this is there already\nnow it is: knock gw\n");
+    assert_eq!(home.all(), before);
+}
+
+#[test]
+fn what_is_in_the_hosts_file_stays_as_it_is() {
+    let before = "# mine\nhosts:\n    # of old\n    work: {ports: [7000]} # daily\n";
+    let home = Home::with(before);
+    home.imports(&text(&spa()), &[]);
+    let after = home.text("hosts.yaml");
+    assert!(after.starts_with(&format!("{before}    gw:\n      host: 192.0.2.1\n")), "{after}");
+    assert_eq!(home.mode("hosts.yaml"), 0o644, "as before");
+    assert_eq!(home.mode("gw.key"), 0o600);
+    assert_eq!(knock_in(home.0.path(), &["-n", "work"]).status, 1, "no such host, and an entry");
+}
+
+#[test]
+fn a_hosts_file_that_is_a_symbolic_link_stays_one() {
+    let home = Home::with("hosts:\n");
+    fs::rename(home.path("hosts.yaml"), home.path("managed")).unwrap();
+    std::os::unix::fs::symlink("managed", home.path("hosts.yaml")).unwrap();
+    home.imports(&text(&totp()), &[]);
+    assert!(fs::symlink_metadata(home.path("hosts.yaml")).unwrap().is_symlink());
+    assert_eq!(home.text("managed"), format!("hosts:\n{ENTRY}"));
+}
+
+#[test]
+fn nothing_is_overwritten_without_being_asked_for() {
+    let others =
+        "hosts:\n  # two\n  gw:\n    ports: [7113, 9218]\n\n  # three\n  b: {ports: [1]}\n";
+    let home = Home::with(others);
+    home.write("gw.totp", "MZXW6YTBOJRGC6TBMZXW6YTBOJRGC6TB\n");
+    let error = home.refuses(&text(&totp()), &[]);
+    assert!(error.contains("hosts.yaml:3:3: 'gw' says something else than"), "{error}");
+    assert!(error.contains("gw.totp holds another secret"), "{error}");
+    assert!(error.contains("--force overwrites, and --name"), "{error}");
+    for secret in ["7113", "MZXW", "JBSW"] {
+        assert!(!error.contains(secret), "{error}");
+    }
+    home.imports(&text(&totp()), &["--name", "gate"]);
+    assert!(home.text("hosts.yaml").starts_with(others));
+    assert_eq!(home.text("gate.totp"), format!("{SECRET}\n"));
+    assert!(home.text("gw.totp").starts_with("MZXW"));
+    home.write("hosts.yaml", others);
+    home.imports(&text(&totp()), &["--force"]);
+    let after = format!("hosts:\n  # two\n{ENTRY}\n  # three\n  b: {{ports: [1]}}\n");
+    assert_eq!(home.text("hosts.yaml"), after);
+    assert_eq!(home.text("gw.totp"), format!("{SECRET}\n"));
+    assert_eq!(home.mode("gw.totp"), 0o600);
+}
+
+#[test]
+fn who_is_asked_at_the_terminal_decides_also_where_the_link_comes_through_a_pipe() {
+    let home = Home::with("hosts:\n  gw: {ports: [7113]}\n");
+    let before = home.all();
+    for (answer, is_taken) in [("n", false), ("", false), ("y", true)] {
+        // `script` gives its command a terminal.
+        let line = format!("echo '{}' | '{}' import -", text(&totp()), env!("CARGO_BIN_EXE_knock"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env("XDG_CONFIG_HOME", home.0.path());
+        let output = script.write_stdin(format!("{answer}\n")).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("Overwrite? [y/N]"), "{said}");
+        assert_eq!(home.all() != before, is_taken, "{answer:?}: {said}");
+    }
+}
+
+#[test]
+fn a_link_is_asked_for_at_a_terminal_and_shown_nowhere() {
+    let home = Home::new();
+    let line = format!("'{}' import -", env!("CARGO_BIN_EXE_knock"));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("XDG_CONFIG_HOME", home.0.path());
+    let link = text(&spa());
+    let (one, other) = link.split_at(40);
+    // What is typed before the program asks is echoed by the terminal.
+    let typed = format!("sleep 1; echo {one}; sleep 0.3; echo {other}; sleep 0.3");
+    let mut shell = Command::new("sh");
+    let script_line = format!("({typed}) | script -qec \"{line}\" /dev/null");
+    let output = shell.args(["-c", &script_line]).env("XDG_CONFIG_HOME", home.0.path()).output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(said.contains("Link: ") && said.contains("knock gw"), "{said}");
+    assert!(!said.contains(&link[20..40]) && !said.contains(&other[..20]), "{said}");
+    assert!(home.path("gw.key").exists());
+}
+
+#[test]
+fn a_file_that_only_a_person_can_add_to_is_left_and_the_entry_is_printed() {
+    let home = Home::with("hosts: {work: {ports: [7000]}}\n");
+    let said = home.import(&text(&totp()), &[]);
+    assert_eq!((said.status, said.out.as_str()), (1, ""));
+    let unindented: String = ENTRY.lines().map(|line| format!("{}\n", &line[2..])).collect();
+    assert!(
+        said.err.contains("add this below 'hosts:' yourself") && said.err.contains(&unindented)
+    );
+    assert_eq!(home.text("hosts.yaml"), "hosts: {work: {ports: [7000]}}\n");
+    assert_eq!(home.text("gw.totp"), format!("{SECRET}\n"), "what the entry names is there");
+}
+
+#[test]
+fn a_hosts_file_with_mistakes_or_of_somebody_else_is_left() {
+    let home = Home::with("hosts:\n  a: {prots: [1]}\n");
+    assert!(home.refuses(&text(&totp()), &[]).contains("did you mean 'ports'?"));
+    home.write("hosts.yaml", "hosts:\n");
+    fs::set_permissions(home.path("hosts.yaml"), fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(home.refuses(&text(&totp()), &[]).contains("others than its owner can write it"));
+}
+
+#[test]
+fn a_link_without_a_private_key_says_where_that_belongs() {
+    let home = Home::new();
+    let said = home.import(&text(&Link { key: None, ..spa() }), &[]);
+    let path = home.path("gw.key").display().to_string();
+    assert!(said.err.contains(&format!("the link has no private key: yours belongs in {path}")));
+    assert_eq!(said.status, 0, "{}", said.err);
+    home.write("gw.key", "any\n");
+    home.imports(&text(&Link { key: None, ..spa() }), &[]);
+}
+
+#[test]
+fn what_is_wrong_with_a_link_is_said_without_showing_it() {
+    let home = Home::new();
+    let link = text(&totp());
+    let wrong = link.replacen(&link[40..41], if &link[40..41] == "x" { "y" } else { "x" }, 1);
+    for (link, said) in [
+        (&link[..link.len() - 7], "cut off, and 7 characters of it are missing"),
+        (&wrong, "a wrong character, or one too many"),
+        ("knock://2/AAAA", "of a newer knockctl"),
+        ("https://example.com", "no link of 'knockctl enroll': one begins with knock://1/"),
+        ("", "no link of 'knockctl enroll'"),
+    ] {
+        let error = home.refuses(link, &[]);
+        assert!(error.starts_with("knock: error: ") && error.contains(said), "{error}");
+        assert!(link.len() < 60 || !error.contains(&link[20..40]), "{error}");
+    }
+}
+
+#[test]
+fn several_ways_have_a_name_each_and_share_their_files() {
+    let home = Home::new();
+    let mut link = spa();
+    link.entries.push(LinkEntry { door: "web".parse().unwrap(), ..link.entries[0].clone() });
+    let out = home.imports(&text(&link), &["--name", "home"]);
+    assert_eq!(out, "now it is: knock home-ssh\nnow it is: knock home-web\n");
+    assert_eq!(home.text("hosts.yaml").matches("key_file: home.key").count(), 2);
+    assert_eq!(home.all().len(), 2);
+}
+
+#[test]
+fn a_host_may_be_called_import() {
+    let home = Home::with("hosts:\n  import: {host: 192.0.2.9, ports: [7000]}\n");
+    let said = knock_in(home.0.path(), &["-n", "import"]);
+    assert_eq!((said.status, said.out.as_str()), (0, "tcp 192.0.2.9:7000\n"), "{}", said.err);
+    let said = knock_in(home.0.path(), &["import", "-n", "7000", "--hosts", "x"]);
+    assert!(said.err.contains("--hosts has no meaning"), "{}", said.err);
+    let said = knock_in(Path::new("/nonexistent"), &["import"]);
+    assert!(said.err.contains("'knock import -' takes up a link"), "{}", said.err);
+    assert_eq!(said.status, 2);
+}
+
+#[test]
+fn its_options_are_its_own() {
+    let said = knock_in(Path::new("/nonexistent"), &["import", "--help"]);
+    assert!(
+        said.out.contains("Usage: knock import") && said.out.contains("--force"),
+        "{}",
+        said.out
+    );
+    assert!(misused(&["import", "-", "--nmae", "x"]).contains("--nmae"));
+    assert!(misused(&["import", "-", "--name", "a/b"]).contains("a name is 1 to 32"));
+}
