@@ -138,6 +138,7 @@ Usage: knock [OPTIONS] HOST PORT[:PROTO]...
        knock [OPTIONS] --fwknoprc STANZA
        knock [OPTIONS] --proxy HOST PORT
        knock --keygen FILE
+       knock import [OPTIONS] LINK|-
 
 For more information, try '--help'.
 
