@@ -111,6 +111,18 @@ pub(super) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
     written.map_err(failed("write", path)).inspect_err(|_| drop(fs::remove_file(path)))
 }
 
+/// Writes a whole file with this mode; one that is there is replaced.
+///
+/// # Errors
+/// Also when there is something else, a link or a device.
+pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
+    let written = match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => Err(io::Error::other("it is no plain file")),
+        _ => files::replace_with_mode(path, text.as_bytes(), mode),
+    };
+    written.map_err(failed("write", path))
+}
+
 /// Makes a directory for secrets, mode 0700, unless it is there.
 ///
 /// # Errors

@@ -2,7 +2,6 @@
 
 mod seal;
 
-use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -12,11 +11,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::edit::replace;
 use super::{Error, Target, args, say, sequence};
 use crate::config::{Door, Name};
 use crate::proto::Protocol;
 use crate::proto::totp::TotpMode;
-use crate::sys::files;
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -24,7 +23,6 @@ const SCRIPT: &str = include_str!("page/page.js");
 const TEXTS: &str = include_str!("page/texts.json");
 
 /// The ports to which browsers connect for no page: "port blocking" in the Fetch standard.
-#[rustfmt::skip]
 const REFUSED: [u16; 82] = [
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102,
     103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465,
@@ -91,7 +89,10 @@ pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
         None => Value::Null,
     };
     let text = html(&described, &script_text(&sealed), &at);
-    write(&args.out, &text, if totp.is_some() { 0o600 } else { 0o644 })
+    if args.out == Path::new("-") {
+        return Ok(io::stdout().write_all(text.as_bytes())?);
+    }
+    Ok(replace(&args.out, &text, if totp.is_some() { 0o600 } else { 0o644 })?)
 }
 
 /// The host's part of a URL at which a page knocks, and the address, where that is known. It is an
@@ -113,24 +114,25 @@ fn destination(host: &str, over_v6: bool) -> Result<(String, Option<IpAddr>), Er
 }
 
 fn choose(host: &str, found: &[IpAddr], over_v6: bool) -> Result<(String, Option<IpAddr>), Error> {
-    let wanted = found.iter().find(|it| it.is_ipv6() == over_v6);
-    if over_v6 && wanted.is_none() {
-        let none = format!("no IPv6 address of '{host}' is known here\n    name one with --host");
-        return Err(Error::Unfit(none));
-    }
-    let address = wanted.or(found.first()).copied();
-    let is_other = |it: &IpAddr| address.is_some_and(|address| it.is_ipv4() != address.is_ipv4());
-    let Some(address) = address.filter(|_| found.iter().any(is_other)) else {
-        if address.is_none() {
-            say(&format!("no address of '{host}' is known here: the browser has to find one"));
+    let wanted = found.iter().copied().find(|it| it.is_ipv6() == over_v6);
+    match (wanted, found.first().copied()) {
+        (None, _) if over_v6 => Err(Error::Unfit(format!(
+            "no IPv6 address of '{host}' is known here\n    name one with --host"
+        ))),
+        (Some(address), _) if found.iter().any(|it| it.is_ipv6() != over_v6) => {
+            say(&format!(
+                "'{host}' has addresses of both families: the page knocks at {address} only, and \
+                 has to be made anew when that changes"
+            ));
+            Ok((in_url(&address.to_string()), wanted))
         }
-        return Ok((in_url(host), address));
-    };
-    say(&format!(
-        "'{host}' has addresses of both families: the page knocks at {address} only, and has to be \
-         made anew when that changes"
-    ));
-    Ok((in_url(&address.to_string()), Some(address)))
+        (_, any) => {
+            if any.is_none() {
+                say(&format!("no address of '{host}' is known here: the browser has to find one"));
+            }
+            Ok((in_url(host), any))
+        }
+    }
 }
 
 fn in_url(host: &str) -> String {
@@ -216,17 +218,6 @@ fn html(described: &str, sealed: &str, at: &str) -> String {
         .replace("<!--texts-->", TEXTS)
         .replace("<!--sealed-->", sealed)
         .replace("<!--door-->", described)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
-    if path == Path::new("-") {
-        return Ok(io::stdout().write_all(text.as_bytes())?);
-    }
-    let written = match fs::symlink_metadata(path) {
-        Ok(there) if !there.is_file() => Err(io::Error::other("it is no plain file")),
-        _ => files::replace_with_mode(path, text.as_bytes(), mode),
-    };
-    written.map_err(|error| Error::Unfit(format!("cannot write {}: {error}", path.display())))
 }
 
 #[cfg(test)]

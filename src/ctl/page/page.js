@@ -118,7 +118,7 @@ async function knock(ports) {
     progress.value = index / count;
     say("knocking", { number: index + 1, count, port });
     const pause = sleep(PAUSE), signal = AbortSignal.timeout(index ? PAUSE : FIRST);
-    const how = { mode: "no-cors", cache: "no-store", credentials: "omit", signal };
+    const how = { mode: "no-cors", cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer", signal };
     // Refused, too late, or an answer: a page is not told which, and it is a knock all the same.
     await fetch(`${scheme}://${door.at}:${port}/`, how).catch(() => null);
     await pause;
