@@ -13,7 +13,7 @@ use libknock::proto::knock::Knock;
 use libknock::proto::totp::{Digits, Scheme, TotpMode};
 use serde_json::Value;
 
-use super::totp::{PHONE, opened, sequence, start, wait_until_opened};
+use super::totp::{PHONE, be_silent, opened, sequence, start, wait_until_opened};
 use crate::support::browser::{Accessible, Browser, BrowserKind, ColorScheme};
 use crate::support::mounts::in_own_mounts;
 use crate::support::{
@@ -69,14 +69,6 @@ fn screenshot(browser: &mut Browser, name: &str) {
     eprintln!("screenshot: {}", path.display());
 }
 
-/// Drops what comes to the ports of the door, as a firewall does, instead of refusing it.
-fn be_silent(net: &Net) {
-    for iptables in ["iptables", "ip6tables"] {
-        let rule = ["-A", "INPUT", "-p", "tcp", "--dport", "7000:7099", "-j", "DROP"];
-        net.server.must(iptables, &rule);
-    }
-}
-
 /// Counts the connections of a host to any other than the server, over a route that leads
 /// everywhere.
 fn watch_others(net: &Net) {
@@ -118,16 +110,14 @@ fn violation(browser: &mut Browser) -> Value {
     browser.eval("return document.documentElement.dataset.violation ?? null")
 }
 
-fn both(test: fn(BrowserKind)) {
-    for kind in [BrowserKind::Chromium, BrowserKind::Firefox] {
-        test(kind);
-    }
+fn in_each_browser(test: fn(BrowserKind)) {
+    BrowserKind::ALL.into_iter().for_each(test);
 }
 
 #[test]
 fn codes_that_are_typed_into_a_page_open_the_door() {
     needs!("page-typed", "chromium", "firefox-esr", "nft");
-    both(|kind| {
+    in_each_browser(|kind| {
         let net = Net::new();
         watch_others(&net);
         let knockd = start(&net.server, DOOR);
@@ -148,8 +138,11 @@ fn codes_that_are_typed_into_a_page_open_the_door() {
         assert_eq!(link, "https://192.0.2.1/mail");
         assert!(browser.text("#service").contains("https://192.0.2.1/mail"));
         assert_eq!(violation(&mut browser), Value::Null, "{kind:?}");
-        let elsewhere = "return performance.getEntriesByType('resource').map(entry => entry.name)";
-        println!("{:?}", browser.eval(elsewhere));
+        let asked = "return performance.getEntriesByType('resource').map(it => it.name)";
+        let asked: Vec<String> = serde_json::from_value(browser.eval(asked)).unwrap();
+        assert_eq!(asked.len(), 9, "{kind:?}");
+        let of_door = format!("http://{SERVER}:70");
+        assert!(asked.iter().all(|url| url.starts_with(&of_door)), "{kind:?}: {asked:?}");
         assert!(!has_met_others(&net), "{kind:?}");
         screenshot(&mut browser, "sent");
     });
@@ -158,7 +151,7 @@ fn codes_that_are_typed_into_a_page_open_the_door() {
 #[test]
 fn a_page_can_reach_nothing_but_the_door() {
     needs!("page-policy", "chromium", "firefox-esr", "nft");
-    both(|kind| {
+    in_each_browser(|kind| {
         let net = Net::new();
         watch_others(&net);
         let knockd = start(&net.server, DOOR);
@@ -199,7 +192,7 @@ fn a_page_with_a_secret_opens_the_door_for_the_family_that_it_names() {
         let hosts = directory.path().join("hosts");
         fs::write(&hosts, format!("{SERVER_6} {NAME}\n{SERVER} {NAME}\n")).unwrap();
         must("mount", &["--bind", hosts.to_str().unwrap(), "/etc/hosts"]);
-        both(|kind| {
+        in_each_browser(|kind| {
             let net = Net::new();
             be_silent(&net);
             let knockd = start(&net.server, DOOR);
@@ -237,7 +230,7 @@ fn a_page_with_a_secret_opens_the_door_for_the_family_that_it_names() {
 #[test]
 fn a_page_says_what_cannot_be_knocked() {
     needs!("page-wrong", "chromium", "firefox-esr");
-    both(|kind| {
+    in_each_browser(|kind| {
         let net = Net::new();
         let knockd = start(&net.server, "{mode: code, base: 6600, step: 1h}");
         let page = Page::new(&net, &knockd, &["--host", SERVER]);
@@ -265,7 +258,7 @@ fn a_page_says_what_cannot_be_knocked() {
 #[test]
 fn a_page_speaks_the_language_of_the_browser_and_is_dark_where_people_like_it() {
     needs!("page-look", "chromium", "firefox-esr");
-    both(|kind| {
+    in_each_browser(|kind| {
         let net = Net::new();
         let knockd = start(&net.server, DOOR);
         let page = Page::new(&net, &knockd, &["--host", SERVER, "--client", "phone"]);

@@ -64,6 +64,10 @@ pub(crate) struct Browser {
     loads: usize,
 }
 
+impl BrowserKind {
+    pub(crate) const ALL: [Self; 2] = [Self::Chromium, Self::Firefox];
+}
+
 impl Browser {
     /// Starts one in a namespace, as the only one of its kind there.
     pub(crate) fn start(kind: BrowserKind, host: &Host) -> Self {
@@ -144,17 +148,22 @@ impl Browser {
     /// Opens a page and waits until it is there.
     pub(crate) fn open(&mut self, url: &str) {
         let before = self.loads;
+        let reply = self.command(self.navigate(), json!({"url": url}));
+        assert!(reply["errorText"].is_null(), "{url}: {reply}");
+        while self.kind == BrowserKind::Chromium && self.loads == before {
+            self.next();
+        }
+    }
+
+    /// Goes to an address, as a person does who types it, and does not wait for what comes.
+    pub(crate) fn visit(&mut self, url: &str) {
+        self.send(self.navigate(), &json!({"url": url}));
+    }
+
+    const fn navigate(&self) -> &'static str {
         match self.kind {
-            BrowserKind::Chromium => {
-                let failed = &self.command("Page.navigate", json!({"url": url}))["errorText"];
-                assert!(failed.is_null(), "{url}: {failed}");
-                while self.loads == before {
-                    self.next();
-                }
-            }
-            BrowserKind::Firefox => {
-                self.command("WebDriver:Navigate", json!({"url": url}));
-            }
+            BrowserKind::Chromium => "Page.navigate",
+            BrowserKind::Firefox => "WebDriver:Navigate",
         }
     }
 
@@ -278,22 +287,7 @@ impl Browser {
 
     /// Has a command done, and gives its result.
     fn command(&mut self, name: &str, parameters: Value) -> Value {
-        self.number += 1;
-        let number = self.number;
-        match self.kind {
-            BrowserKind::Chromium => {
-                let mut message = json!({"id": number, "method": name, "params": parameters});
-                if let Some(session) = &self.session {
-                    message["sessionId"] = session.clone();
-                }
-                self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
-            }
-            BrowserKind::Firefox => {
-                let message = json!([0, number, name, parameters]).to_string();
-                self.to.write_all(format!("{}:{message}", message.len()).as_bytes()).unwrap();
-            }
-        }
-        self.to.flush().unwrap();
+        let number = self.send(name, &parameters);
         loop {
             let mut reply = self.next();
             let (its, error, result) = match self.kind {
@@ -307,6 +301,28 @@ impl Browser {
                 return result;
             }
         }
+    }
+
+    /// Sends a command, and gives the number that its reply will have.
+    fn send(&mut self, name: &str, parameters: &Value) -> u64 {
+        self.number += 1;
+        let number = self.number;
+        let message = match self.kind {
+            BrowserKind::Chromium => {
+                let mut message = json!({"id": number, "method": name, "params": parameters});
+                if let Some(session) = &self.session {
+                    message["sessionId"] = session.clone();
+                }
+                format!("{message}\0")
+            }
+            BrowserKind::Firefox => {
+                let message = json!([0, number, name, parameters]).to_string();
+                format!("{}:{message}", message.len())
+            }
+        };
+        self.to.write_all(message.as_bytes()).unwrap();
+        self.to.flush().unwrap();
+        number
     }
 
     fn next(&mut self) -> Value {
