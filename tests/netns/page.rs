@@ -13,7 +13,7 @@ use libknock::proto::knock::Knock;
 use libknock::proto::totp::{Digits, Scheme, TotpMode};
 use serde_json::Value;
 
-use super::totp::{PHONE, be_silent, opened, sequence, start, wait_until_opened};
+use super::totp::{PHONE, be_silent, opened, sequence, start, start_for, wait_until_opened};
 use crate::support::browser::{Accessible, Browser, BrowserKind, ColorScheme};
 use crate::support::mounts::in_own_mounts;
 use crate::support::{
@@ -27,12 +27,15 @@ const STEP: u32 = 2;
 const NAME: &str = "gw.example.com";
 const PASSPHRASE: &str = "correct horse battery staple";
 
-/// The code of so many steps from now, as an authenticator app shows it.
-fn code(off: i64) -> String {
+fn by_code(step: u32) -> Scheme {
     let mode = TotpMode::Code { base: 7000, digits: Digits::Six };
-    let knocks = sequence(Scheme::new(mode, STEP, 10).unwrap(), PHONE, off);
+    Scheme::new(mode, step, 10).unwrap()
+}
+
+/// The code of so many steps from now, as an authenticator app shows it.
+fn code(scheme: Scheme, secret: &str, off: i64) -> String {
     let pair = |knock: &Knock| format!("{:02}", knock.port.get() - 7000);
-    knocks.iter().map(pair).collect()
+    sequence(scheme, secret, off).iter().map(pair).collect()
 }
 
 /// A page for the door of a daemon, made on its host.
@@ -67,6 +70,13 @@ fn screenshot(browser: &mut Browser, name: &str) {
     let path = directory.join(format!("{:?}-{name}.png", browser.kind).to_lowercase());
     browser.screenshot(&path);
     eprintln!("screenshot: {}", path.display());
+}
+
+/// Undoes [`be_silent`].
+fn not_be_silent(net: &Net) {
+    for iptables in ["iptables", "ip6tables"] {
+        net.server.must(iptables, &["-F", "INPUT"]);
+    }
 }
 
 /// Counts the connections of a host to any other than the server, over a route that leads
@@ -126,21 +136,25 @@ fn codes_that_are_typed_into_a_page_open_the_door() {
         let mut browser = Browser::start(kind, &net.client);
         page.open(&mut browser);
         remember_violations(&mut browser);
-        for count in 1..=3 {
-            let code = code(count);
+        for count in 1..=6 {
+            if count == 4 {
+                be_silent(&net);
+            }
+            let code = code(by_code(STEP), PHONE, count);
             let (first, second) = code.split_at(3);
             browser.enter("#code", &format!("{first} {second}"));
             wait_until_opened(&knockd, usize::try_from(count).unwrap());
             browser.wait_for("#status", "A page cannot see");
         }
-        assert_eq!(opened(&knockd), vec![format!("{CLIENT} phone"); 3], "{kind:?}");
+        assert_eq!(opened(&knockd), vec![format!("{CLIENT} phone"); 6], "{kind:?}");
+        assert_eq!(knockd.count("failed too often"), 0, "{kind:?}");
         let link = browser.eval("return document.querySelector('#service').href");
         assert_eq!(link, "https://192.0.2.1/mail");
         assert!(browser.text("#service").contains("https://192.0.2.1/mail"));
         assert_eq!(violation(&mut browser), Value::Null, "{kind:?}");
         let asked = "return performance.getEntriesByType('resource').map(it => it.name)";
         let asked: Vec<String> = serde_json::from_value(browser.eval(asked)).unwrap();
-        assert_eq!(asked.len(), 9, "{kind:?}");
+        assert_eq!(asked.len(), 18, "{kind:?}");
         let of_door = format!("http://{SERVER}:70");
         assert!(asked.iter().all(|url| url.starts_with(&of_door)), "{kind:?}: {asked:?}");
         assert!(!has_met_others(&net), "{kind:?}");
@@ -206,24 +220,66 @@ fn a_page_with_a_secret_opens_the_door_for_the_family_that_it_names() {
             browser.enter("#passphrase", "wrong horse battery staple");
             browser.wait_for("#problem", "not the passphrase of this page");
             screenshot(&mut browser, "wrong");
-            for count in 1..=3 {
+            for count in 1..=6 {
+                if count == 4 {
+                    assert_eq!(violation(&mut browser), Value::Null, "{kind:?}");
+                    not_be_silent(&net);
+                    let page = Page::new(&net, &knockd, &[&arguments[..], &["-6"]].concat());
+                    page.open(&mut browser);
+                    remember_violations(&mut browser);
+                    let about = browser.text("[data-text=about]");
+                    assert!(about.contains("Your IPv6 address"), "{about}");
+                }
                 browser.enter("#passphrase", PASSPHRASE);
                 wait_until_opened(&knockd, count);
                 browser.wait_for("#status", "A page cannot see");
             }
-            assert_eq!(opened(&knockd), vec![format!("{CLIENT} laptop"); 3], "{kind:?}");
             assert_eq!(violation(&mut browser), Value::Null, "{kind:?}");
-            let page = Page::new(&net, &knockd, &[&arguments[..], &["-6"]].concat());
-            page.open(&mut browser);
-            remember_violations(&mut browser);
-            assert!(browser.text("[data-text=about]").contains("Your IPv6 address"));
-            browser.enter("#passphrase", PASSPHRASE);
-            wait_until_opened(&knockd, 4);
-            browser.wait_for("#status", "A page cannot see");
-            assert_eq!(opened(&knockd)[3..], [format!("{CLIENT_6} laptop")], "{kind:?}");
-            assert_eq!(violation(&mut browser), Value::Null, "{kind:?}");
-            assert_eq!(knockd.count("failed too often"), 0);
+            let by_family = [CLIENT, CLIENT_6].map(|it| vec![format!("{it} laptop"); 3]).concat();
+            assert_eq!(opened(&knockd), by_family, "{kind:?}");
+            assert_eq!(knockd.count("failed too often"), 0, "{kind:?}");
         });
+    });
+}
+
+/// A secret with three codes in which pairs of digits follow themselves, and their steps from now.
+fn with_equal_pairs(scheme: Scheme) -> (String, [String; 3]) {
+    for number in 0u64.. {
+        let mut secret = [7; 20];
+        secret[..8].copy_from_slice(&number.to_be_bytes());
+        let secret = data_encoding::BASE32.encode(&secret);
+        let codes: Vec<String> = (-10..=10).map(|off| code(scheme, &secret, off)).collect();
+        let find = |wanted: fn(&str, &str, &str) -> bool| {
+            codes.iter().find(|it| wanted(&it[..2], &it[2..4], &it[4..])).cloned()
+        };
+        let all = find(|one, two, three| one == two && two == three);
+        let first = find(|one, two, three| one == two && two != three);
+        let last = find(|one, two, three| one != two && two == three);
+        if let (Some(first), Some(all), Some(last)) = (first, all, last) {
+            return (secret, [first, all, last]);
+        }
+    }
+    unreachable!("one in some ten thousand has them")
+}
+
+#[test]
+fn a_page_knocks_a_port_again_that_comes_twice_in_a_row() {
+    needs!("page-twice", "chromium", "firefox-esr", "iptables");
+    in_each_browser(|kind| {
+        let (secret, codes) = with_equal_pairs(by_code(3600));
+        let net = Net::new();
+        be_silent(&net);
+        let door = "{mode: code, base: 7000, step: 1h, skew: 10}";
+        let knockd = start_for(&net.server, door, &secret);
+        let page = Page::new(&net, &knockd, &["--host", SERVER]);
+        let mut browser = Browser::start(kind, &net.client);
+        page.open(&mut browser);
+        for (count, code) in (1..).zip(&codes) {
+            browser.enter("#code", code);
+            wait_until_opened(&knockd, count);
+            browser.wait_for("#status", "A page cannot see");
+        }
+        assert_eq!(opened(&knockd), vec![format!("{CLIENT} phone"); 3], "{kind:?} {codes:?}");
     });
 }
 

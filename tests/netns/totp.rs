@@ -31,8 +31,13 @@ const BY_CODE: &str = "{mode: code, base: 7000, step: 1h}";
 
 /// A daemon whose door writes who opened it, and two clients of it.
 pub(crate) fn start(host: &Host, totp: &str) -> Knockd {
+    start_for(host, totp, PHONE)
+}
+
+/// The same, with a secret of the phone's own.
+pub(crate) fn start_for(host: &Host, totp: &str, phone: &str) -> Knockd {
     let directory = tempfile::tempdir().unwrap();
-    for (name, secret) in [("phone", PHONE), ("laptop", LAPTOP)] {
+    for (name, secret) in [("phone", phone), ("laptop", LAPTOP)] {
         let path = directory.path().join(format!("{name}.totp"));
         fs::write(&path, format!("{secret}\n")).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
