@@ -79,7 +79,7 @@ async function derivedCode() {
     const left = (step + 1) * door.step * 1000 - Date.now();
     const takes = FIRST + door.digits / 2 * PAUSE;
     const code = await codeOf(key, step);
-    if (String(step) !== used && (left > takes || takes > door.step * 1000) && !refusedOf(code).length) {
+    if (String(step) !== used && (left > takes || takes >= door.step * 1000) && !refusedOf(code).length) {
       used = String(step);
       try { sessionStorage.setItem(memory, used); } catch {}
       return code;
