@@ -47,7 +47,7 @@ firefox() {
 for browser in chromium firefox; do
     tcpdump -i lo -n -S -tt -l -Z root 'tcp dst port 7000' >seen 2>listening &
     capture=$!
-    until grep -q listening listening; do sleep 0.1; done
+    until grep -q listening listening 2>/dev/null; do sleep 0.1; done
     $browser "file://$PWD/page.html" >said 2>&1 &
     visit=$!
     until [ -s seen ] || ! kill -0 "$visit" 2>/dev/null; do sleep 0.1; done

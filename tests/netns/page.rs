@@ -4,10 +4,11 @@
 //! Needs root, `chromium` and `firefox-esr`. What the pages look like is put into
 //! `target/screenshots`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use libknock::proto::knock::Knock;
 use libknock::proto::totp::{Digits, Scheme, TotpMode};
@@ -53,7 +54,7 @@ impl Page {
         knockctl.args(arguments).stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = knockctl.spawn().unwrap();
         let _ = writeln!(child.stdin.take().unwrap(), "{PASSPHRASE}");
-        let output: Output = child.wait_with_output().unwrap();
+        let output = child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
         Self { path, said }
@@ -69,7 +70,8 @@ fn screenshot(browser: &mut Browser, name: &str) {
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join(format!("{:?}-{name}.png", browser.kind).to_lowercase());
     browser.screenshot(&path);
-    eprintln!("screenshot: {}", path.display());
+    // Not eprintln!, which the test harness swallows.
+    let _ = writeln!(std::io::stderr(), "screenshot: {}", path.display());
 }
 
 /// Undoes [`be_silent`].
@@ -308,6 +310,48 @@ fn a_page_says_what_cannot_be_knocked() {
         browser.wait_for("#status", "A page cannot see");
         assert_eq!(browser.text("#problem"), "");
         assert_eq!(knockd.count("Stage"), 0);
+    });
+}
+
+#[test]
+fn browsers_refuse_the_ports_that_are_told_when_a_page_is_made() {
+    needs!("page-ports", "chromium", "firefox-esr", "nft");
+    in_each_browser(|kind| {
+        let net = Net::new();
+        let rules = "table inet t {
+                         set knocked { type inet_service; flags dynamic; }
+                         chain in {
+                             type filter hook input priority 0;
+                             tcp flags syn add @knocked { tcp dport }
+                         }
+                     }";
+        net.server.must("nft", &[rules]);
+        let knockd = start(&net.server, "{mode: code, base: 6600, step: 1h}");
+        let page = Page::new(&net, &knockd, &["--host", SERVER]);
+        let but = "Chromium connects to port 6679, Firefox does not";
+        assert!(page.said.contains(but), "{}", page.said);
+        let mut browser = Browser::start(kind, &net.client);
+        page.open(&mut browser);
+        let refused = "return JSON.parse(document.querySelector('#door').textContent).refused";
+        let refused: Vec<u16> = serde_json::from_value(browser.eval(refused)).unwrap();
+        assert!(page.said.contains(&format!("{refused:?}")), "{}", page.said);
+        browser.eval(&format!(
+            "for (let port = 6600; port < 6700; port++)
+                 await fetch(`http://{SERVER}:${{port}}/`, {{mode: 'no-cors'}}).catch(() => {{}});"
+        ));
+        let knocked = net.server.must("nft", &["-j", "list", "set", "inet", "t", "knocked"]);
+        let knocked: Value = serde_json::from_str(&knocked).unwrap();
+        let knocked: BTreeSet<u16> = knocked["nftables"][1]["set"]["elem"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| port.as_u64().unwrap().try_into().unwrap())
+            .collect();
+        let mut expected: BTreeSet<u16> = (6600..6700).filter(|it| !refused.contains(it)).collect();
+        if kind == BrowserKind::Chromium {
+            expected.insert(6679);
+        }
+        assert_eq!(knocked, expected, "{kind:?}");
     });
 }
 
