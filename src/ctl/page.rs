@@ -30,8 +30,6 @@ const REFUSED: [u16; 82] = [
     995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668,
     6669, 6679, 6697, 10080,
 ];
-/// Those to which Chromium, of version 156, connects all the same; Firefox does not.
-const REFUSED_BY_FIREFOX: [u16; 2] = [4190, 6679];
 /// What links may lead to: nothing that runs what stands in the link.
 const SCHEMES: [&str; 6] = ["http://", "https://", "rdp://", "sftp://", "ssh://", "vnc://"];
 /// A shorter passphrase, of so many characters, is found by trying.
@@ -172,9 +170,6 @@ fn refused(base: u16) -> Vec<u16> {
             "warning: browsers connect to none of the ports {refused:?}: a code that has one cannot \
              be knocked with them, as the page says then\n    another base for the door avoids it"
         ));
-    }
-    for port in REFUSED_BY_FIREFOX.iter().filter(|port| refused.contains(port)) {
-        say(&format!("Chromium connects to port {port}, Firefox does not: the page leaves it out"));
     }
     refused
 }

@@ -328,7 +328,7 @@ fn browsers_refuse_the_ports_that_are_told_when_a_page_is_made() {
         net.server.must("nft", &[rules]);
         let knockd = start(&net.server, "{mode: code, base: 6600, step: 1h}");
         let page = Page::new(&net, &knockd, &["--host", SERVER]);
-        let but = "Chromium connects to port 6679, Firefox does not";
+        let but = "Chromium connects to 6679, Firefox does not";
         assert!(page.said.contains(but), "{}", page.said);
         let mut browser = Browser::start(kind, &net.client);
         page.open(&mut browser);
