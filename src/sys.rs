@@ -26,3 +26,5 @@ pub mod scheduling;
 pub(crate) mod seccomp;
 #[cfg(feature = "daemon")]
 pub(crate) mod signals;
+#[cfg(feature = "daemon")]
+pub(crate) mod socket_filter;

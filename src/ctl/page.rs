@@ -30,6 +30,8 @@ const REFUSED: [u16; 82] = [
     995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668,
     6669, 6679, 6697, 10080,
 ];
+/// Those of them to which Chromium connects all the same, and Firefox does not.
+const REFUSED_BY_SOME: [u16; 2] = [4190, 6679];
 /// What links may lead to: nothing that runs what stands in the link.
 const SCHEMES: [&str; 6] = ["http://", "https://", "rdp://", "sftp://", "ssh://", "vnc://"];
 /// A shorter passphrase, of so many characters, is found by trying.
@@ -166,9 +168,13 @@ fn refused(base: u16) -> Vec<u16> {
     let codes = base..=base.saturating_add(99);
     let refused: Vec<u16> = REFUSED.into_iter().filter(|port| codes.contains(port)).collect();
     if !refused.is_empty() {
+        let some = refused.iter().filter(|port| REFUSED_BY_SOME.contains(port));
+        let some = some.map(|port| format!(" (Chromium connects to {port}, Firefox does not)"));
         say(&format!(
-            "warning: browsers connect to none of the ports {refused:?}: a code that has one cannot \
-             be knocked with them, as the page says then\n    another base for the door avoids it"
+            "warning: browsers connect to none of the ports {refused:?}{}: a code that has one \
+             cannot be knocked with them, as the page says then\n    another base for the door \
+             avoids it",
+            some.collect::<String>()
         ));
     }
     refused

@@ -3,16 +3,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::{InterfaceFlags, if_indextoname, if_nametoindex};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
-    socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-use nix::{libc, setsockopt_impl, sockopt_impl};
 
 /// Multicast groups of rtnetlink(7): changes of interfaces, of addresses, and of routes with the rules
 /// that choose among tables of them.
@@ -78,16 +76,6 @@ impl Changes {
         }
     }
 }
-
-/// Keeps the filter of a socket as it is, for good: nobody can detach or replace it any more.
-///
-/// # Errors
-/// When it is no socket.
-pub(crate) fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
-    Ok(setsockopt(socket, LockFilter, &true)?)
-}
-
-sockopt_impl!(LockFilter, SetOnly, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, bool);
 
 /// A socket of netlink(7) that hears some of the groups of its protocol; it closes on exec.
 ///

@@ -232,7 +232,7 @@ fn a_page_that_would_not_work_is_not_made_and_what_to_do_is_said() {
 fn ports_that_browsers_refuse_are_told_when_the_page_is_made() {
     let files = Files::new();
     let (_, beside) = said(files.make("--door irc --host 192.0.2.1 --out -", ""));
-    let expected = "connect to none of the ports [6665, 6666, 6667, 6668, 6669, 6679, 6697]: ";
+    let expected = "connect to none of the ports [6665, 6666, 6667, 6668, 6669, 6679, 6697] (Chromium connects to 6679, Firefox does not): ";
     assert!(beside.contains(expected), "{beside}");
     let (_, beside) = said(files.make("--door web --host 192.0.2.1 --out -", ""));
     assert_eq!(beside, "");
