@@ -42,6 +42,7 @@ mod metrics;
 mod networks;
 mod observe;
 mod one_time;
+mod page;
 mod pages;
 mod privileges;
 mod sandbox;

@@ -5,15 +5,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use libknock::proto::knock::Knock;
 use libknock::proto::totp::{Digits, Protocols, Scheme, TotpKey, TotpMode, parse_secret};
 use libknock::time::Wall;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
+use crate::support::browser::{Browser, BrowserKind};
 use crate::support::{
     CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, needs,
 };
@@ -32,8 +31,13 @@ const BY_CODE: &str = "{mode: code, base: 7000, step: 1h}";
 
 /// A daemon whose door writes who opened it, and two clients of it.
 pub(crate) fn start(host: &Host, totp: &str) -> Knockd {
+    start_for(host, totp, PHONE)
+}
+
+/// The same, with a secret of the phone's own.
+pub(crate) fn start_for(host: &Host, totp: &str, phone: &str) -> Knockd {
     let directory = tempfile::tempdir().unwrap();
-    for (name, secret) in [("phone", PHONE), ("laptop", LAPTOP)] {
+    for (name, secret) in [("phone", phone), ("laptop", LAPTOP)] {
         let path = directory.path().join(format!("{name}.totp"));
         fs::write(&path, format!("{secret}\n")).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -273,46 +277,33 @@ fn a_code_is_knocked_with_nc() {
     wait_until_opened(&knockd, 1);
 }
 
+/// Drops what comes to the ports of a door for codes, as a firewall does, instead of refusing it.
+pub(crate) fn be_silent(net: &Net) {
+    for iptables in ["iptables", "ip6tables"] {
+        let rule = ["-A", "INPUT", "-p", "tcp", "--dport", "7000:7099", "-j", "DROP"];
+        net.server.must(iptables, &rule);
+    }
+}
+
 #[test]
 fn a_code_is_knocked_with_the_address_bar_of_a_browser() {
-    needs!("totp-browser", "chromium", "iptables");
+    needs!("totp-browser", "chromium", "firefox-esr", "iptables");
     // Ports that refuse and ports that do not answer are tried again in different ways.
-    for silent in [false, true] {
+    for (kind, silent) in BrowserKind::ALL.into_iter().flat_map(|it| [(it, false), (it, true)]) {
         let net = Net::new();
         if silent {
-            let rule = ["-A", "INPUT", "-p", "tcp", "--dport", "7000:7099", "-j", "DROP"];
-            net.server.must("iptables", &rule);
+            be_silent(&net);
         }
         let knockd = start(&net.server, BY_CODE);
-        let profile = tempfile::tempdir().unwrap();
-        let profile = format!("--user-data-dir={}", profile.path().display());
+        let mut browser = Browser::start(kind, &net.client);
         for (port, told) in typed(PHONE, 0).iter().zip(["Stage 1", "Stage 2", "OPEN SESAME"]) {
-            let url = format!("http://{SERVER}:{port}/");
-            let arguments = [
-                "30",
-                "chromium",
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--no-first-run",
-                "--timeout=25000",
-                &profile,
-                "--dump-dom",
-                &url,
-            ];
-            let mut browser = net.client.command("timeout");
-            let browser = browser.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut browser = browser.spawn().unwrap();
+            browser.visit(&format!("http://{SERVER}:{port}/"));
             knockd.wait_for(told);
             // A person goes on to the next address when nothing happens; meanwhile it tries again.
             std::thread::sleep(Duration::from_secs(2));
-            let pid = Pid::from_raw(i32::try_from(browser.id()).unwrap());
-            let _ = kill(pid, Signal::SIGTERM);
-            browser.wait().unwrap();
         }
         wait_until_opened(&knockd, 1);
-        assert_eq!(opened(&knockd), [format!("{CLIENT} phone")], "silent: {silent}");
+        assert_eq!(opened(&knockd), [format!("{CLIENT} phone")], "{kind:?}, silent: {silent}");
         assert_eq!(knockd.count("failed too often"), 0);
     }
 }

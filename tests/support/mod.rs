@@ -1,5 +1,7 @@
 //! Hosts made of network namespaces, and the programs that run in them.
 
+#[allow(dead_code, reason = "what only the tests between namespaces need")]
+pub(crate) mod browser;
 pub(crate) mod cgroup;
 pub(crate) mod conntrack;
 #[cfg(feature = "fleet")]
