@@ -27,10 +27,9 @@ use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
-use crate::config::Family;
-use crate::proto::Widths;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
+use crate::proto::{Family, Widths};
 
 /// The number of knocks after the first, unless told otherwise.
 const RETRIES: u16 = 3;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::settings::RouteOptions;
-use crate::config::Family;
+use crate::proto::Family;
 
 /// A route to a host: its address, and how packets go there.
 #[derive(Clone, Debug, PartialEq, Eq)]

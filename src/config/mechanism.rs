@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use derive_more::Display;
 
-use super::template::{Commands, Family, Hole};
+use super::template::{Commands, Hole};
+use crate::proto::Family;
 use crate::proto::name::Name;
 use crate::proto::words::words;
 

@@ -19,16 +19,14 @@ mod rotation;
 mod sequence;
 mod server_key;
 mod settings;
-pub(crate) mod tree;
 mod via;
-pub(crate) mod yaml;
 
 pub use commands::PATH;
-#[cfg(feature = "daemon")]
 pub(crate) use door::parse_target;
 pub use files::{cannot_be_read, list_directory, read_list};
-pub(crate) use hold::read_widths;
 pub use server_key::read_server_key;
+
+use crate::config::width::WIDTH;
 
 /// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.
 pub fn keys() -> Vec<String> {
@@ -45,7 +43,7 @@ pub fn keys() -> Vec<String> {
         ("knockd.lockout.", &lockout::LOCKOUT),
         ("templates.NAME.", &commands::TEMPLATE),
         ("clients.NAME.", &clients::CLIENT),
-        ("clients.NAME.width.", &hold::WIDTH),
+        ("clients.NAME.width.", &WIDTH),
         ("clients.NAME.totp.", &credentials::TOTP),
         ("clients.NAME.spa.", &credentials::SPA),
         ("clients.NAME.fwknop.", &credentials::FWKNOP),
@@ -53,7 +51,7 @@ pub fn keys() -> Vec<String> {
         ("doors.NAME.totp.", &rotation::TOTP),
         ("doors.NAME.forward.", &forward::FORWARD),
         ("doors.NAME.hold.", &hold::HOLD),
-        ("doors.NAME.width.", &hold::WIDTH),
+        ("doors.NAME.width.", &WIDTH),
         ("doors.NAME.lockout.", &lockout::LOCKOUT),
         ("doors.NAME.via.", &via::VIA),
         ("doors.NAME.via.nft_set.", &via::NFT_SET),
