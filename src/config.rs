@@ -6,6 +6,7 @@
 
 pub mod diagnostic;
 pub mod one_time;
+#[cfg(unix)]
 mod permissions;
 pub(crate) mod tree;
 pub(crate) mod width;
@@ -49,7 +50,9 @@ pub mod watch;
 pub use crate::proto::Family;
 pub use crate::proto::name::{Name, NameError};
 pub use diagnostic::{Diagnosed, Diagnostic, Place, Problems, SourceText};
+#[cfg(unix)]
 pub use permissions::Options;
+#[cfg(unix)]
 pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};
 
 #[cfg(feature = "daemon")]

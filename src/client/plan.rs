@@ -20,6 +20,7 @@ use super::keys;
 use super::knocker::Knocker;
 use super::messages::complain;
 use super::one_time::{OneTimeKnocker, first};
+use super::platform::UNSUPPORTED;
 use super::schedule::Schedule;
 use super::send::{self, CONNECTED, WaitTarget};
 use super::settings::{ClientSettings, KINDS, Mode, RouteOptions, SettingsPart};
@@ -67,6 +68,10 @@ impl Plan {
             Some(profile) => own.or_else(&profile.settings),
             None => own,
         };
+        let is_said = |key| settings.keys().contains(key) || invocation.given.contains(key);
+        if let Some((key, instead)) = UNSUPPORTED.iter().find(|(key, _)| is_said(key)) {
+            return Err(UsageError::Unsupported(key, instead).into());
+        }
         let mode = settings.mode.unwrap_or(Mode::Sequence);
         let source_port = match settings.source_port {
             None => None,
