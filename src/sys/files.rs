@@ -62,6 +62,8 @@ pub fn replace_with_mode(path: &Path, text: &[u8], mode: u32) -> io::Result<()> 
         #[cfg(unix)]
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
+        // On Windows nobody opens it, nor moves it, before.
+        drop(file);
         fs::rename(&unfinished, path)?;
         // Windows has no directories that could be opened so.
         if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }

@@ -55,6 +55,7 @@ mod templates;
 mod totp;
 mod tracked;
 mod unseen;
+mod windows;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{User, dup2_stdout, geteuid};
-use socket2::{Domain, SockRef, Socket};
+use socket2::{Domain, SockRef};
 
 use crate::client::proxy::ProxyError;
 use crate::config::{Diagnostic, OTHERS_WRITE, unsafe_to_use};
@@ -61,14 +61,8 @@ pub(crate) fn lock(file: &File) -> io::Result<()> {
 
 /// Lets a socket send through this interface alone.
 #[cfg(target_os = "linux")]
-pub(crate) fn bind_device(socket: &Socket, interface: &str) -> io::Result<()> {
+pub(crate) fn bind_device(socket: &socket2::Socket, interface: &str) -> io::Result<()> {
     socket.bind_device(Some(interface.as_bytes()))
-}
-
-/// Likewise: it is [`UNSUPPORTED`].
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn bind_device(_: &Socket, _: &str) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Checks that standard output can take a connection.
@@ -129,7 +123,3 @@ pub(crate) fn hear_changes(tell: impl Fn() + Send + 'static) {
         }
     });
 }
-
-/// Likewise: it does not tell.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn hear_changes(_: impl Fn() + Send + 'static) {}

@@ -7,7 +7,6 @@ use std::net::TcpStream;
 use std::os::windows::io::AsHandle;
 use std::path::{Path, PathBuf};
 
-use socket2::Socket;
 use windows_sys::Win32::Networking::WinSock::{WSAEACCES, WSAEAFNOSUPPORT, WSAEWOULDBLOCK};
 
 use crate::client::proxy::ProxyError;
@@ -65,11 +64,6 @@ pub(crate) fn lock(file: &File) -> io::Result<()> {
     windows::lock(file)
 }
 
-/// Lets a socket send through an interface alone: it is [`UNSUPPORTED`].
-pub(crate) fn bind_device(_: &Socket, _: &str) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 /// Checks nothing: to hand a connection over is [`UNSUPPORTED`], which the plan says.
 pub(crate) fn check_passing() -> Result<(), ProxyError> {
     Ok(())
@@ -96,6 +90,3 @@ pub(crate) fn hear_end(tell: impl Fn(String) + Send + 'static) {
     // Otherwise it ends the program at once.
     let _ = ctrlc::set_handler(move || tell("Ctrl-C".to_owned()));
 }
-
-/// Hears of changes of the network: Windows is not asked, and the client finds them a little later.
-pub(crate) fn hear_changes(_: impl Fn() + Send + 'static) {}
