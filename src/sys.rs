@@ -5,7 +5,7 @@
 pub(crate) mod access;
 #[cfg(feature = "daemon")]
 pub(crate) mod capabilities;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod changes;
 pub mod clock;
 #[cfg(feature = "daemon")]

@@ -12,11 +12,11 @@ pub(super) use unix::*;
 pub(super) use windows::*;
 
 /// Lets a socket send through an interface alone: it is [`UNSUPPORTED`].
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 
 /// Hears of nothing: the client finds what has changed a little later.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn hear_changes(_: impl Fn() + Send + 'static) {}

@@ -26,7 +26,7 @@ pub fn boot_id() -> std::io::Result<crate::time::BootId> {
     id.parse().map_err(std::io::Error::other)
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 #[expect(clippy::disallowed_methods, reason = "this is where clocks are read")]
 fn read() -> [Duration; 2] {
     use nix::time::{ClockId, clock_gettime};
@@ -54,7 +54,7 @@ fn read() -> [Duration; 2] {
 
 /// Elsewhere, where only the client runs and dates no packets: the first begins with the program, and
 /// on some systems stands still while the machine sleeps.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[expect(clippy::disallowed_methods, reason = "this is where clocks are read")]
 fn read() -> [Duration; 2] {
     use std::time::{Instant, SystemTime};

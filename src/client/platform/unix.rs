@@ -27,11 +27,12 @@ pub(crate) const PORT_DENIED: i32 = libc::EACCES;
 pub(crate) const WHO_HAS_PORT: &str = "ports below 1024 are root's";
 
 /// Options that do not work on this system, and what to do instead.
-pub(crate) const UNSUPPORTED: &[(&str, &str)] = if cfg!(target_os = "linux") {
-    &[]
-} else {
-    &[("interface", "name an address of it with --source")]
-};
+pub(crate) const UNSUPPORTED: &[(&str, &str)] =
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        &[]
+    } else {
+        &[("interface", "name an address of it with --source")]
+    };
 
 /// The directory below which users keep their settings.
 pub(crate) fn config_directory() -> Option<PathBuf> {
@@ -60,7 +61,7 @@ pub(crate) fn lock(file: &File) -> io::Result<()> {
 }
 
 /// Lets a socket send through this interface alone.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn bind_device(socket: &socket2::Socket, interface: &str) -> io::Result<()> {
     socket.bind_device(Some(interface.as_bytes()))
 }
@@ -108,7 +109,7 @@ pub(crate) fn hear_end(tell: impl Fn(String) + Send + 'static) {
 
 /// Hears of changes of the network; where the system does not tell, the client finds them a little
 /// later.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn hear_changes(tell: impl Fn() + Send + 'static) {
     use crate::sys::changes::{ADDRESSES, Changes, LINKS, ROUTES};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
