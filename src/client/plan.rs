@@ -20,7 +20,7 @@ use super::keys;
 use super::knocker::Knocker;
 use super::messages::complain;
 use super::one_time::{OneTimeKnocker, first};
-use super::platform::UNSUPPORTED;
+use super::platform::HAS_INTERFACES;
 use super::schedule::Schedule;
 use super::send::{self, CONNECTED, WaitTarget};
 use super::settings::{ClientSettings, KINDS, Mode, RouteOptions, SettingsPart};
@@ -68,9 +68,9 @@ impl Plan {
             Some(profile) => own.or_else(&profile.settings),
             None => own,
         };
-        let is_said = |key| settings.keys().contains(key) || invocation.given.contains(key);
-        if let Some((key, instead)) = UNSUPPORTED.iter().find(|(key, _)| is_said(key)) {
-            return Err(UsageError::Unsupported(key, instead).into());
+        if !HAS_INTERFACES && settings.route.interface.is_some() {
+            let instead = "name an address of it with --source";
+            return Err(UsageError::Unsupported("interface", instead).into());
         }
         let mode = settings.mode.unwrap_or(Mode::Sequence);
         let source_port = match settings.source_port {

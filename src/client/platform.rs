@@ -11,7 +11,10 @@ pub(super) use unix::*;
 #[cfg(windows)]
 pub(super) use windows::*;
 
-/// Lets a socket send through an interface alone: it is [`UNSUPPORTED`].
+/// Whether packets can be sent through one interface alone.
+pub(super) const HAS_INTERFACES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Lets a socket send through nothing, see [`HAS_INTERFACES`].
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())

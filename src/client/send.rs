@@ -284,7 +284,9 @@ fn connect(
     let attempt = || {
         let socket = route.socket(Type::STREAM, target.source_port)?;
         socket.set_linger(target.source_port.map(|_| Duration::ZERO))?;
-        socket.connect_timeout(&route.to(target.port).into(), within)?;
+        let connected = socket.connect_timeout(&route.to(target.port).into(), within);
+        // On Windows it passes for a failure if the server has said at once that it is done.
+        connected.or_else(|error| socket.peer_addr().map(drop).map_err(|_| error))?;
         Ok(socket.into())
     };
     match (target.source_port, attempt()) {

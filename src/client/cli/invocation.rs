@@ -87,8 +87,7 @@ impl KnockArgs {
         let mode = self.mode()?;
         let protocol = self.udp.then_some(Protocol::Udp);
         let settings = self.settings(mode, protocol)?;
-        let flags =
-            [("udp", self.udp), ("ipv4", self.ipv4), ("ipv6", self.ipv6), ("fdpass", self.fdpass)];
+        let flags = [("udp", self.udp), ("ipv4", self.ipv4), ("ipv6", self.ipv6)];
         let others =
             [("code", self.code.is_some()), ("proxy", proxy.is_some()), ("stay", self.stay > 0)];
         let others =

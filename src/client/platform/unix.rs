@@ -14,6 +14,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{User, dup2_stdout, geteuid};
 use socket2::{Domain, SockRef};
 
+use crate::client::error::ClientError;
 use crate::client::proxy::ProxyError;
 use crate::config::{Diagnostic, OTHERS_WRITE, unsafe_to_use};
 
@@ -25,14 +26,6 @@ pub(crate) const UNDER_WAY: i32 = libc::EINPROGRESS;
 pub(crate) const PORT_DENIED: i32 = libc::EACCES;
 /// What that means of a port.
 pub(crate) const WHO_HAS_PORT: &str = "ports below 1024 are root's";
-
-/// Options that do not work on this system, and what to do instead.
-pub(crate) const UNSUPPORTED: &[(&str, &str)] =
-    if cfg!(any(target_os = "linux", target_os = "android")) {
-        &[]
-    } else {
-        &[("interface", "name an address of it with --source")]
-    };
 
 /// The directory below which users keep their settings.
 pub(crate) fn config_directory() -> Option<PathBuf> {
@@ -67,9 +60,9 @@ pub(crate) fn bind_device(socket: &socket2::Socket, interface: &str) -> io::Resu
 }
 
 /// Checks that standard output can take a connection.
-pub(crate) fn check_passing() -> Result<(), ProxyError> {
-    let domain = SockRef::from(&io::stdout()).domain();
-    domain.ok().filter(|domain| *domain == Domain::UNIX).map(drop).ok_or(ProxyError::NoSocket)
+pub(crate) fn check_passing() -> Result<(), ClientError> {
+    let is_socket = SockRef::from(&io::stdout()).domain().is_ok_and(|it| it == Domain::UNIX);
+    if is_socket { Ok(()) } else { Err(ProxyError::NoSocket.into()) }
 }
 
 /// Hands a connection to the other end of standard output, as ssh wants it: with one byte.

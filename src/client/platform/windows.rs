@@ -9,26 +9,22 @@ use std::path::{Path, PathBuf};
 
 use windows_sys::Win32::Networking::WinSock::{WSAEACCES, WSAEAFNOSUPPORT, WSAEWOULDBLOCK};
 
-use crate::client::proxy::ProxyError;
+use crate::client::cli::UsageError;
+use crate::client::error::ClientError;
 use crate::config::Diagnostic;
 use crate::sys::access::{READ, WRITE};
-use crate::sys::windows;
+use crate::sys::windows::access;
+pub(crate) use crate::sys::windows::{close_output, lock};
 
 /// The numbers of errors that [`io::ErrorKind`] has no name for.
 pub(crate) const REFUSED_BY_FIREWALL: i32 = WSAEACCES;
 pub(crate) const NO_SUCH_FAMILY: i32 = WSAEAFNOSUPPORT;
-/// No error here: interfaces are [`UNSUPPORTED`].
+/// No error here: there are no interfaces to name.
 pub(crate) const NO_SUCH_INTERFACE: i32 = 0;
 pub(crate) const UNDER_WAY: i32 = WSAEWOULDBLOCK;
 pub(crate) const PORT_DENIED: i32 = WSAEACCES;
 /// What that means of a port.
 pub(crate) const WHO_HAS_PORT: &str = "another program, or Windows, keeps it for itself";
-
-/// Options that do not work on this system, and what to do instead.
-pub(crate) const UNSUPPORTED: &[(&str, &str)] = &[
-    ("fdpass", "leave it out: ssh is the same with --proxy alone"),
-    ("interface", "name an address of it with --source"),
-];
 
 /// The directory below which users keep their settings.
 pub(crate) fn config_directory() -> Option<PathBuf> {
@@ -42,7 +38,7 @@ pub(crate) fn user_name() -> Option<String> {
 
 /// The command that keeps others from reading a file, where they can.
 pub(crate) fn others_read(path: &Path, file: &File) -> io::Result<Option<String>> {
-    Ok(windows::access(file)?.other_than_owner(READ | WRITE).map(|other| remedy(path, &other)))
+    Ok(access(file)?.other_than_owner(READ | WRITE).map(|other| remedy(path, &other)))
 }
 
 /// The error that others than administrators and the user could have written a file.
@@ -51,7 +47,7 @@ pub(crate) fn others_write(path: &Path, file: &File) -> io::Result<Option<Diagno
         let message = format!("others than its owner can write it: {other}");
         Diagnostic::file(path, message).help(format!("run: {}", remedy(path, &other)))
     };
-    Ok(windows::access(file)?.other_than_owner(WRITE).map(error))
+    Ok(access(file)?.other_than_owner(WRITE).map(error))
 }
 
 fn remedy(path: &Path, other: &str) -> String {
@@ -59,17 +55,13 @@ fn remedy(path: &Path, other: &str) -> String {
     format!(r#"icacls "{path}" /inheritance:r /grant:r "{user}:F" /remove:g *{other}"#)
 }
 
-/// Waits until no other program has this file locked, and locks it until it is closed.
-pub(crate) fn lock(file: &File) -> io::Result<()> {
-    windows::lock(file)
+/// Refuses to hand over a connection.
+pub(crate) fn check_passing() -> Result<(), ClientError> {
+    let instead = "leave it out: ssh is the same with --proxy alone";
+    Err(UsageError::Unsupported("fdpass", instead).into())
 }
 
-/// Checks nothing: to hand a connection over is [`UNSUPPORTED`], which the plan says.
-pub(crate) fn check_passing() -> Result<(), ProxyError> {
-    Ok(())
-}
-
-/// Hands a connection to the other end of standard output: it is [`UNSUPPORTED`].
+/// Hands over nothing, see [`check_passing`].
 pub(crate) fn pass(_: &TcpStream) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -78,11 +70,6 @@ pub(crate) fn pass(_: &TcpStream) -> io::Result<()> {
 pub(crate) fn standard() -> io::Result<(File, File)> {
     let duplicate = |it: &dyn AsHandle| it.as_handle().try_clone_to_owned().map(File::from);
     Ok((duplicate(&io::stdin())?, duplicate(&io::stdout())?))
-}
-
-/// Closes standard output.
-pub(crate) fn close_output() -> io::Result<()> {
-    windows::close_output()
 }
 
 /// Hears of Ctrl-C.
