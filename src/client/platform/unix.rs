@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{User, dup2_stdout, geteuid};
-use socket2::{Domain, SockRef};
+use socket2::SockRef;
 
 use crate::client::error::ClientError;
 use crate::client::proxy::ProxyError;
@@ -61,7 +61,7 @@ pub(crate) fn bind_device(socket: &socket2::Socket, interface: &str) -> io::Resu
 
 /// Checks that standard output can take a connection.
 pub(crate) fn check_passing() -> Result<(), ClientError> {
-    let is_socket = SockRef::from(&io::stdout()).domain().is_ok_and(|it| it == Domain::UNIX);
+    let is_socket = SockRef::from(&io::stdout()).local_addr().is_ok_and(|it| it.is_unix());
     if is_socket { Ok(()) } else { Err(ProxyError::NoSocket.into()) }
 }
 
