@@ -95,6 +95,8 @@ supply:
 long:
 	@tools/need long
 	$(CARGO) test --locked --no-fail-fast --test cli -- --ignored fwknop_import::
+	tools/windows
+	$(CARGO) test --locked --no-fail-fast --test netns -- --ignored windows::
 	tools/vm
 	tools/fuzz $(FUZZ_SECONDS)
 

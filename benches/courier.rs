@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use libknock::ipc::courier::{FromCourier, SharedProof, ToCourier};
 use libknock::ipc::{Channel, Received};
-use libknock::sys::{clock, files, process};
+use libknock::sys::{clock, descriptors, process};
 use serde_json::json;
 
 const RATE: u64 = 5000;
@@ -30,8 +30,8 @@ fn main() {
     let nobody = json!({"User": {"name": "nobody", "uid": 65534, "gid": 65534}});
     let store = json!({"addresses": [{"Unix": socket}], "password": null, "authorities": null});
     let assignment = json!({"store": store, "identity": nobody, "sandbox": "Enforce"});
-    let sealed = files::sealed("bench", assignment.to_string().as_bytes()).unwrap();
-    let (channel, theirs) = files::frame_channel().unwrap();
+    let sealed = descriptors::sealed("bench", assignment.to_string().as_bytes()).unwrap();
+    let (channel, theirs) = descriptors::frame_channel().unwrap();
     let mut command = Command::new("knock-courier");
     let program = Path::new(env!("CARGO_BIN_EXE_knock-courier"));
     command.env("PATH", program.parent().unwrap());
@@ -45,7 +45,7 @@ fn main() {
     let channel = Channel(channel);
     let next = |limit: Duration| match channel.receive_message::<FromCourier>() {
         Received::Nothing => {
-            files::wait(&[channel.as_fd()], Some(limit)).unwrap();
+            descriptors::wait(&[channel.as_fd()], Some(limit)).unwrap();
             None
         }
         Received::Frame(message) => Some(message),

@@ -19,7 +19,7 @@ use std::path::Path;
 use nix::net::if_::if_nametoindex;
 use pcap::{Activated, Active, Capture, Direction, Linktype, Offline, Precision};
 
-use crate::sys::socket_filter;
+use crate::sys::host;
 use crate::time::Wall;
 use crate::wire::filter::{Filter, Ranges};
 use crate::wire::link::LinkType;
@@ -87,8 +87,7 @@ impl Live {
         capture.filter(&expression, optimize).map_err(failed)?;
         capture.direction(Direction::In).map_err(failed)?;
         let capture = capture.setnonblock().map_err(failed)?;
-        socket_filter::lock(&capture)
-            .map_err(|error| failed(pcap::Error::IoError(error.kind())))?;
+        host::lock_filter(&capture).map_err(|error| failed(pcap::Error::IoError(error.kind())))?;
         Ok(Self { capture, link, interface: interface.to_owned(), counted: [0; 2] })
     }
 

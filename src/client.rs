@@ -12,6 +12,7 @@ mod messages;
 mod names;
 mod one_time;
 mod plan;
+mod platform;
 mod proxy;
 mod requested_address;
 mod route;
@@ -84,7 +85,7 @@ fn knock(invocation: &Invocation) -> Result<(), ClientError> {
         messages::be_verbose(stream);
     }
     if is_proxy && invocation.fdpass {
-        proxy::check_passing()?;
+        platform::check_passing()?;
     }
     let plan = Plan::new(invocation)?;
     if plan.knocker.is_mistimed(clock::now().wall) {

@@ -1,58 +1,84 @@
 //! The configuration: what an administrator wrote, checked once, here.
 //!
 //! The model stands in this folder, what reads it in `read`, what doubts it in `lint`. What comes
-//! out of [`load::load`] is valid; nothing past this module checks it again.
+//! out of [`load::load`] is valid; nothing past this module checks it again. What the client reads its
+//! own files with is here too: all else is the daemon's.
 
-mod client;
-mod datagrams;
 pub mod diagnostic;
-mod door;
-mod email;
-mod fleet;
-pub mod lint;
-mod loaded;
-mod lockout;
-mod mechanism;
-pub(crate) mod names;
 pub mod one_time;
-mod opening;
+#[cfg(unix)]
 mod permissions;
+pub(crate) mod tree;
+pub(crate) mod width;
+pub(crate) mod yaml;
+
+#[cfg(feature = "daemon")]
+mod client;
+#[cfg(feature = "daemon")]
+mod datagrams;
+#[cfg(feature = "daemon")]
+mod door;
+#[cfg(feature = "daemon")]
+mod email;
+#[cfg(feature = "daemon")]
+mod fleet;
+#[cfg(feature = "daemon")]
+pub mod lint;
+#[cfg(feature = "daemon")]
+mod loaded;
+#[cfg(feature = "daemon")]
+mod lockout;
+#[cfg(feature = "daemon")]
+mod mechanism;
+#[cfg(feature = "daemon")]
+pub(crate) mod names;
+#[cfg(feature = "daemon")]
+mod opening;
+#[cfg(feature = "daemon")]
 mod read;
+#[cfg(feature = "daemon")]
 mod settings;
+#[cfg(feature = "daemon")]
 pub(crate) mod sleeps;
+#[cfg(feature = "daemon")]
 mod template;
+#[cfg(feature = "daemon")]
 pub(crate) mod trusted_path;
+#[cfg(feature = "daemon")]
 pub mod watch;
 pub(crate) mod yaml_writer;
 
+pub use crate::proto::Family;
 pub use crate::proto::name::{Name, NameError};
-pub use client::{AddressPolicy, Client, ClientPlaces, FwknopClient, SpaClient, TotpClient};
-pub use datagrams::{FwknopSettings, SpaSettings};
 pub use diagnostic::{Diagnosed, Diagnostic, Place, Problems, SourceText};
-pub use door::{Door, DoorPlaces, OneTime, Recognition};
-pub use email::{Email, EmailError};
-pub use fleet::{FleetSettings, Store, StoreAddress, WhenLost};
-pub use loaded::{Loaded, Places};
-pub use lockout::Lockout;
-pub use mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet, SetRef};
-pub use opening::{Forward, Hold, Opening};
+#[cfg(unix)]
 pub use permissions::Options;
+#[cfg(unix)]
 pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};
+
 #[cfg(feature = "daemon")]
-pub(crate) use read::classic_lines;
+pub use self::{
+    client::{AddressPolicy, Client, ClientPlaces, FwknopClient, SpaClient, TotpClient},
+    datagrams::{FwknopSettings, SpaSettings},
+    door::{Door, DoorPlaces, OneTime, Recognition},
+    email::{Email, EmailError},
+    fleet::{FleetSettings, Store, StoreAddress, WhenLost},
+    loaded::{Loaded, Places},
+    lockout::Lockout,
+    mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet, SetRef},
+    opening::{Forward, Hold, Opening},
+    read::{PATH, cannot_be_read, classic, list_directory, load, read_list, read_server_key},
+    settings::{
+        COMMAND_LIMIT, Directories, GuardMode, Log, LogFormat, LogLevel, MetricsSocket,
+        NewPrivileges, OnExit, SandboxMode, Settings,
+    },
+    template::{Command, CommandText, Commands, Hole, Holes, Pair, Rendered, TextError},
+};
 #[cfg(feature = "daemon")]
-pub(crate) use read::parse_target;
-pub use read::{PATH, cannot_be_read, classic, list_directory, load, read_list, read_server_key};
-pub(crate) use read::{read_widths, tree, yaml};
-pub use settings::{
-    COMMAND_LIMIT, Directories, GuardMode, Log, LogFormat, LogLevel, MetricsSocket, NewPrivileges,
-    OnExit, SandboxMode, Settings,
-};
-pub use template::{
-    Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
-};
+pub(crate) use read::{classic_lines, parse_target};
 
 /// A whole configuration.
+#[cfg(feature = "daemon")]
 #[derive(Clone, Debug)]
 pub struct Config {
     pub settings: Settings,
@@ -62,6 +88,7 @@ pub struct Config {
     pub clients: Vec<Client>,
 }
 
+#[cfg(feature = "daemon")]
 impl Config {
     /// The index of a door.
     pub fn place_of(&self, door: &Name) -> Option<usize> {

@@ -26,7 +26,7 @@ use crate::ipc::courier::{CourierAssignment, FromCourier};
 use crate::sys::landlock::{self, LandlockRules};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::seccomp::{self, Phase};
-use crate::sys::{files, memory, process, sandbox, scheduling};
+use crate::sys::{descriptors, memory, process, sandbox, scheduling};
 
 /// Carries what the gateways of a fleet tell each other. knockd(8) starts it where 'fleet' is
 /// configured; there is nothing that a person would do with it.
@@ -69,10 +69,10 @@ fn work(channel: &mut Option<Channel>) -> Result<(), CourierError> {
     if !process::is_called(process::COURIER) {
         return Err(CourierError::Assignment(io::Error::other("it goes by another name")));
     }
-    let inherited = files::inherited(process::WATCHER_CHANNEL);
+    let inherited = descriptors::inherited(process::WATCHER_CHANNEL);
     let channel = channel.insert(Channel(inherited.map_err(CourierError::Assignment)?));
-    let assignment = files::inherited(process::WATCHER_CONFIG)
-        .and_then(files::read_sealed)
+    let assignment = descriptors::inherited(process::WATCHER_CONFIG)
+        .and_then(descriptors::read_sealed)
         .and_then(|bytes| Ok(serde_json::from_slice::<CourierAssignment>(&bytes)?))
         .map_err(CourierError::Assignment)?;
     process::close_others();
@@ -120,7 +120,7 @@ fn persist<T>(
         }
         // Whatever the keeper says waits; only its end is looked for.
         let mut keeper = [PollFd::new(channel.as_fd(), PollFlags::empty())];
-        files::poll(&mut keeper, Some(error.pause()))?;
+        descriptors::poll(&mut keeper, Some(error.pause()))?;
         if keeper[0].any().unwrap_or(true) {
             return Ok(None);
         }

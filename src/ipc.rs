@@ -206,7 +206,7 @@ pub(crate) mod tests {
     use crate::proto::knock::Protocol;
     use crate::proto::method::Method;
     use crate::proto::network::Network;
-    use crate::sys::files::frame_channel;
+    use crate::sys::descriptors::frame_channel;
     use crate::time::Wall;
 
     fn address() -> impl Strategy<Value = IpAddr> {

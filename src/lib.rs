@@ -12,9 +12,8 @@
 //! time                                     Now { monotonic, wall }: passed in, never asked for
 //! ```
 
-#![cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the client is a part of it"))]
-
 pub mod client;
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the client reads less with it"))]
 pub mod config;
 pub mod proto;
 pub mod sys;

@@ -174,7 +174,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::sys::files;
+    use crate::sys::descriptors;
 
     /// An output whose only sink takes no line, then all.
     fn of_full_disk(format: LogFormat) -> (LogOutput, tempfile::NamedTempFile) {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn standard_error_that_nobody_reads_is_not_waited_for_and_is_told_what_it_lacks() {
-        let (read, write) = files::output_pipe().unwrap();
+        let (read, write) = descriptors::output_pipe().unwrap();
         let sinks: Vec<(Box<dyn Sink + Send>, u64)> =
             vec![(Box::new(StandardError::new(fs::File::from(write))), 0)];
         let mut output = LogOutput { level: LogLevel::Info, format: LogFormat::Text, sinks };

@@ -2,6 +2,7 @@
 
 pub(crate) mod duration;
 pub(crate) mod escape;
+pub(crate) mod family;
 pub mod flags;
 pub mod fleet;
 pub mod fwknop;
@@ -19,6 +20,7 @@ pub mod spa;
 pub mod totp;
 pub(crate) mod words;
 
+pub use family::Family;
 pub use flags::{FlagTest, TcpFlags};
 pub use interface::InterfaceName;
 pub use knock::{Knock, KnockError, Protocol};
@@ -26,5 +28,6 @@ pub use method::Method;
 pub use network::{Network, NetworkError, Widths};
 pub use open_ports::OpenPorts;
 pub use port_range::PortRange;
+#[cfg(feature = "daemon")]
 pub(crate) use ports::PortSet;
 pub use secret::Secret;

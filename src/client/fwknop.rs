@@ -1,9 +1,9 @@
 //! Knocking with requests as fwknop makes them, with keys from where fwknop has them.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::fwknoprc::{self, RcError, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
 use super::messages;
+use super::platform;
 use super::requested_address::{RequestedAddress, own_address};
 use super::route::Route;
 use super::schedule::{RequestDatagram, Schedule};
@@ -189,11 +190,12 @@ pub(super) enum StanzaError {
 pub(super) fn stanza(name: &str, settled: &[&str]) -> Result<RcStanza, StanzaError> {
     let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");
     let unreadable = |source| StanzaError::Unreadable { path: path.clone(), source };
-    if std::fs::metadata(&path).map_err(unreadable)?.mode() & 0o077 != 0 {
-        let shown = path.display();
-        messages::warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
+    let mut file = File::open(&path).map_err(unreadable)?;
+    if let Some(remedy) = platform::others_read(&path, &file).map_err(unreadable)? {
+        messages::warn(&format!("{} can be read by others: {remedy}", path.display()));
     }
-    let text = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(unreadable)?;
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(unreadable)?;
     fwknoprc::read(&text, name, settled).map_err(|error| StanzaError::Wrong { path, error })
 }
 

@@ -8,10 +8,11 @@ use std::io::{self, Read};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
+use super::platform;
 use super::settings::{ClientSettings, Mode};
 use crate::config::diagnostic::closest_match;
 use crate::config::tree::{KnownKeys, Reader, Value};
-use crate::config::{Diagnostic, OTHERS_WRITE, Place, Problems, SourceText, unsafe_to_use, yaml};
+use crate::config::{Diagnostic, Place, Problems, SourceText, yaml};
 
 pub(super) use edit::{Edited, put};
 pub use entry::{DELAY, KEYS};
@@ -62,8 +63,8 @@ pub fn default_path() -> Option<PathBuf> {
     let configured = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
     configured
         .filter(|path| path.is_absolute())
-        .or_else(|| Some(std::env::home_dir()?.join(".config")))
-        .map(|directory| directory.join("knock/hosts.yaml"))
+        .or_else(platform::config_directory)
+        .map(|directory| directory.join("knock").join("hosts.yaml"))
 }
 
 /// Reads a hosts file; what is only doubtful in it comes as warnings.
@@ -74,9 +75,8 @@ pub fn default_path() -> Option<PathBuf> {
 pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> {
     let unreadable = |source| HostsError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
     // It says where to knock: whoever could have written it learns the sequence.
-    if let Some(error) = unsafe_to_use(path, &metadata, None, OTHERS_WRITE, "") {
+    if let Some(error) = platform::others_write(path, &file).map_err(unreadable)? {
         return Err(HostsError::Wrong(vec![error]));
     }
     let mut text = String::new();

@@ -1,6 +1,6 @@
 //! `knock import`: takes up the link that `knockctl enroll` has printed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::cli::ImportArgs;
 use super::error::ClientError;
 use super::hosts::{self, Edited};
 use super::messages::{complain, warn};
-use super::print;
+use super::{platform, print};
 use crate::config::yaml_writer::YamlWriter;
 use crate::proto::link::{Link, LinkEntry, LinkError};
 use crate::proto::totp::{TotpMode, encode_secret};
@@ -177,11 +177,9 @@ fn write(path: &Path, text: &str, who: Option<fs::Permissions>) -> io::Result<()
 
 /// Asks at the terminal, wherever the link comes from; where there is none the answer is no.
 fn confirmed(question: &str) -> bool {
-    let Ok(mut terminal) = File::options().read(true).write(true).open("/dev/tty") else {
-        return false;
-    };
+    let Ok((input, mut output)) = platform::terminal() else { return false };
     let mut answer = String::new();
-    let asked = write!(terminal, "{question} [y/N] ");
-    let answered = asked.and_then(|()| BufReader::new(terminal).read_line(&mut answer));
+    let asked = write!(output, "{question} [y/N] ");
+    let answered = asked.and_then(|()| BufReader::new(input).read_line(&mut answer));
     answered.is_ok() && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
 }

@@ -3,11 +3,11 @@
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::platform;
 use crate::proto::Secret;
 use crate::proto::spa::{PrivateKey, PublicKey};
 use crate::proto::totp::parse_secret;
@@ -26,8 +26,8 @@ pub(super) enum KeyFileError {
          or make a new one, where somebody may have seen this"
     )]
     NotAFile,
-    #[error("{0} can be read by others: chmod 600 {0}", path.display())]
-    Readable { path: PathBuf },
+    #[error("{} can be read by others: {remedy}", path.display())]
+    Readable { path: PathBuf, remedy: String },
     #[error("{}: {why}", path.display())]
     Content { path: PathBuf, why: String },
 }
@@ -81,8 +81,8 @@ fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
         _ => KeyFileError::Unreadable { path: path.to_owned(), source },
     };
     let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.mode() & 0o077 != 0 {
-        return Err(KeyFileError::Readable { path: path.to_owned() });
+    if let Some(remedy) = platform::others_read(path, &file).map_err(unreadable)? {
+        return Err(KeyFileError::Readable { path: path.to_owned(), remedy });
     }
     // Never grown: no copy of it stays behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_SIZE + 1));
@@ -137,7 +137,7 @@ pub(super) fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

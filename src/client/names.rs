@@ -6,9 +6,8 @@ use std::num::NonZeroU16;
 
 use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 
-use crate::config::Family;
 use crate::proto::knock::parse_port;
-use crate::proto::{Knock, KnockError, Protocol};
+use crate::proto::{Family, Knock, KnockError, Protocol};
 
 /// The reason why a host has no address that could be used.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::{self, KeyFileError};
+use super::platform;
 use super::schedule::Schedule;
 use crate::config::one_time::{self, OneTimeLine, STRUCK};
 use crate::sys::files;
@@ -31,7 +32,7 @@ impl OneTimeKnocker {
             why: format!("no line can be struck out, so none is knocked: {source}"),
         };
         let file = OpenOptions::new().write(true).open(&self.file).map_err(failed)?;
-        file.lock().map_err(failed)?;
+        platform::lock(&file).map_err(failed)?;
         self.line = first(&self.file)?;
         files::overwrite(&file, self.line.offset, STRUCK).map_err(failed)
     }

@@ -20,6 +20,7 @@ use super::keys;
 use super::knocker::Knocker;
 use super::messages::complain;
 use super::one_time::{OneTimeKnocker, first};
+use super::platform::HAS_INTERFACES;
 use super::schedule::Schedule;
 use super::send::{self, CONNECTED, WaitTarget};
 use super::settings::{ClientSettings, KINDS, Mode, RouteOptions, SettingsPart};
@@ -27,10 +28,9 @@ use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
-use crate::config::Family;
-use crate::proto::Widths;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
+use crate::proto::{Family, Widths};
 
 /// The number of knocks after the first, unless told otherwise.
 const RETRIES: u16 = 3;
@@ -68,6 +68,10 @@ impl Plan {
             Some(profile) => own.or_else(&profile.settings),
             None => own,
         };
+        if !HAS_INTERFACES && settings.route.interface.is_some() {
+            let instead = "name an address of it with --source";
+            return Err(UsageError::Unsupported("interface", instead).into());
+        }
         let mode = settings.mode.unwrap_or(Mode::Sequence);
         let source_port = match settings.source_port {
             None => None,

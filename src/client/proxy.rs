@@ -1,14 +1,14 @@
 //! A connection as a plain pipe: standard input goes to it, what it says to standard output.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use socket2::{Domain, SockRef};
+use socket2::SockRef;
+
+use super::platform;
 
 /// The reason why a connection ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
@@ -17,17 +17,9 @@ pub(super) enum ProxyError {
     Connection(#[source] io::Error),
     #[error("standard input or output cannot be used: {0}")]
     Standard(#[source] io::Error),
+    #[cfg(unix)]
     #[error("--fdpass wants a socket as standard output: write 'ProxyUseFdpass yes' for ssh")]
     NoSocket,
-}
-
-/// Checks that standard output can take a connection.
-///
-/// # Errors
-/// [`ProxyError::NoSocket`].
-pub(super) fn check_passing() -> Result<(), ProxyError> {
-    let domain = SockRef::from(&io::stdout()).domain();
-    domain.ok().filter(|domain| *domain == Domain::UNIX).map(drop).ok_or(ProxyError::NoSocket)
 }
 
 /// Hands a connection to the other end of standard output, as ssh wants it: with one byte.
@@ -37,11 +29,7 @@ pub(super) fn check_passing() -> Result<(), ProxyError> {
 pub(super) fn pass(stream: &TcpStream) -> Result<(), ProxyError> {
     // How it ends is the receiver's affair.
     SockRef::from(stream).set_linger(None).map_err(ProxyError::Connection)?;
-    let (fds, byte) = ([stream.as_raw_fd()], [IoSlice::new(&[0])]);
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let to = io::stdout().as_raw_fd();
-    let sent = sendmsg::<()>(to, &byte, &rights, MsgFlags::empty(), None);
-    sent.map(drop).map_err(|errno| ProxyError::Standard(errno.into()))
+    platform::pass(stream).map_err(ProxyError::Standard)
 }
 
 /// Carries bytes both ways until both sides have said that they are done.
@@ -58,17 +46,12 @@ pub(super) fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
     // What is still under way when the program ends shall arrive.
     SockRef::from(stream).set_linger(None).map_err(ProxyError::Connection)?;
     let outgoing = stream.try_clone().map_err(ProxyError::Connection)?;
-    let input = duplicate(io::stdin()).map_err(ProxyError::Standard)?;
-    let output = duplicate(io::stdout()).map_err(ProxyError::Standard)?;
+    let (input, output) = platform::standard().map_err(ProxyError::Standard)?;
     let up = thread::spawn(move || upwards(input, &outgoing));
     if downwards(stream, output)?.is_continue() {
         let _ = up.join();
     }
     Ok(())
-}
-
-fn duplicate(standard: impl AsFd) -> io::Result<File> {
-    Ok(standard.as_fd().try_clone_to_owned()?.into())
 }
 
 fn upwards(mut input: File, mut stream: &TcpStream) {
@@ -95,11 +78,6 @@ fn downwards(mut stream: &TcpStream, mut output: File) -> Result<ControlFlow<()>
         }
     }
     drop(output);
-    close_standard_output().map_err(ProxyError::Standard)?;
+    platform::close_output().map_err(ProxyError::Standard)?;
     Ok(ControlFlow::Continue(()))
-}
-
-/// Its number must not be given out again: something else would be written there.
-fn close_standard_output() -> io::Result<()> {
-    Ok(nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?)
 }

@@ -4,11 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
-use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
+use super::platform;
 use super::settings::RouteOptions;
-use crate::config::Family;
+use crate::proto::Family;
 
 /// A route to a host: its address, and how packets go there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Route {
     pub(super) fn socket(&self, kind: Type, port: Option<NonZeroU16>) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.host), kind, None)?;
         if let Some(interface) = &self.options.interface {
-            socket.bind_device(Some(interface.as_bytes()))?;
+            platform::bind_device(&socket, interface)?;
         }
         let any = Family::of(self.host.ip()).unspecified();
         let source = self.options.source.unwrap_or(any);
@@ -43,8 +43,4 @@ impl Route {
         }
         Ok(socket)
     }
-}
-
-pub(super) fn errno(error: &io::Error) -> Option<Errno> {
-    error.raw_os_error().map(Errno::from_raw)
 }

@@ -4,20 +4,18 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
 use derive_more::Display;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
 use socket2::{Socket, Type};
 
 use super::messages;
-use super::route::{Route, errno};
+use super::platform;
+use super::route::Route;
 use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
 use crate::proto::{Knock, Protocol};
-use crate::sys::{clock, files};
+use crate::sys::clock;
 use crate::time::Monotonic;
 
 /// The reason why a packet did not leave this machine.
@@ -33,24 +31,33 @@ pub(super) enum SendError {
 
 /// The words of the kernel, and what they mean where that is not obvious.
 fn explain(error: &io::Error) -> String {
-    let Some(errno) = errno(error) else { return error.to_string() };
-    let meaning = match errno {
-        Errno::EPERM => "this machine's own firewall refuses it",
-        Errno::ENETUNREACH | Errno::EHOSTUNREACH => "this machine has no route to it",
-        Errno::EAFNOSUPPORT => "this machine does not speak this version of IP",
-        Errno::EADDRNOTAVAIL => "this machine has no such address, or no port, to send from",
-        Errno::ENODEV => "this machine has no such interface: see 'ip link'",
-        _ => return errno.desc().to_owned(),
+    let text = error.to_string();
+    let words = text.split(" (os error ").next().unwrap_or(&text);
+    let meaning = match (error.kind(), error.raw_os_error()) {
+        (_, Some(platform::REFUSED_BY_FIREWALL)) => "this machine's own firewall refuses it",
+        (io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable, _) => {
+            "this machine has no route to it"
+        }
+        (_, Some(platform::NO_SUCH_FAMILY)) => "this machine does not speak this version of IP",
+        (io::ErrorKind::AddrNotAvailable, _) => {
+            "this machine has no such address, or no port, to send from"
+        }
+        (_, Some(platform::NO_SUCH_INTERFACE)) => {
+            "this machine has no such interface: see 'ip link'"
+        }
+        _ => return words.to_owned(),
     };
-    format!("{}: {meaning}", errno.desc())
+    format!("{words}: {meaning}")
 }
 
 /// The same, about a port that the user chose.
 fn explain_port(error: &io::Error) -> String {
-    match errno(error) {
-        Some(Errno::EADDRINUSE) => "another program uses it".to_owned(),
-        Some(Errno::EACCES) => "ports below 1024 are root's".to_owned(),
-        Some(Errno::EADDRNOTAVAIL) => {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program uses it".to_owned(),
+        _ if error.raw_os_error() == Some(platform::PORT_DENIED) => {
+            platform::WHO_HAS_PORT.to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
             "the last connection from there has ended less than a minute ago: \
              wait, or use another port"
                 .to_owned()
@@ -247,16 +254,22 @@ fn send_syn(route: &Route, to: SocketAddr) -> io::Result<()> {
     match socket.connect(&to.into()) {
         Err(error) if !is_sent(&error) => Err(error),
         Err(_) if route.options.connect => {
-            let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-            files::poll(&mut polled, Some(CONNECTED))
+            let end = now() + CONNECTED;
+            // It has a peer, or an error, once it is answered.
+            while now() < end && socket.peer_addr().is_err() && socket.take_error()?.is_none() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
         }
         _ => Ok(()),
     }
 }
 
-/// What the kernel says of a port that cannot be used.
-const PORT_ERRORS: [Option<Errno>; 3] =
-    [Some(Errno::EADDRINUSE), Some(Errno::EACCES), Some(Errno::EADDRNOTAVAIL)];
+/// Whether the kernel says of a port that it cannot be used.
+fn is_about_port(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+        || error.raw_os_error() == Some(platform::PORT_DENIED)
+}
 
 /// A connection to the target, or why there is none yet. From a port of its own, it is broken off
 /// when it is dropped: were it closed, nothing could connect from there for a minute.
@@ -271,12 +284,14 @@ fn connect(
     let attempt = || {
         let socket = route.socket(Type::STREAM, target.source_port)?;
         socket.set_linger(target.source_port.map(|_| Duration::ZERO))?;
-        socket.connect_timeout(&route.to(target.port).into(), within)?;
+        let connected = socket.connect_timeout(&route.to(target.port).into(), within);
+        // On Windows it passes for a failure if the server has said at once that it is done.
+        connected.or_else(|error| socket.peer_addr().map(drop).map_err(|_| error))?;
         Ok(socket.into())
     };
     match (target.source_port, attempt()) {
         // No later try would fare better.
-        (Some(port), Err(source)) if PORT_ERRORS.contains(&errno(&source)) => {
+        (Some(port), Err(source)) if is_about_port(&source) => {
             Err(SendError::SourcePort { port, source })
         }
         (_, result) => Ok(result),
@@ -295,7 +310,8 @@ pub(super) fn free_port() -> io::Result<NonZeroU16> {
 /// Whether a `connect` that failed has sent its SYN all the same: it is under way, or its answer is
 /// already here.
 fn is_sent(error: &io::Error) -> bool {
-    matches!(errno(error), Some(Errno::EINPROGRESS | Errno::ECONNREFUSED | Errno::ECONNRESET))
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+        || error.raw_os_error() == Some(platform::UNDER_WAY)
 }
 
 fn now() -> Monotonic {

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::platform;
 use crate::proto::duration;
 use crate::proto::spa::Stamp;
 use crate::sys::files;
@@ -68,7 +69,7 @@ impl Stamps {
         let mut warnings = Vec::new();
         // The key is locked: what holds the stamp is replaced.
         let kept = File::open(&self.key).and_then(|key| {
-            key.lock()?;
+            platform::lock(&key)?;
             let last = self.read(&mut warnings)?;
             let stamp = next(now, last);
             files::replace(&self.last, format!("{}\n", stamp.as_micros()).as_bytes())?;

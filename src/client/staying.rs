@@ -1,25 +1,20 @@
 //! The client that stays: it does what a [`Stay`] says, until it is stopped.
 
-use std::fs;
-use std::os::fd::AsFd;
 use std::sync::mpsc::{self, Sender as Channel};
 use std::thread;
 use std::time::Duration;
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
 
 use super::error::ClientError;
 use super::messages;
 use super::names::{self, Resolved};
 use super::plan::Plan;
+use super::platform;
 use super::requested_address::own_address;
 use super::route::Route;
 use super::send::Sender;
 use super::stay::{Stay, StayAction};
 use crate::proto::spa::PORTS;
 use crate::sys::clock;
-use crate::sys::host::{ADDRESSES, Changes, LINKS, ROUTES};
 use crate::time::Wall;
 
 /// When the last try that left began, and how it went.
@@ -27,7 +22,8 @@ type LastTry = (Wall, Vec<Route>);
 
 /// What a client is told while it rests.
 enum StayNews {
-    Stopped(Signal),
+    /// By this.
+    Stopped(String),
     Changed,
     Found(Resolved),
 }
@@ -40,8 +36,9 @@ enum StayNews {
 /// is not there is waited for.
 pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
     let (tell, news) = mpsc::channel();
-    hear_signals(tell.clone());
-    hear_changes(tell.clone());
+    let (ends, changes) = (tell.clone(), tell.clone());
+    platform::hear_end(move |by| drop(ends.send(StayNews::Stopped(by))));
+    platform::hear_changes(move || drop(changes.send(StayNews::Changed)));
     let route = |host| Route { host, options: plan.route.clone() };
     let own = |host| own_address(&route(host), *PORTS.start()).ok();
     let (mut stay, mut last, mut other) = (Stay::new(every), None, None);
@@ -52,7 +49,7 @@ pub(super) fn stay(plan: &Plan, every: Duration) -> Result<(), ClientError> {
             StayAction::Rest { until } => {
                 // Its clock stands still while the machine sleeps; but no rest is long.
                 match news.recv_timeout(until.since(now.monotonic)) {
-                    Ok(StayNews::Stopped(signal)) => return close(plan, last, signal),
+                    Ok(StayNews::Stopped(by)) => return close(plan, last, &by),
                     Ok(StayNews::Changed) => stay.changed(clock::now().monotonic),
                     Ok(StayNews::Found(found)) => {
                         other = found.other_family().filter(|_| plan.route.both);
@@ -101,39 +98,12 @@ fn look_up(plan: &Plan, tell: Channel<StayNews>) {
     });
 }
 
-/// Hears of the signals that end programs, but for those that whoever started this one has had it
-/// ignore, as nohup(1) does.
-fn hear_signals(tell: Channel<StayNews>) {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let ending = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter();
-    let signals: SigSet = ending.filter(|it| ignored >> (*it as u32 - 1) & 1 == 0).collect();
-    // Otherwise they end it at once.
-    if signals.thread_block().is_ok() {
-        thread::spawn(move || signals.wait().map(|it| tell.send(StayNews::Stopped(it))));
-    }
-}
-
-/// Hears of changes; where the kernel does not tell, the client finds them a little later.
-fn hear_changes(tell: Channel<StayNews>) {
-    let Ok(changes) = Changes::follow(LINKS | ADDRESSES | ROUTES) else { return };
-    thread::spawn(move || {
-        let mut readable = [PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut readable, PollTimeout::NONE).is_ok() {
-            if changes.have_come() {
-                let _ = tell.send(StayNews::Changed);
-            }
-        }
-    });
-}
-
 /// Asks to close what the last try has opened.
-fn close(plan: &Plan, last: Option<LastTry>, signal: Signal) -> Result<(), ClientError> {
+fn close(plan: &Plan, last: Option<LastTry>, by: &str) -> Result<(), ClientError> {
     let (Some((_, routes)), Some(closing)) = (last, plan.knocker.closing()) else {
-        messages::say(|| format!("{signal}: what is open closes when its time is over"));
+        messages::say(|| format!("{by}: what is open closes when its time is over"));
         return Ok(());
     };
-    messages::say(|| format!("{signal}: asking {} to close", plan.host));
+    messages::say(|| format!("{by}: asking {} to close", plan.host));
     Sender::new(routes).knock(&mut |route| Ok(closing.next(clock::now().wall, route)?))
 }

@@ -18,10 +18,9 @@ pub use scan::{Odds, rotating_odds, scan_odds};
 use self::doors::{Linted, LintedDoors, common_ports};
 use super::diagnostic::{Diagnostic, Place};
 use super::loaded::Loaded;
-use super::template::Family;
 use super::watch::watch_sets;
 use crate::proto::name::Name;
-use crate::proto::{Knock, PortSet, Widths};
+use crate::proto::{Family, Knock, PortSet, Widths};
 use crate::time::Wall;
 
 /// Facts about the host that a configuration is for, as far as they are known.

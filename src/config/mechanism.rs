@@ -6,7 +6,8 @@ use derive_more::Display;
 use serde::{Deserialize, Serialize};
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
-use super::template::{Commands, Family, Hole};
+use super::template::{Commands, Hole};
+use crate::proto::Family;
 use crate::proto::name::Name;
 use crate::proto::words::words;
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::mechanism::Mechanism;
 use super::settings::{GuardMode, NewPrivileges};
-use super::template::{Command, Commands, Family};
-use crate::proto::{Knock, OpenPorts};
+use super::template::{Command, Commands};
+use crate::proto::{Family, Knock, OpenPorts};
 
 /// The opening of a door, what that does: the keeper's half.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

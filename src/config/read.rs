@@ -19,13 +19,9 @@ mod rotation;
 mod sequence;
 mod server_key;
 mod settings;
-pub(crate) mod tree;
 mod via;
-pub(crate) mod yaml;
 
 pub use commands::PATH;
-#[cfg(feature = "daemon")]
 pub(crate) use door::parse_target;
 pub use files::{cannot_be_read, list_directory, read_list};
-pub(crate) use hold::read_widths;
 pub use server_key::read_server_key;

@@ -3,7 +3,6 @@
 //! What fills a hole is typed, so nothing that came off the wire as text reaches a command.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use derive_more::Display;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::proto::name::Name;
 use crate::proto::port_range::show;
 use crate::proto::words::words;
-use crate::proto::{Network, OpenPorts};
+use crate::proto::{Family, Network, OpenPorts};
 
 /// The commands of a door, for both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,13 +30,6 @@ pub struct Pair {
     pub verify: Option<Command>,
 }
 
-/// The family of an address: IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    V4,
-    V6,
-}
-
 impl Commands {
     /// Those that there are.
     pub fn all(&self) -> impl Iterator<Item = &Command> {
@@ -49,23 +41,6 @@ impl Commands {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
-        }
-    }
-}
-
-impl Family {
-    /// The address of it that is nobody's.
-    pub const fn unspecified(self) -> IpAddr {
-        match self {
-            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        }
-    }
-
-    pub const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::connection::{Connection, SILENCE, StoreError};
 use super::talk::Talk;
 use crate::ipc::courier::FromCourier;
 use crate::ipc::{Channel, Received};
-use crate::sys::{clock, files};
+use crate::sys::{clock, descriptors};
 
 /// How many messages wait for the keeper before nothing more is read from the store.
 const TO_KEEPER: usize = 10_000;
@@ -42,7 +42,7 @@ pub(super) fn carry(
         }
         let is_waiting = talk.is_owed() && !is_behind;
         let timeout = if has_more { Some(Duration::ZERO) } else { is_waiting.then_some(patience) };
-        files::poll(&mut fds, timeout)?;
+        descriptors::poll(&mut fds, timeout)?;
         let now = clock::now();
         if !is_waiting || fds.last().and_then(PollFd::any) != Some(false) {
             heard = now.monotonic;

@@ -168,7 +168,7 @@ const ROLE: &str = "KNOCK_TAKEN_OVER_COURIER";
 fn plays_the_taken_over_courier() {
     let deed = env::var(ROLE).unwrap();
     let ended = alone(|| {
-        let (one, _other) = files::frame_channel().unwrap();
+        let (one, _other) = descriptors::frame_channel().unwrap();
         sandbox::close(Phase::Carrying, SandboxMode::Enforce, MemoryState::Locked);
         let fd = i64::from(std::os::fd::AsRawFd::as_raw_fd(&one));
         let path = c"/proc/self/maps".as_ptr() as i64;

@@ -12,7 +12,7 @@ use crate::config::{Family, PATH};
 use crate::firewall::connections::socket;
 use crate::proto::{InterfaceName, Knock, PortSet, Protocol};
 use crate::sys::clock::now;
-use crate::sys::{files, host};
+use crate::sys::{descriptors, host};
 
 /// How long nft may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,11 +60,11 @@ pub(super) fn ruleset() -> Option<Vec<u8>> {
     #[expect(clippy::disallowed_methods, reason = "only nft knows how to print rules")]
     let mut nft = Command::new("nft");
     nft.args(["-j", "-t", "list", "ruleset"]).env_clear().env("PATH", PATH);
-    let (read, write) = files::output_pipe().ok()?;
+    let (read, write) = descriptors::output_pipe().ok()?;
     let mut child = nft.stdin(Stdio::null()).stdout(write).stderr(Stdio::null()).spawn().ok()?;
     // It holds the other end of the pipe.
     drop(nft);
-    let listed = files::read_within(&mut read.into(), PATIENCE, LONGEST);
+    let listed = descriptors::read_within(&mut read.into(), PATIENCE, LONGEST);
     if !matches!(listed, Ok(Some(_))) {
         // An error means that it has ended by itself.
         let _ = child.kill();

@@ -14,7 +14,7 @@ use super::{Error, Target};
 use crate::config::Directories;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
-use crate::sys::files;
+use crate::sys::descriptors;
 
 /// How long a daemon that is well takes to say something, at the very most.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -181,7 +181,7 @@ impl ReplyStream {
             // Only whether anybody is left to read it.
             fds.push(PollFd::new(output.as_fd(), PollFlags::empty()));
         }
-        files::poll(&mut fds, limit)?;
+        descriptors::poll(&mut fds, limit)?;
         match fds.as_slice() {
             [reply, ..] if reply.any() != Some(false) => Ok(true),
             [_, output] if output.any() != Some(false) => Err(io::ErrorKind::BrokenPipe.into()),

@@ -25,7 +25,7 @@ use self::task::Phase;
 pub(crate) use self::task::{CommandTask, TaskOutcome};
 use crate::config::{COMMAND_LIMIT, Name, NewPrivileges, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
-use crate::sys::{files, process};
+use crate::sys::{descriptors, process};
 use crate::time::Monotonic;
 
 /// How long the next job of a door waits for the one before it.
@@ -291,7 +291,7 @@ impl CommandRunner {
             }
             let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).unwrap_or_default();
-            let started = files::output_pipe().and_then(|(read, write)| {
+            let started = descriptors::output_pipe().and_then(|(read, write)| {
                 let place = self.table.as_ref().map(|table| (table, slot));
                 let Rendered { argv, environment } = &command;
                 let child = process::run(argv, environment, *new_privileges, write, place)?;

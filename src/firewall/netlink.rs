@@ -38,7 +38,7 @@ use crate::config::NftFamily;
 pub use crate::config::SetRef;
 use crate::grants::TrackedConnection;
 use crate::proto::{Knock, OpenPorts};
-use crate::sys::host;
+use crate::sys::changes::netlink_socket;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
@@ -502,7 +502,7 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> 
 
 /// A socket that hears these multicast groups, and its port.
 fn connect(protocol: SockProtocol, groups: u32) -> Result<(OwnedFd, u32)> {
-    let socket = host::netlink_socket(protocol, SockFlag::empty(), groups).map_err(of_request)?;
+    let socket = netlink_socket(protocol, SockFlag::empty(), groups).map_err(of_request)?;
     let address: NetlinkAddr = getsockname(socket.as_raw_fd())?;
     Ok((socket, address.pid()))
 }

@@ -107,7 +107,7 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::files::frame_channel;
+    use crate::sys::descriptors::frame_channel;
 
     #[test]
     fn a_message_arrives_as_it_was_sent_and_what_is_none_is_told_from_it() {

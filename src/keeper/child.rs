@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::output_lines::OutputLines;
 use crate::ipc::{Channel, Received};
 use crate::sys::process::ChildEnds;
-use crate::sys::{clock, files};
+use crate::sys::{clock, descriptors};
 use crate::time::Monotonic;
 
 /// A running child and what connects it with its keeper.
@@ -57,9 +57,9 @@ impl ChildProcess {
         assignment: &impl Serialize,
     ) -> io::Result<Self> {
         let bytes = Zeroizing::new(serde_json::to_vec(assignment)?);
-        let assignment = files::sealed("knockd configuration", &bytes)?;
-        let (ours, theirs) = files::frame_channel()?;
-        let (ours_stderr, stderr) = files::output_pipe()?;
+        let assignment = descriptors::sealed("knockd configuration", &bytes)?;
+        let (ours, theirs) = descriptors::frame_channel()?;
+        let (ours_stderr, stderr) = descriptors::output_pipe()?;
         let child = run([theirs, assignment, stderr])?;
         let (channel, stderr) = (Channel(ours), OutputLines::of(ours_stderr));
         Ok(Self { child, channel, stderr, closed: None, budget: BUDGET })

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::daemon::DaemonError;
 use crate::control::{EventLine, LONGEST_REQUEST, MetricsFormat, Reply, Request, What};
-use crate::sys::{files, privileges};
+use crate::sys::{descriptors, files, privileges};
 use crate::time::Monotonic;
 
 /// How many connections there may be at once: in all, of all but root, of one other user.
@@ -182,7 +182,7 @@ impl Control {
         }
         let mut polled: Vec<_> = self.connections.iter().map(ControlConnection::polled).collect();
         // Without memory for it nothing is ready.
-        let _ = files::poll(&mut polled, Some(Duration::ZERO));
+        let _ = descriptors::poll(&mut polled, Some(Duration::ZERO));
         let revents = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
         let ready: Vec<PollFlags> = revents.collect();
         let mut requests = Vec::new();

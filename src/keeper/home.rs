@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::engine::Local;
+use crate::sys::changes::{ADDRESSES, Changes};
 use crate::sys::clock;
-use crate::sys::host::{self, Changes};
+use crate::sys::host;
 use crate::time::Monotonic;
 
 /// How many times as long as a look took there is none after it, and how long at most: a host may
@@ -33,7 +34,7 @@ impl Home {
     /// # Errors
     /// When the kernel does not tell.
     pub(super) fn follow() -> io::Result<Self> {
-        let changes = Changes::follow(host::ADDRESSES)?;
+        let changes = Changes::follow(ADDRESSES)?;
         let addresses = host::addresses()?;
         let local = Local::Addresses(addresses.clone());
         Ok(Self { changes, addresses, local, is_stale: false, rests_until: Monotonic::ZERO })

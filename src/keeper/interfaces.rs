@@ -10,7 +10,8 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::ipc::InterfaceState::{self, Gone, Listening, Missing};
 use crate::proto::InterfaceName;
-use crate::sys::host::{self, Changes};
+use crate::sys::changes::{Changes, LINKS};
+use crate::sys::host;
 use crate::time::Monotonic;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +35,7 @@ pub(super) struct Interfaces {
 
 impl Interfaces {
     pub(super) fn follow() -> Self {
-        let changes = Changes::follow(host::LINKS).ok();
+        let changes = Changes::follow(LINKS).ok();
         Self { changes, pause: FIRST_PAUSE, ..Self::default() }
     }
 

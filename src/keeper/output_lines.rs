@@ -58,11 +58,11 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::sys::files;
+    use crate::sys::descriptors;
 
     #[test]
     fn output_comes_line_by_line_and_one_without_an_end_is_cut() {
-        let (read, write) = files::output_pipe().unwrap();
+        let (read, write) = descriptors::output_pipe().unwrap();
         let mut output = OutputLines::of(read);
         let mut write = File::from(write);
         write.write_all(b"one\n\ntwo\n").unwrap();
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn output_without_lines_is_read_a_part_at_a_time() {
-        let (read, write) = files::output_pipe().unwrap();
+        let (read, write) = descriptors::output_pipe().unwrap();
         let mut output = OutputLines::of(read);
         File::from(write).write_all(&[b'\n'; 10_000]).unwrap();
         let reads = (1..).find(|_| output.next().is_none() && output.pipe.is_none());

@@ -19,7 +19,7 @@ use crate::config::SandboxMode;
 use crate::sys::landlock::{self, LandlockRules};
 use crate::sys::privileges::Identity;
 use crate::sys::seccomp::{self, Phase};
-use crate::sys::{files, process};
+use crate::sys::{descriptors, process};
 use crate::time::Monotonic;
 
 /// How many look-ups may wait; a name is a comfort, so more are left out.
@@ -126,8 +126,8 @@ struct NamesProcess {
 }
 
 fn start(since: Monotonic, identity: &Identity) -> io::Result<NamesProcess> {
-    let (asked, input) = files::input_pipe()?;
-    let (output, answers) = files::output_pipe()?;
+    let (asked, input) = descriptors::input_pipe()?;
+    let (output, answers) = descriptors::output_pipe()?;
     let mut input = File::from(input);
     writeln!(input, "{}", serde_json::to_string(identity)?)?;
     let child = process::run_names(asked, answers)?;
@@ -178,7 +178,8 @@ mod tests {
 
     /// One whose process this shell script is, asked for an address.
     fn asked(now: Monotonic, script: &str) -> ReverseDns {
-        let (input, output) = (files::input_pipe().unwrap(), files::output_pipe().unwrap());
+        let (input, output) =
+            (descriptors::input_pipe().unwrap(), descriptors::output_pipe().unwrap());
         let argv = ["/bin/sh", "-c", script].map(str::to_owned);
         let denied = NewPrivileges::Denied;
         let child = process::run(&argv, &[], denied, output.1, None).unwrap();

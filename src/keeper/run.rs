@@ -29,7 +29,7 @@ use crate::ledger::Proof;
 use crate::log;
 use crate::proto::{Method, Network, OpenPorts};
 use crate::sys::signals::Pending;
-use crate::sys::{clock, files, memory};
+use crate::sys::{clock, descriptors, memory};
 use crate::time::{Monotonic, Now};
 
 /// At the end of the daemon, the longest wait for `on_close` hooks and mail.
@@ -275,7 +275,7 @@ impl Keeper {
         fds.extend(self.fleet.iter().flat_map(Fleet::fds).map(readable));
         fds.extend(self.control.fds());
         fds.extend(self.metrics_socket.iter().flat_map(|(_, readers)| readers.fds()));
-        files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
+        descriptors::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
         Ok(fds.first().and_then(PollFd::any).unwrap_or(true))
     }
 }

@@ -34,7 +34,9 @@ use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::sys::signals::Signals;
-use crate::sys::{capabilities, clock, command_table, files, privileges, process, scheduling};
+use crate::sys::{
+    capabilities, clock, command_table, descriptors, privileges, process, scheduling,
+};
 use crate::time::{BootId, Monotonic};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
@@ -221,7 +223,7 @@ fn close_left(mut doors: Doors) {
         let is_done = doors.leave(now) == 0 && doors.is_idle();
         let next = doors.next_deadline().map_or(limit, |next| next.min(limit));
         let timeout = Some(next.since(now.monotonic));
-        if is_done || now.monotonic >= limit || files::wait(&doors.fds(), timeout).is_err() {
+        if is_done || now.monotonic >= limit || descriptors::wait(&doors.fds(), timeout).is_err() {
             break;
         }
     }

@@ -122,7 +122,7 @@ pub(super) mod tests {
     use crate::config::load::{self, load};
     use crate::keeper::child::{BUDGET, LINE};
     use crate::keeper::output_lines::OutputLines;
-    use crate::sys::files;
+    use crate::sys::descriptors;
 
     /// One that works, its end of the channel, and that of its standard error.
     pub(in crate::keeper) fn watcher() -> (WatcherProcess, Channel, File) {
@@ -130,10 +130,10 @@ pub(super) mod tests {
         std::fs::write(file.path(), "doors: {ssh: {sequence: [7000], open: [22]}}").unwrap();
         let options = load::Options { insecure_permissions: true };
         let config = Arc::new(load(file.path(), &options).unwrap().config);
-        let (ours, theirs) = files::frame_channel().unwrap();
-        let (read, write) = files::output_pipe().unwrap();
+        let (ours, theirs) = descriptors::frame_channel().unwrap();
+        let (read, write) = descriptors::output_pipe().unwrap();
         let argv = ["/bin/sleep", "1000"].map(str::to_owned);
-        let output = files::output_pipe().unwrap().1;
+        let output = descriptors::output_pipe().unwrap().1;
         let watcher = WatcherProcess {
             config,
             server: None,

@@ -11,7 +11,7 @@ use jiff::Zoned;
 use nix::poll::{PollFd, PollFlags};
 
 use crate::config::LogLevel;
-use crate::sys::files;
+use crate::sys::descriptors;
 
 /// A place for log lines. It takes one at a time, and nobody waits for it.
 pub(super) trait Sink {
@@ -47,7 +47,7 @@ impl<W: Write + AsFd> Sink for StandardError<W> {
         // One write a line, so that lines of several processes do not mix.
         for part in text.as_bytes().chunks(AT_ONCE) {
             let mut fds = [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)];
-            files::poll(&mut fds, Some(patience))?;
+            descriptors::poll(&mut fds, Some(patience))?;
             if fds[0].any() != Some(true) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }

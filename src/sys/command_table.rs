@@ -157,12 +157,12 @@ impl Process {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{files, process};
+    use super::super::{descriptors, process};
     use super::*;
     use crate::config::NewPrivileges;
 
     fn run(table: &Arc<CommandTable>, script: &str) -> std::process::Child {
-        let (_read, write) = files::output_pipe().unwrap();
+        let (_read, write) = descriptors::output_pipe().unwrap();
         let argv = ["/bin/sh", "-c", script].map(str::to_owned);
         process::run(&argv, &[], NewPrivileges::Granted, write, Some((table, 7))).unwrap()
     }

@@ -6,7 +6,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
+#[cfg(feature = "daemon")]
 use nix::sys::signal::{Signal, kill};
+#[cfg(feature = "daemon")]
 use nix::unistd::getpid;
 
 /// The variable that names the step.
@@ -25,6 +27,7 @@ pub const WATCHER: &str = "KNOCKD_WATCHER";
 pub const COURIER: &str = "KNOCKD_COURIER";
 
 /// Kills this process if a test asks for it at this step.
+#[cfg(feature = "daemon")]
 pub fn point(step: &str) {
     if wanted(DIE_AT).is_some_and(|wanted| wanted == step) {
         // SIGKILL to oneself does not return.

@@ -3,10 +3,8 @@
 use std::fs;
 
 use nix::libc;
-#[cfg(feature = "daemon")]
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
-#[cfg(feature = "daemon")]
 use super::sandbox::MemoryState;
 
 /// `MADV_DONTNEED_LOCKED` of asm-generic/mman-common.h, Linux 5.18 and later: also where memory is
@@ -59,7 +57,6 @@ impl Code {
 /// in it. What is not used takes no room.
 ///
 /// [`give_back`] has no effect from then on.
-#[cfg(feature = "daemon")]
 pub(crate) fn lock() -> MemoryState {
     let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok();
     // Under a limit an allocation to come could fail.

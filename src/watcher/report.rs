@@ -295,7 +295,7 @@ mod tests {
     use crate::engine::CompletedBy;
     use crate::ipc::Received;
     use crate::proto::method::Method;
-    use crate::sys::files::frame_channel;
+    use crate::sys::descriptors::frame_channel;
     use crate::wire::Transport;
 
     fn at(millis: u64) -> Monotonic {

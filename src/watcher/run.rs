@@ -15,7 +15,7 @@ use crate::engine::{Engine, Local, Reason, TriedDatagram, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::memory::Code;
 use crate::sys::privileges::PrivilegeError;
-use crate::sys::{clock, files, host, memory, process, scheduling};
+use crate::sys::{clock, descriptors, host, memory, process, scheduling};
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::filter::Filter;
 use crate::wire::{self, Packet};
@@ -112,10 +112,11 @@ struct Interface {
 
 impl Watcher {
     fn start() -> Result<Self, WatchError> {
-        let channel =
-            Channel(files::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?);
-        let assignment = files::inherited(process::WATCHER_CONFIG)
-            .and_then(files::read_sealed)
+        let channel = Channel(
+            descriptors::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?,
+        );
+        let assignment = descriptors::inherited(process::WATCHER_CONFIG)
+            .and_then(descriptors::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
             .map_err(WatchError::Assignment)?;
         process::close_others();
@@ -214,7 +215,7 @@ impl Watcher {
         if !self.is_napping {
             fds.extend(self.captures.iter().map(|interface| interface.capture.capture.as_fd()));
         }
-        Ok(files::wait(&fds, timeout).map_err(WatchError::Wait)?.first() == Some(&true))
+        Ok(descriptors::wait(&fds, timeout).map_err(WatchError::Wait)?.first() == Some(&true))
     }
 
     /// Does what the keeper says; `Break`: it has to end.

@@ -16,7 +16,7 @@ use libknock::ipc::courier::{FromCourier, SharedProof, ToCourier};
 use libknock::ipc::{Channel, Received};
 use libknock::proto::Secret;
 use libknock::proto::fleet::ItemId;
-use libknock::sys::{clock, files, process};
+use libknock::sys::{clock, descriptors, process};
 use libknock::time::Wall;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -119,11 +119,11 @@ struct Courier {
 
 impl Courier {
     fn start(host: &Host, store: Store) -> Self {
-        let (channel, theirs) = files::frame_channel().unwrap();
+        let (channel, theirs) = descriptors::frame_channel().unwrap();
         let nobody = json!({"User": {"name": "nobody", "uid": 65534, "gid": 65534}});
         let sandbox = SandboxMode::Enforce;
         let assignment = json!({"store": store, "identity": nobody, "sandbox": sandbox});
-        let sealed = files::sealed("test", assignment.to_string().as_bytes()).unwrap();
+        let sealed = descriptors::sealed("test", assignment.to_string().as_bytes()).unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_knock-courier"));
         // By its name, which it looks at.
         let mut command = host.command("knock-courier");
@@ -167,7 +167,8 @@ impl Courier {
             match self.channel.receive_message() {
                 Received::Frame(message) => return message,
                 Received::Nothing => {
-                    let is_ready = files::wait(&[self.channel.as_fd()], Some(PATIENCE)).unwrap();
+                    let is_ready =
+                        descriptors::wait(&[self.channel.as_fd()], Some(PATIENCE)).unwrap();
                     assert_eq!(is_ready, [true], "it says nothing: {}", self.said());
                 }
                 other => {
@@ -648,7 +649,7 @@ fn it_has_no_rights_and_ends_with_its_keeper() {
         .collect();
     open.sort();
     assert_eq!(open.iter().filter(|it| *it == "socket").count(), 2, "{open:?}");
-    let (keeper, _) = files::frame_channel().unwrap();
+    let (keeper, _) = descriptors::frame_channel().unwrap();
     drop(std::mem::replace(&mut courier.channel, Channel(keeper)));
     let mut status = None;
     assert!(eventually(PATIENCE, || {
@@ -660,7 +661,7 @@ fn it_has_no_rights_and_ends_with_its_keeper() {
     // One that waits for a store too.
     let mut waiting = Courier::start(&host, store("redis://127.0.0.1:9"));
     waiting.wait_for("cannot be reached");
-    drop(std::mem::replace(&mut waiting.channel, Channel(files::frame_channel().unwrap().0)));
+    drop(std::mem::replace(&mut waiting.channel, Channel(descriptors::frame_channel().unwrap().0)));
     assert!(eventually(PATIENCE, || waiting.child.try_wait().unwrap().is_some()));
 }
 

@@ -18,7 +18,7 @@ use libknock::firewall::netlink::{
 };
 use libknock::firewall::nft_set::OwnSets;
 use libknock::firewall::ruleset::{GuardGrant, Ruleset};
-use libknock::sys::{clock, files};
+use libknock::sys::{clock, descriptors};
 
 use crate::guard_fixture::{
     Guard, beyond, bound, door, door_to, doors, echo_tcp, echo_udp, grant, let_in, net, now,
@@ -407,7 +407,11 @@ fn a_table_that_somebody_else_deletes_or_changes_is_noticed_and_restored() {
         ("add element inet knockd trusted_4 { 203.0.113.0/24 }", None),
     ] {
         net.server.must("nft", &[command]);
-        assert_eq!(files::wait(&[guard.monitor.as_fd()], within).unwrap(), [true], "{command}");
+        assert_eq!(
+            descriptors::wait(&[guard.monitor.as_fd()], within).unwrap(),
+            [true],
+            "{command}"
+        );
         let found = guard.disturbance();
         // A table of the same name is another table.
         let is_expected = found == expected || (command.contains(';') && found.is_some());

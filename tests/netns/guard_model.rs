@@ -14,7 +14,7 @@ use libknock::firewall::guard::standing;
 use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use libknock::proto::knock::Knock;
 use libknock::proto::network::Network;
-use libknock::sys::files;
+use libknock::sys::descriptors;
 use libknock::time::Monotonic;
 
 use crate::forward::{INNER, OTHER, inner_host};
@@ -235,7 +235,7 @@ fn live(seed: u64) {
                     "add table inet knockd { flags dormant; }",
                 ]);
                 net.server.must("nft", &[doing]);
-                files::wait(&[guard.monitor.as_fd()], Some(Duration::from_secs(5))).unwrap();
+                descriptors::wait(&[guard.monitor.as_fd()], Some(Duration::from_secs(5))).unwrap();
                 if guard.disturbance().is_some() {
                     guard.restore(now()).unwrap();
                 }

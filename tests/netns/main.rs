@@ -56,6 +56,7 @@ mod templates;
 mod totp;
 mod tracked;
 mod unseen;
+mod windows;
 
 #[path = "../support/mod.rs"]
 mod support;

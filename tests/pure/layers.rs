@@ -189,6 +189,50 @@ fn unsafe_code_stands_only_in_sys() {
 }
 
 #[test]
+fn the_client_names_no_system_but_in_its_platform() {
+    let systems = [["std", "os"], ["nix", ""], ["libc", ""], ["windows_sys", ""], ["ctrlc", ""]];
+    let of_client = |path: &Path| path.starts_with("client") || path == Path::new("client.rs");
+    for (path, text) in sources().into_iter().filter(|(path, _)| of_client(path)) {
+        if path.starts_with("client/platform") {
+            continue;
+        }
+        // Tests run where the daemon is built.
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for name in paths(code.parse().unwrap()) {
+            let is_a_systems = |[one, other]: &[&str; 2]| {
+                name[0] == *one && (other.is_empty() || name.get(1).is_some_and(|it| it == other))
+            };
+            assert!(
+                !systems.iter().any(is_a_systems),
+                "src/{}: {}",
+                path.display(),
+                name.join("::")
+            );
+        }
+    }
+}
+
+/// The first two names of every path in code, those of imports included.
+fn paths(code: TokenStream) -> Vec<Vec<String>> {
+    let tokens: Vec<TokenTree> = code.into_iter().collect();
+    let is_colon =
+        |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Group(group) => found.extend(paths(group.stream())),
+            TokenTree::Ident(name) if is_colon(at + 1) && is_colon(at + 2) => {
+                found.extend(
+                    heads(tokens.get(at + 3)).into_iter().map(|next| vec![name.to_string(), next]),
+                );
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
 fn the_crate_denies_unsafe_code_and_sys_alone_allows_it() {
     let named = |(path, text): (PathBuf, String)| {
         let allows = ["allow(unsafe_code", "expect(unsafe_code"];

@@ -66,6 +66,8 @@ pub enum UsageError {
     NatPortForMany,
     #[error("fwknop has no way to write the host '{0}': name it with --nat-access")]
     NatHost(String),
+    #[error("{} does not work on this system: {}", option(.0), .1)]
+    Unsupported(&'static str, &'static str),
     #[error("the stanza has no SPA_SERVER: write the host, as in 'knock --fwknoprc {0} HOST'")]
     NoServer(String),
     #[error("--code: {0}")]

@@ -8,8 +8,7 @@ use super::{KnockArgs, UsageError};
 use crate::client::names;
 use crate::client::settings::{ClientSettings, EXCLUDES, KINDS, Mode, modes_of_option};
 use crate::client::values::Address;
-use crate::config::Family;
-use crate::proto::{Knock, Protocol};
+use crate::proto::{Family, Knock, Protocol};
 
 /// A command line that asks for knocks, each part of it right for itself.
 #[derive(Clone, Debug)]

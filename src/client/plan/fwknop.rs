@@ -9,6 +9,7 @@ use crate::client::fwknop::{self, FwknopKnocker, check_open_for};
 use crate::client::fwknoprc::{RcKeys, RcStanza};
 use crate::client::knocker::Knocker;
 use crate::client::messages::complain;
+use crate::client::platform;
 use crate::client::settings::{ClientSettings, FIELDS, FwknopOptions};
 use crate::client::spa::RequestError;
 use crate::client::values::Address;
@@ -107,8 +108,7 @@ impl Planner<'_> {
 
 /// The user who runs the program.
 fn runner() -> Result<User, UsageError> {
-    let account = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
-    fwknop::user(|name| std::env::var(name).ok(), account.map(|account| account.name))
+    fwknop::user(|name| std::env::var(name).ok(), platform::user_name())
         .map_err(UsageError::UserName)
 }
 

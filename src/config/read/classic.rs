@@ -12,11 +12,11 @@ use super::classic_lines::{
 use super::commands::{PairNames, lacks_program, pairs};
 use super::door::parse_target;
 use super::sequence::{Sequence, check_length, read_one_time};
-use super::tree::{absolute_path, given_twice};
 use crate::config::diagnostic::Parsed;
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
 use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
+use crate::config::tree::{absolute_path, given_twice};
 use crate::config::{
     Command, CommandText, Commands, Diagnostic, Door, DoorPlaces, Loaded, Mechanism, Name, Opening,
     Options, Place, Places, Problems, Recognition, Settings, SourceText,

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::tree::given_twice;
 use crate::config::diagnostic::{closest_match, narrow};
+use crate::config::tree::given_twice;
 use crate::config::{Diagnosed, Diagnostic, Place, Problems, SourceText};
 use crate::proto::{FlagTest, InterfaceName};
 

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
 use super::date;
-use super::hold::read_width;
-use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
 use crate::config::diagnostic::{Parsed, closest_match};
+use crate::config::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
+use crate::config::width::read_width;
 use crate::config::{Client, ClientPlaces, Diagnostic, Name, Place, Problems};
 
 pub(super) const CLIENT: KnownKeys =

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
-use super::yaml;
 use crate::config::diagnostic::Parsed;
+use crate::config::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
+use crate::config::yaml;
 use crate::config::{
     Command, CommandText, Commands, Diagnosed, Diagnostic, Hole, Name, Pair, Place, Problems,
     SourceText,

@@ -8,10 +8,10 @@ use zeroize::Zeroizing;
 
 use super::date;
 use super::files::{exposed, one_line, read_secret};
-use super::tree::{
+use crate::config::diagnostic::Parsed;
+use crate::config::tree::{
     KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice, refuse_repetitions,
 };
-use crate::config::diagnostic::Parsed;
 use crate::config::{
     AddressPolicy, Diagnosed, Diagnostic, FwknopClient, Options, Place, Problems, SpaClient,
     TotpClient,

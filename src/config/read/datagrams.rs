@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::date;
-use super::tree::{KnownKeys, Node, Reader};
+use crate::config::tree::{KnownKeys, Node, Reader};
 use crate::config::{Diagnosed, FwknopSettings, Problems, SpaSettings};
 use crate::proto::PortRange;
 use crate::proto::port_range;

@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::commands::Templates;
-use super::hold::read_width;
 use super::lockout::read_lockout;
 use super::opening::read_opening;
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
-use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::Parsed;
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::lockout::CODE_LOCKOUT;
+use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
+use crate::config::width::read_width;
 use crate::config::{
     Diagnosed, Diagnostic, Door, DoorPlaces, Lockout, Mechanism, Options, Place, Problems,
     Recognition, Settings,

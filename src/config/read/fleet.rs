@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::credentials::Secrets;
 use super::files::read_list;
-use super::tree::{KnownKeys, Node, Reader};
 use crate::config::diagnostic::Parsed;
+use crate::config::tree::{KnownKeys, Node, Reader};
 use crate::config::{Diagnostic, FleetSettings, Options, Problems, Store, StoreAddress, WhenLost};
 use crate::proto::Secret;
 use crate::proto::spa::SpaKeyError;

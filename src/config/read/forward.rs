@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use super::tree::{KnownKeys, Node, Reader, given_twice};
 use crate::config::diagnostic::Parsed;
+use crate::config::tree::{KnownKeys, Node, Reader, given_twice};
 use crate::config::{Diagnosed, Diagnostic, Family, Forward, Place, Problems};
 use crate::proto::Knock;
 use crate::proto::network::is_a_hosts;

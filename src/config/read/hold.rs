@@ -1,14 +1,13 @@
-//! Reader of what lets a grant follow who it is for: `hold` and `width`.
+//! Reader of what lets a grant follow its sessions: `hold`.
 
 use std::time::Duration;
 
-use super::tree::{KnownKeys, MappingEntry, Node, Reader};
 use crate::config::diagnostic::Parsed;
-use crate::config::{Diagnosed, Diagnostic, Hold, Hole, Opening, Problems};
-use crate::proto::{Widths, duration};
+use crate::config::tree::{KnownKeys, MappingEntry, Reader};
+use crate::config::{Diagnostic, Hold, Hole, Opening};
+use crate::proto::duration;
 
 const HOLD: KnownKeys = KnownKeys { of: "hold", known: &["idle", "grace", "at_most"] };
-const WIDTH: KnownKeys = KnownKeys { of: "width", known: &["ipv4", "ipv6"] };
 
 /// Reads the times of grants that follow their sessions; what is left out has its default.
 pub(super) fn read_hold(
@@ -52,26 +51,4 @@ pub(super) fn unknown_sessions(reader: &Reader<'_>, opening: &Opening) -> Vec<Di
         error.help("nothing can hold it: leave out 'hold', or use commands without %SECONDS%")
     });
     wants.filter_map(|(key, _)| reader.get(key)).map(no_port).chain(timed).collect()
-}
-
-/// Reads the widest networks that may be asked for.
-pub(super) fn read_width(reader: &mut Reader<'_>) -> Parsed<Option<Widths>> {
-    let Some(given) = reader.value("width") else { return Ok(None) };
-    read_widths(given, reader.problems).map(Some)
-}
-
-/// Reads how many bits of an address count; of a family that is left out, all.
-pub(crate) fn read_widths(given: &Node, problems: &mut Problems) -> Parsed<Widths> {
-    let wanted = "a mapping such as {ipv4: 24, ipv6: 64},";
-    let mut width = Reader::new(given, wanted, &WIDTH, problems)?;
-    let ipv4 = width.read("ipv4", |node| read_prefix(node, 32));
-    let ipv6 = width.read("ipv6", |node| read_prefix(node, 128));
-    let Widths { ipv4: single, ipv6: single_6 } = Widths::SINGLE;
-    Ok(Widths { ipv4: ipv4?.unwrap_or(single), ipv6: ipv6?.unwrap_or(single_6) })
-}
-
-fn read_prefix(node: &Node, most: u8) -> Diagnosed<u8> {
-    let help =
-        |error: Diagnostic| error.help("how many bits of an address count: 24 is as 192.0.2.0/24");
-    node.integer(1, most).map_err(help)
 }

@@ -14,9 +14,9 @@ use super::credentials::Secrets;
 use super::door::read_door;
 use super::files::{read_directory, read_file, unreadable};
 use super::settings::read_settings;
-use super::tree::{KnownKeys, MappingEntry, Value, refuse_repetitions};
-use super::yaml;
 use crate::config::lint::access;
+use crate::config::tree::{KnownKeys, MappingEntry, Value, refuse_repetitions};
+use crate::config::yaml;
 use crate::config::{Diagnostic, Door, DoorPlaces, Mechanism, Problems, Settings, SourceText};
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::tree::{KnownKeys, Node, Reader, Scalar, Value};
 use crate::config::diagnostic::Parsed;
+use crate::config::tree::{KnownKeys, Node, Reader, Scalar, Value};
 use crate::config::{Lockout, Problems};
 
 const LOCKOUT: KnownKeys = KnownKeys { of: "lockout", known: &["failures", "within", "for"] };

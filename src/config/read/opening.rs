@@ -11,11 +11,11 @@ use super::commands::{
 use super::forward::read_forwards;
 use super::hold::{read_hold, unknown_sessions};
 use super::sequence::read_ports;
-use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
 use crate::config::diagnostic::Parsed;
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
+use crate::config::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
 use crate::config::{
     Command, Commands, Diagnosed, Diagnostic, Forward, GuardMode, Hole, Mechanism, NewPrivileges,
     Opening, Place, Settings,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::tree::{KnownKeys, Node, Reader};
 use crate::config::diagnostic::Parsed;
+use crate::config::tree::{KnownKeys, Node, Reader};
 use crate::config::{Diagnosed, Place, Problems};
 use crate::proto::PortRange;
 use crate::proto::port_range;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::files::read_list;
-use super::tree::{Node, Reader, Value};
 use crate::config::diagnostic::Parsed;
 use crate::config::lint::scan::is_completed_in_order;
 use crate::config::one_time::{self, OneTimeLine, OneTimeLineError};
+use crate::config::tree::{Node, Reader, Value};
 use crate::config::{Diagnosed, Diagnostic, OneTime, Options, Place, Problems, SourceText};
 use crate::proto::Knock;
 use crate::proto::knock::MAX_KNOCKS;

@@ -6,10 +6,10 @@ use super::datagrams::{read_fwknop, read_spa};
 use super::fleet::read_fleet;
 use super::lockout::read_lockout;
 use super::opening::{read_command_limit, read_guard_mode, read_new_privileges};
-use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Parsed, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
+use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::{
     Diagnostic, Email, Log, LogFormat, LogLevel, MetricsSocket, OnExit, Options, Place, Problems,
     SandboxMode, Settings,

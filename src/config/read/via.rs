@@ -1,8 +1,8 @@
 //! Reader of a door's `via`: the mechanism by which it is opened.
 
 use super::commands::{AvailableHoles, Template, Templates, check_holes, missing_program};
-use super::tree::{KnownKeys, Mapping, Node, Reader, Value};
 use crate::config::diagnostic::{Parsed, closest_match};
+use crate::config::tree::{KnownKeys, Mapping, Node, Reader, Value};
 use crate::config::{
     Diagnosed, Diagnostic, Family, Mechanism, Name, NftFamily, NftName, NftSet, Place, Problems,
 };

@@ -15,7 +15,7 @@ use crate::keeper::credible::tests::World;
 use crate::keeper::output_lines::OutputLines;
 use crate::proto::Network;
 use crate::proto::fleet::FleetKey;
-use crate::sys::files;
+use crate::sys::descriptors;
 use crate::sys::privileges::Identity;
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -56,9 +56,9 @@ impl Gateway {
             CourierAssignment { store, identity: Identity::Unchanged, sandbox: SandboxMode::Off };
         let now = world.now;
         let mut fleet = Fleet::new(now, &world.config, settings, assignment, [1; 16]);
-        let (ours, theirs) = files::frame_channel().unwrap();
+        let (ours, theirs) = descriptors::frame_channel().unwrap();
         let argv = ["/bin/sleep", "1000"].map(str::to_owned);
-        let (stderr, output) = files::output_pipe().unwrap();
+        let (stderr, output) = descriptors::output_pipe().unwrap();
         let child = process::run(&argv, &[], NewPrivileges::Granted, output, None).unwrap();
         fleet.link.courier = Some(ChildProcess {
             child,
@@ -171,7 +171,7 @@ fn without_an_answer_in_time_nobody_waits_until_there_is_one() {
 fn whoever_waits_is_decided_about_when_the_courier_ends() {
     let mut gateway = Gateway::joined(WhenLost::Alone);
     assert!(gateway.ask().is_none());
-    drop(std::mem::replace(&mut gateway.courier, Channel(files::frame_channel().unwrap().0)));
+    drop(std::mem::replace(&mut gateway.courier, Channel(descriptors::frame_channel().unwrap().0)));
     let mut decided = Vec::new();
     while decided.is_empty() {
         decided = gateway.after(Duration::ZERO);

@@ -15,7 +15,7 @@ use libknock::engine::{
 use libknock::ipc::{Channel, FRAME, FrameCodec, FromWatcher, InterfaceState, Received, ToWatcher};
 use libknock::proto::fwknop::MAX_TIMEOUT;
 use libknock::proto::method::Method;
-use libknock::sys::{clock, files, process};
+use libknock::sys::{clock, descriptors, process};
 use libknock::time::{Monotonic, Wall};
 use nix::sys::socket::{MsgFlags, send};
 
@@ -149,8 +149,10 @@ pub(super) fn lies(now: Monotonic) -> Vec<(&'static str, Vec<u8>)> {
 /// Plays a scene, as often as a watcher is started; ends with its keeper.
 pub(super) fn play(scene: &str) {
     let starts = fs::read_to_string("starts").unwrap().len();
-    let it =
-        StandIn { channel: Channel(files::inherited(process::WATCHER_CHANNEL).unwrap()), starts };
+    let it = StandIn {
+        channel: Channel(descriptors::inherited(process::WATCHER_CHANNEL).unwrap()),
+        starts,
+    };
     it.tell(&FromWatcher::Interface { index: 0, state: InterfaceState::Listening });
     match (scene, starts) {
         ("late", 2..) => return it.is_late(),
