@@ -82,6 +82,9 @@ supply:
 	@tools/need supply
 	$(CARGO) deny --locked check -A license-exception-not-encountered \
 	    -D unmatched-skip -D unnecessary-skip bans licenses sources
+	$(CARGO) deny --locked --no-default-features --target x86_64-pc-windows-gnu check \
+	    -A license-not-encountered -A license-exception-not-encountered \
+	    -A unmatched-skip -A unnecessary-skip bans licenses sources
 	$(CARGO) deny --locked --manifest-path fuzz/Cargo.toml check \
 	    -A unmatched-skip -A unnecessary-skip bans licenses sources
 	@if $(CARGO) deny --locked fetch db; then set -ex; \
