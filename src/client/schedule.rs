@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use super::stamps::Stamps;
 use crate::proto::{Knock, Protocol};
 use crate::time::Monotonic;
 
@@ -10,7 +11,8 @@ use crate::time::Monotonic;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     knocks: Vec<Knock>,
-    delay: Duration,
+    /// Between two of them.
+    pub(super) delay: Duration,
     /// The load of the one knock of a request.
     pub request: Option<RequestDatagram>,
 }
@@ -21,6 +23,8 @@ pub struct RequestDatagram {
     /// The port that it is sent from; `None`: any.
     pub from: Option<NonZeroU16>,
     pub bytes: Vec<u8>,
+    /// Those of its key: to be flushed when it has left.
+    pub(super) stamps: Option<Stamps>,
 }
 
 impl Schedule {

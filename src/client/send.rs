@@ -162,6 +162,8 @@ impl Sender {
                 Some(_) => SendError::Request { what, source },
             })?;
         }
+        let stamps = schedule.request.as_ref().and_then(|it| it.stamps.as_ref());
+        stamps.into_iter().for_each(|stamps| stamps.flush());
         Ok(())
     }
 
