@@ -152,7 +152,13 @@ impl Sender {
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
             let what = OutgoingPacket::new(route, knock, schedule.request.as_ref());
-            messages::say_what_lasts(|| format!("hitting {what}"));
+            let line = || format!("hitting {what}");
+            // To show what lasts takes a thread, whose start the knock would wait for.
+            if schedule.delay < messages::PATIENCE {
+                messages::say(line);
+            } else {
+                messages::say_what_lasts(line);
+            }
             let sent = match knock.protocol {
                 Protocol::Tcp => send_syn(route, what.to),
                 Protocol::Udp => self.send_datagram(route, what.to, schedule.request.as_ref()),
