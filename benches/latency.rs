@@ -6,22 +6,21 @@
 //! measures all of them, one after the other, from another source. Both ends of a measurement are
 //! stamps of the client's kernel. Needs root.
 
+mod others;
 mod probes;
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
 mod support;
 
 use std::net::Ipv4Addr;
-use std::process::{Child, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
 use libknock::proto::fwknop;
 use libknock::proto::spa::{PrivateKey, PublicKey};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use others::OtherServer;
 use probes::{Attempted, PORT, until_open};
-use support::{Knockd, Net, can_make_namespaces, eventually, has_programs};
+use support::{Knockd, Net, can_make_namespaces, has_programs};
 
 const ROUNDS: u8 = 200;
 
@@ -200,14 +199,13 @@ const HMAC_KEY: &str = "bm90aGluZyBvcGVucyB3aXRob3V0IGEga25vY2s=";
 /// The server under test; ended when it goes out of scope.
 struct Running {
     ours: Option<Knockd>,
-    other: Option<Child>,
+    other: Option<OtherServer>,
     _directory: tempfile::TempDir,
 }
 
 impl Running {
     fn start(net: &Net, who: Contender) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name).display().to_string();
         let mut running =
             Self { ours: None, other: None, _directory: tempfile::tempdir().unwrap() };
         match who {
@@ -242,50 +240,10 @@ impl Running {
                 );
                 running.ours = Some(Knockd::start(&net.server, &configuration));
             }
-            Contender::Classic => {
-                fs::write(
-                    path("knockd.conf"),
-                    "[options]\n[ssh]\nsequence = 7000,8000,9000\nseq_timeout = 5\ntcpflags = syn\n\
-                     command = /usr/sbin/iptables -I INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n",
-                )
-                .unwrap();
-                let child = net
-                    .server
-                    .command("/usr/sbin/knockd")
-                    .args(["-i", "eth0", "-c", &path("knockd.conf")])
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .unwrap();
-                running.other = Some(child);
-            }
+            Contender::Classic => running.other = Some(OtherServer::knockd(net, directory.path())),
             Contender::Fwknop { udp } => {
-                let run = path("run");
-                fs::create_dir(&run).unwrap();
-                fs::write(
-                    path("fwknopd.conf"),
-                    format!(
-                        "PCAP_INTF eth0;\nFWKNOP_RUN_DIR {run};\nENABLE_DIGEST_PERSISTENCE N;\n\
-                         ENABLE_UDP_SERVER {};\n",
-                        if udp { 'Y' } else { 'N' }
-                    ),
-                )
-                .unwrap();
-                fs::write(
-                    path("access.conf"),
-                    format!("SOURCE ANY\nKEY_BASE64 {KEY}\nHMAC_KEY_BASE64 {HMAC_KEY}\nFW_ACCESS_TIMEOUT 3600\n"),
-                )
-                .unwrap();
-                let child = net
-                    .server
-                    .command("/usr/sbin/fwknopd")
-                    .args(["-f", "-c", &path("fwknopd.conf"), "-a", &path("access.conf")])
-                    .args(["-r", &run, "-d", &format!("{run}/digests")])
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .unwrap();
-                running.other = Some(child);
+                let keys = (KEY, HMAC_KEY);
+                running.other = Some(OtherServer::fwknopd(net, directory.path(), keys, udp));
             }
         }
         running._directory = directory;
@@ -300,18 +258,5 @@ impl Running {
         let path = self.ours.as_ref()?.directory.path().join("keys/server.key");
         let key: PrivateKey = fs::read_to_string(path).ok()?.parse().ok()?;
         Some(key.public())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.other {
-            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-            let _ = kill(pid, Signal::SIGTERM);
-            if !eventually(Duration::from_secs(5), || !matches!(child.try_wait(), Ok(None))) {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-        }
     }
 }

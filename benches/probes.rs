@@ -2,13 +2,15 @@
 //! kernel stamps both.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::Duration;
 
 use etherparse::{
     IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice,
 };
-use libknock::sys::scheduling;
-use pcap::{Active, Capture};
+use libknock::sys::{clock, scheduling};
+use libknock::time::Wall;
+use pcap::{Active, Capture, Packet};
 
 use crate::support::{Host, Net, SERVER};
 
@@ -23,6 +25,30 @@ pub(crate) enum Attempted {
     /// Three knocks, 3 ms apart.
     Sequence,
     Request(Vec<u8>),
+}
+
+/// What a program sends that knocks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "what one benchmark needs")]
+pub(crate) enum KnockKind {
+    Datagram,
+    Syn,
+    /// A TCP segment with something in it.
+    Segment,
+}
+
+/// From the moment at which a program was started.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "what one benchmark needs")]
+pub(crate) struct ProgramTimes {
+    /// Its first packet left.
+    pub first: Duration,
+    /// The packet left that completes what opens.
+    pub last: Duration,
+    /// The first SYN/ACK came.
+    pub open: Duration,
+    /// It had ended.
+    pub ended: Duration,
 }
 
 /// A cable, as its end at the client is called, and who is at the other.
@@ -48,6 +74,15 @@ impl Cable {
     fn open(&self) -> Capture<Active> {
         Capture::from_device(self.device).unwrap().open().unwrap()
     }
+
+    /// What goes over it; a handle that blocks does so for this many milliseconds.
+    fn watch(&self, timeout: i32) -> Capture<Active> {
+        let capture = Capture::from_device(self.device).unwrap().immediate_mode(true);
+        let capture = capture.precision(pcap::Precision::Nano).timeout(timeout);
+        let mut seeing = capture.open().unwrap();
+        seeing.filter("tcp or udp", true).unwrap();
+        seeing
+    }
 }
 
 /// Knocks from a source of its own, then asks for a connection again and again; `None`: in vain.
@@ -71,23 +106,15 @@ pub(crate) fn until_all_open(
         scheduling::request_short_slices().unwrap();
         // The kernel shows a handle no packet that it has sent itself, so another one looks.
         let mut cable = at.open();
-        let mut seeing = Capture::from_device(at.device)
-            .unwrap()
-            .immediate_mode(true)
-            .precision(pcap::Precision::Nano)
-            .open()
-            .unwrap()
-            .setnonblock()
-            .unwrap();
-        seeing.filter("tcp or udp", true).unwrap();
+        let mut seeing = at.watch(0).setnonblock().unwrap();
         let last_knock = match how {
             Attempted::Request(payload) => {
                 cable.sendpacket(at.datagram(source, &payload)).unwrap();
-                (true, SPA_PORT)
+                (KnockKind::Datagram, SPA_PORT)
             }
             Attempted::Sequence => {
                 at.send_sequence(&mut cable, source);
-                (false, SEQUENCE[2])
+                (KnockKind::Syn, SEQUENCE[2])
             }
         };
         let mut knocked = None;
@@ -99,10 +126,11 @@ pub(crate) fn until_all_open(
                 cable.sendpacket(at.syn(server, source, port, PORT, probe)).unwrap();
             }
             while let Ok(packet) = seeing.next_packet() {
-                let ts = packet.header.ts;
-                let stamp = Duration::new(ts.tv_sec as u64, ts.tv_usec as u32);
+                let stamp = stamp(&packet);
                 match seen(packet.data) {
-                    Some(Seen::To(udp, port)) if (udp, port) == last_knock => knocked = Some(stamp),
+                    Some(Seen::To { kind, port }) if (kind, port) == last_knock => {
+                        knocked = Some(stamp);
+                    }
                     Some(Seen::SynAck { from, to, number }) => {
                         let server = at.servers.iter().position(|(_, address)| *address == from);
                         let Some(server) = server else { continue };
@@ -123,6 +151,65 @@ pub(crate) fn until_all_open(
     })
 }
 
+/// Starts a program that knocks from `source` with so many packets of a kind, then asks for a
+/// connection again and again; `None`: in vain.
+#[allow(dead_code, reason = "what one benchmark needs")]
+pub(crate) fn until_open_by(
+    net: &Net,
+    source: Ipv4Addr,
+    mut program: Command,
+    (kind, count): (KnockKind, usize),
+) -> Option<ProgramTimes> {
+    let at = Cable::new(net);
+    net.client.enter(move || {
+        nix::sys::prctl::set_timerslack(1).unwrap();
+        scheduling::request_short_slices().unwrap();
+        let mut cable = at.open();
+        let mut seeing = at.watch(5_000);
+        seeing.filter(&format!("src host {source} or tcp src port {PORT}"), true).unwrap();
+        let wall = || clock::now().wall.since(Wall::ZERO);
+        let started = wall();
+        let mut child = program.spawn().unwrap();
+        let ended = std::thread::spawn(move || {
+            child.wait().unwrap();
+            clock::now().wall.since(Wall::ZERO)
+        });
+        let (mut first, mut last) = (None, None);
+        let mut left = count;
+        while left > 0 {
+            let Ok(packet) = seeing.next_packet() else { break };
+            if let Some(Seen::To { kind: sent, port }) = seen(packet.data)
+                && port != PORT
+            {
+                first = first.or(Some(stamp(&packet)));
+                if sent == kind {
+                    left -= 1;
+                    last = Some(stamp(&packet));
+                }
+            }
+        }
+        let mut seeing = seeing.setnonblock().unwrap();
+        let mut open = None;
+        for probe in 0..50_000u32 {
+            if left > 0 || open.is_some() {
+                break;
+            }
+            let port = 32_768 + (probe % 20_000) as u16;
+            // What answers is the client's kernel, which resets the connection.
+            cable.sendpacket(at.syn(0, source, port, PORT, probe)).unwrap();
+            while let Ok(packet) = seeing.next_packet() {
+                if matches!(seen(packet.data), Some(Seen::SynAck { .. })) {
+                    open = open.or(Some(stamp(&packet)));
+                }
+            }
+            std::thread::sleep(Duration::from_micros(5));
+        }
+        let after = |moment: Duration| moment.saturating_sub(started);
+        let ended = after(ended.join().unwrap());
+        Some(ProgramTimes { first: after(first?), last: after(last?), open: after(open?), ended })
+    })
+}
+
 /// Knocks, and does not wait for anything.
 #[allow(dead_code, reason = "what one benchmark needs")]
 pub(crate) fn knock(net: &Net, source: Ipv4Addr) {
@@ -131,13 +218,8 @@ pub(crate) fn knock(net: &Net, source: Ipv4Addr) {
 }
 
 enum Seen {
-    /// A packet to this port; true: by UDP.
-    To(bool, u16),
-    SynAck {
-        from: Ipv4Addr,
-        to: u16,
-        number: u32,
-    },
+    To { kind: KnockKind, port: u16 },
+    SynAck { from: Ipv4Addr, to: u16, number: u32 },
 }
 
 fn seen(bytes: &[u8]) -> Option<Seen> {
@@ -152,10 +234,20 @@ fn seen(bytes: &[u8]) -> Option<Seen> {
                 number,
             })
         }
-        TransportSlice::Tcp(tcp) => Some(Seen::To(false, tcp.destination_port())),
-        TransportSlice::Udp(udp) => Some(Seen::To(true, udp.destination_port())),
+        TransportSlice::Tcp(tcp) if tcp.syn() || !tcp.payload().is_empty() => {
+            let kind = if tcp.syn() { KnockKind::Syn } else { KnockKind::Segment };
+            Some(Seen::To { kind, port: tcp.destination_port() })
+        }
+        TransportSlice::Udp(udp) => {
+            Some(Seen::To { kind: KnockKind::Datagram, port: udp.destination_port() })
+        }
         _ => None,
     }
+}
+
+fn stamp(packet: &Packet<'_>) -> Duration {
+    let ts = packet.header.ts;
+    Duration::new(ts.tv_sec as u64, ts.tv_usec as u32)
 }
 
 type Mac = [u8; 6];

@@ -27,6 +27,7 @@ pub mod totp;
 mod values;
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::thread;
@@ -99,7 +100,9 @@ fn knock(invocation: &Invocation) -> Result<(), ClientError> {
 
 fn carry_out(invocation: &Invocation, mut plan: Plan) -> Result<(), ClientError> {
     let (name, options) = (&plan.host, &plan.route);
-    messages::say_if_it_lasts(|| format!("looking up the address of {name}"));
+    if name.parse::<IpAddr>().is_err() {
+        messages::say_if_it_lasts(|| format!("looking up the address of {name}"));
+    }
     let host = names::resolve(name, plan.family)?;
     let other = host.other_family();
     let used = [host.address].into_iter().chain(other.filter(|_| options.both));

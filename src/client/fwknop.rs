@@ -76,9 +76,8 @@ impl FwknopKnocker {
         };
         let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &self.key, mode: self.mode, hmac };
-        let datagram = fwknop::seal(&request, self.digest, keys, salt)?;
-        let datagram = RequestDatagram { from: self.from, bytes: datagram.into_bytes() };
-        Ok(Schedule::request(port, datagram))
+        let bytes = fwknop::seal(&request, self.digest, keys, salt)?.into_bytes();
+        Ok(Schedule::request(port, RequestDatagram { from: self.from, bytes, stamps: None }))
     }
 }
 

@@ -84,9 +84,12 @@ fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     if let Some(remedy) = platform::others_read(path, &file).map_err(unreadable)? {
         return Err(KeyFileError::Readable { path: path.to_owned(), remedy });
     }
+    // All of the room is overwritten in the end: no more than is needed. A pipe has no length.
+    let length = usize::try_from(file.metadata().map_err(unreadable)?.len()).unwrap_or(0);
+    let room = 1 + if (1..MAX_SIZE).contains(&length) { length } else { MAX_SIZE };
     // Never grown: no copy of it stays behind.
-    let mut text = Zeroizing::new(String::with_capacity(MAX_SIZE + 1));
-    file.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    file.take(room as u64).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() > MAX_SIZE {
         let why = "this is not a file with a key: it is too long".to_owned();
         return Err(KeyFileError::Content { path: path.to_owned(), why });

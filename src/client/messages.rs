@@ -40,7 +40,7 @@ fn is_dumb() -> bool {
 }
 
 /// The time that a person at a terminal looks at nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Says on a terminal what takes longer than a second, as long as it does. What took time before
 /// does so no more; `None`: nothing does.

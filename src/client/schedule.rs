@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use super::stamps::Stamps;
 use crate::proto::{Knock, Protocol};
 use crate::time::Monotonic;
 
@@ -10,7 +11,8 @@ use crate::time::Monotonic;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     knocks: Vec<Knock>,
-    delay: Duration,
+    /// Between two of them.
+    pub(super) delay: Duration,
     /// The load of the one knock of a request.
     pub request: Option<RequestDatagram>,
 }
@@ -21,6 +23,8 @@ pub struct RequestDatagram {
     /// The port that it is sent from; `None`: any.
     pub from: Option<NonZeroU16>,
     pub bytes: Vec<u8>,
+    /// Those of its key: to be flushed when it has left.
+    pub(super) stamps: Option<Stamps>,
 }
 
 impl Schedule {
@@ -64,8 +68,9 @@ pub enum WaitAction {
 /// The time that each try to connect after a knock may take, in milliseconds.
 ///
 /// The first are short: a SYN that comes before the door is open is dropped, and the kernel would
-/// wait a second before it sent another. The last leaves time for a slow line.
-const TRIES: [u64; 6] = [50, 100, 200, 400, 750, 1_500];
+/// wait a second before it sent another. A door near by opens within a millisecond. The last leaves
+/// time for a slow line.
+const TRIES: [u64; 8] = [2, 13, 35, 100, 200, 400, 750, 1_500];
 
 /// A wait for a port to accept a connection: knocks, tries to connect for three seconds, knocks
 /// again.

@@ -159,7 +159,13 @@ impl Sender {
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
             let what = OutgoingPacket::new(route, knock, schedule.request.as_ref());
-            messages::say_what_lasts(|| format!("hitting {what}"));
+            let line = || format!("hitting {what}");
+            // To show what lasts takes a thread, whose start the knock would wait for.
+            if schedule.delay < messages::PATIENCE {
+                messages::say(line);
+            } else {
+                messages::say_what_lasts(line);
+            }
             let sent = match knock.protocol {
                 Protocol::Tcp => send_syn(route, what.to),
                 Protocol::Udp => self.send_datagram(route, what.to, schedule.request.as_ref()),
@@ -169,6 +175,8 @@ impl Sender {
                 Some(_) => SendError::Request { what, source },
             })?;
         }
+        let stamps = schedule.request.as_ref().and_then(|it| it.stamps.as_ref());
+        stamps.into_iter().for_each(|stamps| stamps.flush());
         Ok(())
     }
 

@@ -81,7 +81,8 @@ impl SpaKnocker {
             door: self.door.clone(),
         };
         let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
-        Ok(Schedule::request(port, RequestDatagram { from: None, bytes: bytes.to_vec() }))
+        let (bytes, stamps) = (bytes.to_vec(), self.stamps.clone());
+        Ok(Schedule::request(port, RequestDatagram { from: None, bytes, stamps }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The stamps of a key's requests: each is later than all before it, whatever the clock does.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(super) fn next(now: Wall, last: Option<Stamp>) -> Stamp {
 }
 
 /// The last stamp of a key, in a file beside it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamps {
     key: PathBuf,
     last: PathBuf,
@@ -63,16 +63,22 @@ impl Stamps {
 
     /// A stamp that no other request of this key has, nor will have.
     ///
+    /// It is in the file before the request leaves, where it outlives this process, and on the disk
+    /// only after [`Self::flush`], which no request waits for. What a power cut takes in between is a
+    /// time that has passed when the machine is up again: only a clock that the power cut has set back
+    /// by more than that, and less than [`MAX_AGE`], makes a request that is refused for it.
+    ///
     /// A disk that is full or cannot be written does not keep anyone from knocking: the clock alone
     /// gives the stamp then.
     pub(super) fn issue(&self, now: Wall) -> Issued {
         let mut warnings = Vec::new();
-        // The key is locked: what holds the stamp is replaced.
+        // The key is locked: what holds the stamp may be replaced.
         let kept = File::open(&self.key).and_then(|key| {
             platform::lock(&key)?;
             let last = self.read(&mut warnings)?;
             let stamp = next(now, last);
-            files::replace(&self.last, format!("{}\n", stamp.as_micros()).as_bytes())?;
+            let line = format!("{}\n", stamp.as_micros()).into_bytes();
+            self.overwrite(&line).or_else(|_| files::replace(&self.last, &line))?;
             Ok(stamp)
         });
         let stamp = kept.unwrap_or_else(|source| {
@@ -85,6 +91,25 @@ impl Stamps {
             warnings.push(StampWarning::ClockBack { by, last: self.last.clone() });
         }
         Issued { stamp, warnings }
+    }
+
+    /// Has the last stamp that was issued on the disk, as far as that is possible: whether it could
+    /// be kept was said when it was issued, and the kernel tries it again by itself.
+    pub(super) fn flush(&self) {
+        let _ = File::options().write(true).open(&self.last).and_then(|file| file.sync_data());
+    }
+
+    /// Writes a stamp over one that is as long: nothing has to be flushed before the next step, as with
+    /// a new file. Both are in one sector, of which a disk has the old or the new.
+    ///
+    /// # Errors
+    /// Also where there is none that is as long.
+    fn overwrite(&self, line: &[u8]) -> io::Result<()> {
+        let mut file = File::options().write(true).open(&self.last)?;
+        if usize::try_from(file.metadata()?.len()).ok() != Some(line.len()) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        file.write_all(line)
     }
 
     fn read(&self, warnings: &mut Vec<StampWarning>) -> io::Result<Option<Stamp>> {
@@ -176,6 +201,50 @@ mod tests {
             assert!(said(&taken)[0].ends_with("written anew"));
             assert!(stamps.issue(at(1_700_000_001)).warnings.is_empty());
         }
+    }
+
+    #[test]
+    fn a_stamp_is_written_over_the_last_one_in_one_piece() {
+        let (_directory, stamps) = stamps();
+        stamps.issue(at(1_700_000_000));
+        let file = fs::metadata(&stamps.last).unwrap().ino();
+        // Were a new file made, it would have no place.
+        fs::create_dir(stamps.last.with_file_name(".work.key.last.new")).unwrap();
+        let taken = stamps.issue(at(1_700_000_001));
+        assert!(taken.warnings.is_empty());
+        stamps.flush();
+        assert_eq!(fs::read_to_string(&stamps.last).unwrap(), "1700000001000000\n");
+        assert_eq!(fs::metadata(&stamps.last).unwrap().ino(), file);
+    }
+
+    #[test]
+    fn a_stamp_that_is_longer_than_the_last_one_takes_a_new_file() {
+        let (_directory, stamps) = stamps();
+        fs::write(&stamps.last, "999999999999999\n").unwrap();
+        let file = File::open(&stamps.last).unwrap();
+        assert!(stamps.issue(at(1_700_000_000)).warnings.is_empty());
+        assert_eq!(fs::read_to_string(&stamps.last).unwrap(), "1700000000000000\n");
+        assert_eq!(io::read_to_string(file).unwrap(), "999999999999999\n");
+    }
+
+    #[test]
+    fn of_stamps_that_are_taken_at_once_over_an_old_one_the_file_has_the_last() {
+        let (_directory, stamps) = stamps();
+        stamps.issue(at(1_700_000_000));
+        let take = || {
+            let taken = stamps.issue(at(1_700_000_000)).stamp;
+            stamps.flush();
+            taken
+        };
+        let mut taken: Vec<Stamp> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        taken.sort_unstable();
+        taken.dedup();
+        assert_eq!(taken.len(), 8);
+        let last = fs::read_to_string(&stamps.last).unwrap();
+        assert_eq!(last.trim().parse().ok(), taken.last().map(|stamp| stamp.as_micros()));
     }
 
     #[test]

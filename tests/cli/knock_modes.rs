@@ -1,6 +1,6 @@
 //! The three ways to knock, what the hosts file says of them, and the keys and secrets they need.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::net::{TcpListener, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::unix::fs::PermissionsExt;
@@ -640,6 +640,24 @@ fn requests_that_are_made_at_once_all_have_their_own_time() {
     stamps.sort_unstable();
     stamps.dedup();
     assert_eq!(stamps.len(), 8);
+}
+
+#[test]
+fn no_request_leaves_while_another_takes_its_time() {
+    let asked = Asked::new("");
+    let key = File::open(file(&asked.directory, "k")).unwrap();
+    key.lock().unwrap();
+    std::thread::scope(|scope| {
+        let knock = scope.spawn(|| asked.knock(&["gw"]));
+        asked.socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        assert!(asked.socket.recv(&mut [0; 512]).is_err());
+        asked.socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let taken = now().as_nanos() / 1_000 + 30_000_000;
+        fs::write(asked.last(), format!("{taken}\n")).unwrap();
+        key.unlock().unwrap();
+        assert_eq!(asked.request().stamp.as_micros(), taken + 1);
+        assert_eq!(knock.join().unwrap().status, 0);
+    });
 }
 
 #[test]
