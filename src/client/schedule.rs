@@ -154,7 +154,7 @@ mod tests {
     fn a_wait_begins_with_a_knock_and_tries_to_connect_at_once() {
         let mut wait = Wait::new(3);
         assert_eq!(wait.next(millis(0)), WaitAction::Knock);
-        assert_eq!(wait.next(millis(5)), WaitAction::Connect { until: millis(55) });
+        assert_eq!(wait.next(millis(5)), WaitAction::Connect { until: millis(7) });
     }
 
     #[test]
@@ -162,8 +162,8 @@ mod tests {
         let mut wait = Wait::new(0);
         let _ = wait.next(millis(0));
         let _ = wait.next(millis(0));
-        assert_eq!(wait.next(millis(1)), WaitAction::Pause { until: millis(50) });
-        assert_eq!(wait.next(millis(50)), WaitAction::Connect { until: millis(150) });
+        assert_eq!(wait.next(millis(1)), WaitAction::Pause { until: millis(2) });
+        assert_eq!(wait.next(millis(2)), WaitAction::Connect { until: millis(15) });
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         let mut wait = Wait::new(0);
         let _ = wait.next(millis(0));
         let _ = wait.next(millis(0));
-        assert_eq!(wait.next(millis(52)), WaitAction::Connect { until: millis(152) });
+        assert_eq!(wait.next(millis(4)), WaitAction::Connect { until: millis(17) });
     }
 
     #[test]
