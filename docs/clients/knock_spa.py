@@ -142,7 +142,10 @@ def read_link(text):
         raise ValueError("no link of this version")
 
     def decode(text):
-        return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        try:
+            return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        except ValueError:
+            raise ValueError("mistyped") from None
 
     count = int.from_bytes(decode(coded[:4]), "big")
     rest = coded[4:4 + count]

@@ -68,10 +68,8 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), ClientError> {
     let there = if path.exists() { hosts::read(&path)?.0.entries } else { Vec::new() };
     let mut names = link.names();
     for (name, LinkEntry { door, .. }) in names.iter_mut().zip(&link.entries) {
-        let is_for_another = |it: &HostProfile| {
-            it.name == *name && it.host() == link.host && it.settings.door.as_ref() != Some(door)
-        };
-        if there.iter().any(is_for_another) {
+        let is_other = |it: &HostProfile| it.settings.door.as_ref() != Some(door);
+        if there.iter().any(|it| it.name == *name && it.host() == link.host && is_other(it)) {
             *name = format!("{name}-{door}");
         }
     }
@@ -112,11 +110,10 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), ClientError> {
     if !by_hand.is_empty() {
         return Err(ImportError::ByHand { path, entries: by_hand }.into());
     }
+    let key = link.server.is_some().then_some(key_file);
     let rotates = link.entries.iter().any(|entry| entry.scheme.is_some());
-    for (is_needed, what, file) in
-        [(link.server.is_some(), "private key", key_file), (rotates, "TOTP secret", secret_file)]
-    {
-        if is_needed && !file.exists() {
+    for (what, file) in [("private key", key), ("TOTP secret", rotates.then_some(secret_file))] {
+        if let Some(file) = file.filter(|file| !file.exists()) {
             warn(&format!("the link has no {what}: yours belongs in {}", file.display()));
         }
     }
