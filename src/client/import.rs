@@ -48,7 +48,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), ClientError> {
     files::make_directory(directory, 0o700)
         .map_err(|source| ImportError::File { path: directory.to_owned(), source })?;
     // Of two imports at once none undoes what the other does.
-    let _locked = File::open(directory).ok().filter(|directory| directory.lock().is_ok());
+    let _locked = fs::File::open(directory).ok().filter(|directory| directory.lock().is_ok());
     let beside = |ending| path.with_file_name(format!("{}.{ending}", link.label));
     let (secret_file, key_file) = (beside("totp"), beside("key"));
     let secret = link.secret.as_ref().map(|secret| (&secret_file, encode_secret(secret)));
