@@ -142,13 +142,17 @@ def read_link(text):
         raise ValueError("no link of this version")
 
     def decode(text):
-        return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        try:
+            return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        except ValueError:
+            raise ValueError("mistyped") from None
 
-    count, rest = int.from_bytes(decode(coded[:4]), "big"), coded[4:]
+    count = int.from_bytes(decode(coded[:4]), "big")
+    rest = coded[4:4 + count]
     if len(rest) < count:
         raise ValueError("cut off")
     data = decode(rest)
-    if len(rest) != count or sha256(b"knock link v1\0", data[:-4])[:4] != data[-4:]:
+    if sha256(b"knock link v1\0", data[:-4])[:4] != data[-4:]:
         raise ValueError("mistyped")
     reader = LinkReader(data[:-4])
     link = reader.link()

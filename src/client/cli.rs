@@ -193,12 +193,8 @@ fn knock(arguments: &[OsString]) -> Result<KnockArgs, clap::Error> {
 /// The arguments of `knock import`; `None`: import is a host, as it may be called.
 fn import(arguments: &[OsString]) -> Option<Result<ImportArgs, clap::Error>> {
     let own = arguments.get(2..).filter(|_| arguments.get(1).is_some_and(|it| it == "import"))?;
-    let read = ImportArgs::try_parse_from(own);
-    let is_import = match &read {
-        Ok(import) => import.link.first().is_some_and(|it| it == "-" || Link::is_meant(it)),
-        Err(error) => matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::ValueValidation),
-    };
-    is_import.then_some(read)
+    let is_meant = |it: &str| ["-", "-h", "--help"].contains(&it) || Link::is_meant(it);
+    own.iter().any(|it| it.to_str().is_some_and(is_meant)).then(|| ImportArgs::try_parse_from(own))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const TOP: KnownKeys = KnownKeys { of: "a hosts file", known: &["hosts"] };
 #[derive(Clone, Debug)]
 pub struct HostProfiles {
     path: PathBuf,
-    entries: Vec<HostProfile>,
+    pub(super) entries: Vec<HostProfile>,
 }
 
 /// An entry of the file: one host, and the settings for it.
@@ -153,7 +153,7 @@ impl HostProfiles {
 }
 
 impl HostProfile {
-    fn host(&self) -> &str {
+    pub(super) fn host(&self) -> &str {
         self.host.as_ref().unwrap_or(&self.name)
     }
 

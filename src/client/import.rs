@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::cli::ImportArgs;
 use super::error::ClientError;
-use super::hosts::{self, Edited};
+use super::hosts::{self, Edited, HostProfile};
 use super::messages::{complain, warn};
 use super::{platform, print};
 use crate::config::yaml_writer::YamlWriter;
@@ -44,6 +44,11 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), ClientError> {
         link.label = name.clone();
     }
     let path = args.hosts.clone().or_else(hosts::default_path).ok_or(ImportError::NoHome)?;
+    let directory = path.parent().unwrap_or(&path);
+    files::make_directory(directory, 0o700)
+        .map_err(|source| ImportError::File { path: directory.to_owned(), source })?;
+    // Of two imports at once none undoes what the other does.
+    let _locked = fs::File::open(directory).ok().filter(|directory| directory.lock().is_ok());
     let beside = |ending| path.with_file_name(format!("{}.{ending}", link.label));
     let (secret_file, key_file) = (beside("totp"), beside("key"));
     let secret = link.secret.as_ref().map(|secret| (&secret_file, encode_secret(secret)));
@@ -59,12 +64,24 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), ClientError> {
         changes.push((file.clone(), text));
     }
     let before = text_of(&path)?.unwrap_or_default();
-    if path.exists() {
-        // Whose file it is counts, too.
-        hosts::read(&path)?;
+    // Whose file it is counts, too.
+    let there = if path.exists() { hosts::read(&path)?.0.entries } else { Vec::new() };
+    let mut names = link.names();
+    for (name, LinkEntry { door, .. }) in names.iter_mut().zip(&link.entries) {
+        let is_other = |it: &HostProfile| it.settings.door.as_ref() != Some(door);
+        if there.iter().any(|it| it.name == *name && it.host() == link.host && is_other(it)) {
+            *name = format!("{name}-{door}");
+        }
+    }
+    for it in there.iter().filter(|it| it.host() != link.host) {
+        let shared = it.settings.rotation.secret_file.as_ref().filter(|_| link.secret.is_none());
+        if shared == Some(&secret_file) || names.iter().any(|name| name == it.host()) {
+            let (at, host) = (&it.at, it.host());
+            doubts.push(format!("{at}: knocks that are for {host} would go to {}", link.host));
+        }
     }
     let (mut after, mut by_hand) = (before.to_string(), String::new());
-    for (name, entry) in link.names().iter().zip(&link.entries) {
+    for (name, entry) in names.iter().zip(&link.entries) {
         let entry = lines(&link, entry, name);
         match hosts::put(&path, &after, &entry)? {
             Edited::Same => {}
@@ -93,10 +110,14 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), ClientError> {
     if !by_hand.is_empty() {
         return Err(ImportError::ByHand { path, entries: by_hand }.into());
     }
-    if link.server.is_some() && !key_file.exists() {
-        warn(&format!("the link has no private key: yours belongs in {}", key_file.display()));
+    let key = link.server.is_some().then_some(key_file);
+    let rotates = link.entries.iter().any(|entry| entry.scheme.is_some());
+    for (what, file) in [("private key", key), ("TOTP secret", rotates.then_some(secret_file))] {
+        if let Some(file) = file.filter(|file| !file.exists()) {
+            warn(&format!("the link has no {what}: yours belongs in {}", file.display()));
+        }
     }
-    link.names().iter().try_for_each(|name| print(&format!("now it is: knock {name}")))
+    names.iter().try_for_each(|name| print(&format!("now it is: knock {name}")))
 }
 
 /// The link that was given, or that comes on standard input with whatever is around it.
@@ -118,7 +139,8 @@ fn read(given: &str) -> Result<Link, ImportError> {
     }
     io::stdin().take(1 << 16).read_to_string(&mut text).map_err(ImportError::Input)?;
     let text = text.find("knock://").and_then(|at| text.get(at..)).unwrap_or(&text);
-    Ok(Link::decode(text.split("\n\n").next().unwrap_or_default())?)
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    Ok(Link::decode(&Zeroizing::new(lines.collect::<String>()))?)
 }
 
 /// The lines of an entry of the hosts file.
@@ -166,9 +188,6 @@ fn text_of(path: &Path) -> Result<Option<Zeroizing<String>>, ImportError> {
 
 /// Writes the whole of a file that only its owner can read; `who` else may read it where it was there.
 fn write(path: &Path, text: &str, who: Option<fs::Permissions>) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        files::make_directory(directory, 0o700)?;
-    }
     // A symbolic link, as managers of dotfiles make them, stays one.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     files::replace(&path, text.as_bytes())?;

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::output::local;
 use crate::control::TrialTime;
 use crate::proto::duration;
+use crate::proto::escape::escape;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::Wall;
@@ -36,7 +37,7 @@ pub(super) fn source(text: &str) -> Result<IpAddr, String> {
 
 /// The name or address of a host, for clients.
 pub(super) fn host(text: &str) -> Result<String, String> {
-    if text.is_empty() || !text.chars().all(|c: char| !c.is_whitespace() && !c.is_control()) {
+    if text.is_empty() || text.contains(char::is_whitespace) || escape(text) != text {
         return Err("write a name such as gw.example.com, or an address".to_owned());
     }
     Ok(text.to_owned())

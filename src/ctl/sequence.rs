@@ -57,13 +57,11 @@ pub(super) fn find<'a>(
     Err(Error::Unfit(match client {
         Some(client) if rotates && knocks(&client) => return Ok((door, Some(client))),
         Some(Client { name: wanted, totp, .. }) if rotates => {
-            let lacks = match totp {
-                Some(_) => format!("may not open '{name}'"),
-                None => "has no TOTP secret".to_owned(),
+            let (lacks, gives) = match totp {
+                Some(_) => (format!("may not open '{name}'"), "lets it"),
+                None => ("has no TOTP secret".to_owned(), "--totp gives it one"),
             };
-            format!(
-                "'{wanted}' {lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
-            )
+            format!("'{wanted}' {lacks}\n    knockctl enroll {wanted} --door {name} {gives}")
         }
         _ if !door.recognition.sequence.is_empty() => return Ok((door, None)),
         None if rotates => {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::escape::escape;
 use super::name::Name;
 use super::port_range::PortRange;
 use super::secret::Secret;
@@ -98,7 +99,8 @@ impl Link {
         Ok(text)
     }
 
-    /// Reads a link; blanks and ends of lines in it are passed over, as mail breaks it.
+    /// Reads a link; blanks and ends of lines in it are passed over, as mail breaks it, and so is
+    /// what stands behind it.
     ///
     /// # Errors
     /// [`LinkError`], which tells a text that is none from one that was damaged on its way.
@@ -110,13 +112,14 @@ impl Link {
             let is_versioned = matches!(start.as_bytes(), [.., b'0'..=b'9', b'/']);
             let is_newer = is_versioned && Self::is_meant(start);
             return Err(if is_newer { LinkError::Newer } else { LinkError::Foreign });
-        } else if !coded.is_ascii() {
-            return Err(LinkError::Mistyped);
+        } else if coded.len() < HEAD {
+            return Err(LinkError::CutOff(HEAD));
         }
-        let (head, rest) = coded.split_at_checked(HEAD).ok_or(LinkError::CutOff(HEAD))?;
+        let (head, rest) = coded.split_at_checked(HEAD).ok_or(LinkError::Mistyped)?;
         let count = BASE64URL_NOPAD.decode(head.as_bytes()).ok();
         let count =
             count.map(|it| it.iter().fold(0, |count, byte| count << 8 | usize::from(*byte)));
+        let rest = count.and_then(|count| rest.get(..count)).unwrap_or(rest);
         let bytes = BASE64URL_NOPAD.decode(rest.as_bytes()).map(Zeroizing::new);
         let body = bytes.as_ref().ok().and_then(|bytes| bytes.split_last_chunk());
         match (body.filter(|(body, sum)| checksum(body) == **sum), count) {
@@ -138,11 +141,11 @@ impl Link {
 
     /// Whether all is as its types cannot say.
     fn is_valid(&self) -> bool {
-        let is_name = |c: char| !c.is_whitespace() && !c.is_control();
         let range = self.server.as_ref().and_then(|(_, range)| range.as_ref());
         let mut ways = BTreeSet::new();
         !self.host.is_empty()
-            && self.host.chars().all(is_name)
+            && !self.host.contains(char::is_whitespace)
+            && escape(&self.host) == self.host
             && self.secret.as_ref().is_none_or(|it| it.expose().len() >= 16)
             && range.is_none_or(|range| !range.is_empty())
             && !self.entries.is_empty()
@@ -234,6 +237,14 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_behind_a_link_is_passed_over() {
+        let (link, text) = whole();
+        for behind in [".", "A", "\u{201d}", ">, and thanks", "\u{1b}[0m", "\0", "knock://1/AAAA"] {
+            assert_eq!(Link::decode(&format!("{text}{behind}")), Ok(link.clone()), "{behind}");
+        }
+    }
+
+    #[test]
     fn a_link_that_is_cut_off_anywhere_says_how_much_is_missing() {
         let (_, text) = whole();
         let start = "knock://1/".len();
@@ -258,7 +269,6 @@ mod tests {
                 assert_eq!(Link::decode(&text), Err(LinkError::Mistyped), "{at} {wrong}");
             }
         }
-        assert_eq!(Link::decode(&format!("{text}.")), Err(LinkError::Mistyped));
     }
 
     #[test]
@@ -287,6 +297,7 @@ mod tests {
             Link { host: String::new(), ..whole() },
             Link { host: "a b".to_owned(), ..whole() },
             Link { host: "a\u{1b}b".to_owned(), ..whole() },
+            Link { host: "a\u{202e}b".to_owned(), ..whole() },
             Link { secret: Some(Secret::new(vec![1; 15])), ..whole() },
             Link { server: None, ..whole() },
             Link { server: whole().server, ..link(&[totp("ssh")]) },

@@ -147,6 +147,18 @@ fn the_link_is_found_in_all_that_knockctl_prints_and_may_be_broken_into_lines() 
 }
 
 #[test]
+fn the_link_is_found_in_lines_of_any_system_and_in_a_sentence() {
+    let home = Home::new();
+    let printed = format!("For knock: ...\n\n{}\n\nFor others: ...\n", text(&totp()));
+    home.imports(&printed.replace('\n', "\r\n"), &[]);
+    for sentence in
+        [format!("Take <{}>, please.", text(&totp())), format!("\x1b[1m{}\x1b[0m", text(&totp()))]
+    {
+        assert!(home.imports(&sentence, &[]).starts_with("all of this is there already"));
+    }
+}
+
+#[test]
 fn a_link_among_the_arguments_is_taken_with_a_warning() {
     let home = Home::new();
     let link = text(&totp());
@@ -283,6 +295,68 @@ fn a_link_without_a_private_key_says_where_that_belongs() {
     home.imports(&text(&Link { key: None, ..spa() }), &[]);
 }
 
+/// A link to a further door for a client that has its secret.
+fn further(door: &str) -> Link {
+    let mut link = Link { secret: None, ..totp() };
+    link.entries[0].door = door.parse().unwrap();
+    link
+}
+
+#[test]
+fn a_further_door_gets_an_entry_of_its_own_beside_the_first() {
+    let home = Home::new();
+    home.imports(&text(&totp()), &[]);
+    assert_eq!(home.imports(&text(&further("web")), &[]), "now it is: knock gw-web\n");
+    assert!(home.text("hosts.yaml").starts_with(&format!("hosts:\n{ENTRY}  gw-web:\n")));
+    let said = knock_in(home.0.path(), &["-n", "gw-web"]);
+    assert_eq!((said.status, said.out.lines().count()), (0, 3), "{}", said.err);
+    let again = home.imports(&text(&further("web")), &[]);
+    assert_eq!(again, "all of this is there already\nnow it is: knock gw-web\n");
+}
+
+#[test]
+fn a_link_without_a_secret_says_where_that_belongs() {
+    let home = Home::new();
+    let said = home.import(&text(&further("web")), &["--name", "other"]);
+    let path = home.path("other.totp").display().to_string();
+    assert!(said.err.contains(&format!("the link has no TOTP secret: yours belongs in {path}")));
+    assert_eq!(said.status, 0, "{}", said.err);
+}
+
+#[test]
+fn nothing_that_is_for_one_host_goes_to_another_without_being_asked_for() {
+    let home = Home::new();
+    home.imports(&text(&totp()), &[]);
+    let host = "evil.example".to_owned();
+    // Codes of a secret that is there, and a name under which the host is known.
+    let mut several = further("web");
+    several.entries.push(further("mail").entries[0].clone());
+    for link in [
+        Link { host: host.clone(), ..several },
+        Link { host, label: "192.0.2.1".parse().unwrap(), ..totp() },
+    ] {
+        let error = home.refuses(&text(&link), &[]);
+        let at = "hosts.yaml:2:3: knocks that are for 192.0.2.1 would go to evil.example";
+        assert!(error.contains(at), "{error}");
+        home.imports(&text(&link), &["--force"]);
+        home.write("hosts.yaml", &format!("hosts:\n{ENTRY}"));
+    }
+}
+
+#[test]
+fn of_imports_at_once_none_undoes_another() {
+    let home = Home::new();
+    let doors = ["a", "b", "c", "d", "e", "f"];
+    std::thread::scope(|scope| {
+        for door in doors {
+            let link = Link { label: door.parse().unwrap(), ..totp() };
+            scope.spawn(|| home.imports(&text(&{ link }), &[]));
+        }
+    });
+    let hosts = home.text("hosts.yaml");
+    assert!(doors.iter().all(|door| hosts.contains(&format!("  {door}:\n"))), "{hosts}");
+}
+
 #[test]
 fn what_is_wrong_with_a_link_is_said_without_showing_it() {
     let home = Home::new();
@@ -333,5 +407,9 @@ fn its_options_are_its_own() {
         said.out
     );
     assert!(misused(&["import", "-", "--nmae", "x"]).contains("--nmae"));
+    assert!(
+        misused(&["import", "--nmae", "-"])
+            .contains("--nmae' found\n\n  tip: a similar argument exists: '--name'")
+    );
     assert!(misused(&["import", "-", "--name", "a/b"]).contains("a name is 1 to 32"));
 }
