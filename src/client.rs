@@ -39,6 +39,8 @@ use knocker::Knocker;
 use messages::Stream;
 pub use messages::complain;
 use plan::Plan;
+#[cfg(feature = "daemon")]
+pub(crate) use platform::prompt_hidden;
 use route::Route;
 use schedule::Schedule;
 use send::{OutgoingPacket, Sender};

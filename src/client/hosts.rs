@@ -129,6 +129,12 @@ impl HostProfiles {
             self.entries.iter().filter(|entry| entry.host().eq_ignore_ascii_case(wanted)).collect();
         prefer(&mut alike, |entry| mode.is_some() && entry.settings.mode == mode);
         prefer(&mut alike, |entry| port.is_some() && entry.settings.wait == port);
+        // Of two ways into one door a request is the one that nobody can watch and guess.
+        let doors = || alike.iter().map(|entry| &entry.settings.door);
+        let is_one_door = doors().zip(doors().skip(1)).all(|(one, other)| one == other);
+        if is_one_door && doors().all(Option::is_some) {
+            prefer(&mut alike, |entry| entry.settings.mode == Some(Mode::Spa));
+        }
         match alike.as_slice() {
             [one, other, ..] => Err(HostsError::Wrong(vec![ambiguous(wanted, one, other)])),
             alike => Ok(alike.first().copied()),
@@ -308,6 +314,18 @@ mod tests {
             "hosts.yaml:4:3: error: two entries are about gw: 'b' and 'c'"
         );
         assert!(by_mode(Mode::Totp).is_err());
+    }
+
+    #[test]
+    fn of_two_ways_into_one_door_of_a_host_the_request_is_taken() {
+        let entries = |one, other| {
+            let code = "mode: totp, base: 7000, secret_file: a, wait: 22, host: gw, door";
+            hosts(&format!(
+                "hosts:\n  a: {{{code}: {one}}}\n  b: {{mode: spa, host: gw, wait: 22, door: {other}}}\n"
+            ))
+        };
+        assert_eq!(found(&entries("ssh", "ssh"), "gw").name, "b");
+        assert!(entries("ssh", "web").find("gw", None, NonZeroU16::new(22)).is_err());
     }
 
     #[test]

@@ -131,8 +131,7 @@ fn read(given: &str) -> Result<Link, ImportError> {
         let mut link = Err(LinkError::CutOff(0));
         // It may be pasted in several lines.
         while matches!(link, Err(LinkError::CutOff(_))) {
-            let line = rpassword::prompt_password("Link: ").map_err(ImportError::Input)?;
-            text.push_str(&Zeroizing::new(line));
+            text.push_str(&platform::prompt_hidden("Link: ").map_err(ImportError::Input)?);
             link = Link::decode(&text);
         }
         return Ok(link?);

@@ -20,7 +20,7 @@ use super::keys;
 use super::knocker::Knocker;
 use super::messages::complain;
 use super::one_time::{OneTimeKnocker, first};
-use super::platform::HAS_INTERFACES;
+use super::platform::{HAS_INTERFACES, prompt_hidden};
 use super::schedule::Schedule;
 use super::send::{self, CONNECTED, WaitTarget};
 use super::settings::{ClientSettings, KINDS, Mode, RouteOptions, SettingsPart};
@@ -318,7 +318,7 @@ impl Planner<'_> {
 /// The code that somebody types, or that another program writes.
 fn ask_for_code(input_is_taken: bool) -> io::Result<Zeroizing<String>> {
     if input_is_taken || io::stdin().is_terminal() {
-        return rpassword::prompt_password("Code: ").map(Zeroizing::new);
+        return prompt_hidden("Code: ");
     }
     let mut line = Zeroizing::new(String::new());
     io::stdin().lock().take(64).read_line(&mut line)?;

@@ -7,9 +7,9 @@ mod unix;
 mod windows;
 
 #[cfg(unix)]
-pub(super) use unix::*;
+pub(crate) use unix::*;
 #[cfg(windows)]
-pub(super) use windows::*;
+pub(crate) use windows::*;
 
 /// Whether packets can be sent through one interface alone.
 pub(super) const HAS_INTERFACES: bool = cfg!(any(target_os = "linux", target_os = "android"));

@@ -5,6 +5,7 @@ mod seal;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
@@ -13,9 +14,11 @@ use zeroize::Zeroizing;
 
 use super::edit::replace;
 use super::{Error, Target, args, say, sequence};
+use crate::client::prompt_hidden;
 use crate::config::{Door, Name};
 use crate::proto::Protocol;
 use crate::proto::totp::TotpMode;
+use crate::sys::clock;
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -34,6 +37,8 @@ const REFUSED: [u16; 82] = [
 const REFUSED_BY_SOME: [u16; 2] = [4190, 6679];
 /// What links may lead to: nothing that runs what stands in the link.
 const SCHEMES: [&str; 6] = ["http://", "https://", "rdp://", "sftp://", "ssh://", "vnc://"];
+/// How long a page may take from the first to the last of four knocks: see page.js.
+const SLOWEST: Duration = Duration::from_secs(3);
 /// A shorter passphrase, of so many characters, is found by trying.
 const SHORTEST: usize = 12;
 
@@ -72,7 +77,17 @@ pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
     };
     let client = args.client.as_ref();
     let client = client.map(|client| sequence::find(&config, name, Some(client))).transpose()?;
-    let totp = client.and_then(|(_, client)| client?.totp.as_ref());
+    let client = client.and_then(|(_, client)| client);
+    let totp = client.and_then(|client| client.totp.as_ref());
+    if client.and_then(|it| it.expires).is_some_and(|expires| expires <= clock::now().wall) {
+        say("warning: the client has expired: knockd takes none of its codes");
+    }
+    if door.recognition.seq_timeout < SLOWEST {
+        let seconds = SLOWEST.as_secs();
+        say(&format!(
+            "warning: a page may take {seconds} s, and seq_timeout is less: it opens nothing then"
+        ));
+    }
     let own = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     if args.host.is_none() {
         say(&format!("the page knocks at '{own}'; --host names another address"));
@@ -184,12 +199,12 @@ fn refused(base: u16) -> Vec<u16> {
 fn passphrase() -> Result<Zeroizing<String>, Error> {
     let is_typed = io::stdin().is_terminal();
     let ask = |prompt| match is_typed {
-        true => rpassword::prompt_password(prompt),
-        false => io::read_to_string(io::stdin()),
+        true => prompt_hidden(prompt),
+        false => io::read_to_string(io::stdin()).map(Zeroizing::new),
     };
     let unread = |error| Error::Unfit(format!("cannot read the passphrase: {error}"));
-    let mut passphrase = ask("Passphrase for the page: ").map(Zeroizing::new).map_err(unread)?;
-    if is_typed && passphrase != ask("Once more: ").map(Zeroizing::new).map_err(unread)? {
+    let mut passphrase = ask("Passphrase for the page: ").map_err(unread)?;
+    if is_typed && passphrase != ask("Once more: ").map_err(unread)? {
         return Err(Error::unfit("the two are not the same: try again"));
     }
     let length = passphrase.lines().next().map_or(0, str::len);

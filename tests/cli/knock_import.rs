@@ -244,6 +244,21 @@ fn who_is_asked_at_the_terminal_decides_also_where_the_link_comes_through_a_pipe
 }
 
 #[test]
+fn a_terminal_shows_what_is_typed_again_after_ctrl_c() {
+    let knock = env!("CARGO_BIN_EXE_knock");
+    // Each shell of these waits for its program, and is not ended with it.
+    let line = format!("trap : INT; '{knock}' import -; echo ended by $?; stty -a");
+    let script_line =
+        format!("(sleep 1; printf '\\003'; sleep 1) | script -qec \"{line}\" /dev/null");
+    let output = Command::new("sh").args(["-c", &script_line.replace("$?", "\\$?")]).output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(said.contains("Link: ") && said.contains("ended by 130"), "{said}");
+    for kept in [" echo ", " icanon ", "isig "] {
+        assert!(said.contains(kept), "{kept}: {said}");
+    }
+}
+
+#[test]
 fn a_link_is_asked_for_at_a_terminal_and_shown_nowhere() {
     let home = Home::new();
     let line = format!("'{}' import -", env!("CARGO_BIN_EXE_knock"));

@@ -23,8 +23,10 @@ doors:
   irc: {totp: {mode: code, base: 6600, digits: 8, step: 60s}, open: [8080/tcp]}
   ssh: {totp: {ports: 20000-29999}, open: [22/tcp]}
   plain: {sequence: [7113, 9218, 8127], open: [25/tcp]}
+  fast: {totp: {mode: code, base: 7200}, seq_timeout: 2s, open: [8443/tcp]}
 clients:
   phone: {doors: [web, irc], totp: {secret_file: DIR/phone.totp}}
+  gone: {doors: [fast], expires: 2020-01-01, totp: {secret_file: DIR/gone.totp}}
   tablet: {doors: [ssh], totp: {secret_file: DIR/phone.totp}}
   laptop: {doors: [web], spa: {public_key: 4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=}}
 ";
@@ -41,6 +43,7 @@ impl Files {
         let files = Self { directory: tempfile::tempdir().unwrap() };
         let directory = files.directory.path().display().to_string();
         files.write("phone.totp", SECRET);
+        files.write("gone.totp", &SECRET.replace('J', "K"));
         files.write("doors.yaml", &DOORS.replace("DIR", &directory));
         files
     }
@@ -226,6 +229,15 @@ fn a_page_that_would_not_work_is_not_made_and_what_to_do_is_said() {
         assert_eq!(output.status.code(), Some(2), "{link}");
         assert!(text(output.stderr).contains("begins with one of: http://, https://"), "{link}");
     }
+}
+
+#[test]
+fn a_page_that_would_open_nothing_is_warned_of() {
+    let files = Files::new();
+    let line = "--door fast --client gone --host 192.0.2.1 --out -";
+    let (_, beside) = said(files.make(line, PASSPHRASE));
+    assert!(beside.contains("warning: the client has expired"), "{beside}");
+    assert!(beside.contains("warning: a page may take 3 s, and seq_timeout is less"), "{beside}");
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! The plan of a request of fwknop's, from what command line, hosts file and `~/.fwknoprc` say.
 
-use zeroize::Zeroizing;
-
 use super::Planner;
 use crate::client::cli::UsageError;
 use crate::client::error::ClientError;
@@ -114,7 +112,6 @@ fn runner() -> Result<User, UsageError> {
 
 /// Asks for a key at the terminal.
 fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, FwknopKeyError>) -> Result<K, ClientError> {
-    let typed =
-        rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(ClientError::AskKey)?;
+    let typed = platform::prompt_hidden(prompt).map_err(ClientError::AskKey)?;
     Ok(key(typed.as_bytes().to_vec())?)
 }

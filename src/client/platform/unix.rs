@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{User, dup2_stdout, geteuid};
 use socket2::SockRef;
+use zeroize::Zeroizing;
 
 use crate::client::error::ClientError;
 use crate::client::proxy::ProxyError;
@@ -83,6 +84,16 @@ pub(crate) fn standard() -> io::Result<(File, File)> {
 pub(crate) fn terminal() -> io::Result<(File, File)> {
     let terminal = File::options().read(true).write(true).open("/dev/tty")?;
     Ok((terminal.try_clone()?, terminal))
+}
+
+/// Asks at the terminal, which does not show the answer.
+pub(crate) fn prompt_hidden(prompt: &str) -> io::Result<Zeroizing<String>> {
+    // Ctrl-C would end the program before the terminal shows again what is typed.
+    let interrupt = SigSet::from(Signal::SIGINT);
+    interrupt.thread_block()?;
+    let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
+    interrupt.thread_unblock()?;
+    answer
 }
 
 /// Closes standard output. Its number must not be given out again: something else would be written

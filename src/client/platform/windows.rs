@@ -8,6 +8,7 @@ use std::os::windows::io::AsHandle;
 use std::path::{Path, PathBuf};
 
 use windows_sys::Win32::Networking::WinSock::{WSAEACCES, WSAEAFNOSUPPORT, WSAEWOULDBLOCK};
+use zeroize::Zeroizing;
 
 use crate::client::cli::UsageError;
 use crate::client::error::ClientError;
@@ -75,6 +76,11 @@ pub(crate) fn standard() -> io::Result<(File, File)> {
 /// The terminal, to read from and to write to, whatever standard input and output are.
 pub(crate) fn terminal() -> io::Result<(File, File)> {
     Ok((File::open("CONIN$")?, File::options().write(true).open("CONOUT$")?))
+}
+
+/// Asks at the terminal, which does not show the answer.
+pub(crate) fn prompt_hidden(prompt: &str) -> io::Result<Zeroizing<String>> {
+    rpassword::prompt_password(prompt).map(Zeroizing::new)
 }
 
 /// Hears of Ctrl-C.
