@@ -11,42 +11,29 @@ mod permissions;
 pub(crate) mod tree;
 pub(crate) mod width;
 pub(crate) mod yaml;
-
-#[cfg(feature = "daemon")]
-mod client;
-#[cfg(feature = "daemon")]
-mod datagrams;
-#[cfg(feature = "daemon")]
-mod door;
-#[cfg(feature = "daemon")]
-mod email;
-#[cfg(feature = "daemon")]
-mod fleet;
-#[cfg(feature = "daemon")]
-pub mod lint;
-#[cfg(feature = "daemon")]
-mod loaded;
-#[cfg(feature = "daemon")]
-mod lockout;
-#[cfg(feature = "daemon")]
-mod mechanism;
-#[cfg(feature = "daemon")]
-pub(crate) mod names;
-#[cfg(feature = "daemon")]
-mod opening;
-#[cfg(feature = "daemon")]
-mod read;
-#[cfg(feature = "daemon")]
-mod settings;
-#[cfg(feature = "daemon")]
-pub(crate) mod sleeps;
-#[cfg(feature = "daemon")]
-mod template;
-#[cfg(feature = "daemon")]
-pub(crate) mod trusted_path;
-#[cfg(feature = "daemon")]
-pub mod watch;
 pub(crate) mod yaml_writer;
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "daemon")] {
+        mod client;
+        mod datagrams;
+        mod door;
+        mod email;
+        mod fleet;
+        pub mod lint;
+        mod loaded;
+        mod lockout;
+        mod mechanism;
+        pub(crate) mod names;
+        mod opening;
+        mod read;
+        mod settings;
+        pub(crate) mod sleeps;
+        mod template;
+        pub(crate) mod trusted_path;
+        pub mod watch;
+    }
+}
 
 pub use crate::proto::Family;
 pub use crate::proto::name::{Name, NameError};

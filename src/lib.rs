@@ -19,31 +19,23 @@ pub mod proto;
 pub mod sys;
 pub mod time;
 
-#[cfg(feature = "daemon")]
-pub mod capture;
-#[cfg(feature = "daemon")]
-pub mod control;
 #[cfg(feature = "fleet")]
 pub mod courier;
-#[cfg(feature = "daemon")]
-pub mod ctl;
-#[cfg(feature = "daemon")]
-pub mod engine;
-#[cfg(feature = "daemon")]
-pub mod firewall;
-#[cfg(feature = "daemon")]
-pub mod fleet;
-#[cfg(feature = "daemon")]
-pub mod grants;
-#[cfg(feature = "daemon")]
-pub mod ipc;
-#[cfg(feature = "daemon")]
-pub mod keeper;
-#[cfg(feature = "daemon")]
-pub mod ledger;
-#[cfg(feature = "daemon")]
-mod log;
-#[cfg(feature = "daemon")]
-pub mod watcher;
-#[cfg(feature = "daemon")]
-pub mod wire;
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "daemon")] {
+        pub mod capture;
+        pub mod control;
+        pub mod ctl;
+        pub mod engine;
+        pub mod firewall;
+        pub mod fleet;
+        pub mod grants;
+        pub mod ipc;
+        pub mod keeper;
+        pub mod ledger;
+        mod log;
+        pub mod watcher;
+        pub mod wire;
+    }
+}

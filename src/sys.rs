@@ -3,36 +3,28 @@
 
 #[cfg(any(windows, test))]
 pub(crate) mod access;
-#[cfg(feature = "daemon")]
-pub(crate) mod capabilities;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod changes;
 pub mod clock;
-#[cfg(feature = "daemon")]
-pub(crate) mod command_table;
-#[cfg(feature = "daemon")]
-pub mod descriptors;
 pub mod fault;
 pub mod files;
-#[cfg(feature = "daemon")]
-pub(crate) mod host;
-#[cfg(feature = "daemon")]
-pub(crate) mod landlock;
-#[cfg(feature = "daemon")]
-pub(crate) mod lock_file;
-#[cfg(feature = "daemon")]
-pub(crate) mod memory;
-#[cfg(feature = "daemon")]
-pub(crate) mod privileges;
-#[cfg(feature = "daemon")]
-pub mod process;
-#[cfg(feature = "daemon")]
-pub(crate) mod sandbox;
-#[cfg(feature = "daemon")]
-pub mod scheduling;
-#[cfg(feature = "daemon")]
-pub(crate) mod seccomp;
-#[cfg(feature = "daemon")]
-pub(crate) mod signals;
 #[cfg(windows)]
 pub(crate) mod windows;
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "daemon")] {
+        pub(crate) mod capabilities;
+        pub(crate) mod command_table;
+        pub mod descriptors;
+        pub(crate) mod host;
+        pub(crate) mod landlock;
+        pub(crate) mod lock_file;
+        pub(crate) mod memory;
+        pub(crate) mod privileges;
+        pub mod process;
+        pub(crate) mod sandbox;
+        pub mod scheduling;
+        pub(crate) mod seccomp;
+        pub(crate) mod signals;
+    }
+}

@@ -10,13 +10,12 @@ use zeroize::Zeroizing;
 
 use super::fwknoprc::{self, RcError, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
-use super::messages;
-use super::platform;
 use super::requested_address::{RequestedAddress, own_address};
 use super::route::Route;
 use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
 use super::values::{self, Address};
+use super::{messages, platform};
 use crate::proto::fwknop::{
     self, Access, CipherMode, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest, Hash, HmacKey,
     MAX_TIMEOUT, NatAccess, Random, User,

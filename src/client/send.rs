@@ -10,10 +10,9 @@ use std::time::Duration;
 use derive_more::Display;
 use socket2::{Socket, Type};
 
-use super::messages;
-use super::platform;
 use super::route::Route;
 use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
+use super::{messages, platform};
 use crate::proto::{Knock, Protocol};
 use crate::sys::clock;
 use crate::time::Monotonic;

@@ -5,14 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::error::ClientError;
-use super::messages;
 use super::names::{self, Resolved};
 use super::plan::Plan;
-use super::platform;
 use super::requested_address::own_address;
 use super::route::Route;
 use super::send::Sender;
 use super::stay::{Stay, StayAction};
+use super::{messages, platform};
 use crate::proto::spa::PORTS;
 use crate::sys::clock;
 use crate::time::Wall;

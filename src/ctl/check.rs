@@ -18,10 +18,9 @@ use start::obstacles;
 
 use super::args::JsonArgs;
 use super::fleet::namesake;
-use super::host;
 use super::output::object;
 use super::wording::count;
-use super::{Error, Target};
+use super::{Error, Target, host};
 use crate::client::complain;
 use crate::config::lint::{HostFacts, lint, some_of};
 use crate::config::load::{Report, load};

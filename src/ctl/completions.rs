@@ -6,9 +6,7 @@ use std::io::{self, Write};
 use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
-use super::Knockctl;
-use super::status;
-use super::{Error, Target};
+use super::{Error, Knockctl, Target, status};
 use crate::client::cli::KnockArgs;
 use crate::config::Name;
 use crate::keeper::cli::KnockdCli;

@@ -4,8 +4,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::args;
-use super::{Error, Target, Timeout};
+use super::{Error, Target, Timeout, args};
 use crate::config::Name;
 use crate::control::{GrantStatus, Reply, Request};
 use crate::log::escape;

@@ -7,9 +7,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 
 use nix::fcntl::Flock;
 
-use super::edit;
-use super::status;
-use super::{Error, Target, Timeout};
+use super::{Error, Target, Timeout, edit, status};
 use crate::config::{Config, Loaded, Name};
 use crate::control::Request;
 use crate::log::escape;

@@ -152,7 +152,8 @@ fn choose(host: &str, found: &[IpAddr], over_v6: bool) -> Result<(String, Option
     }
 }
 
-fn in_url(host: &str) -> String {
+/// A host as it stands in a URL.
+pub(super) fn in_url(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 

@@ -5,8 +5,7 @@ use std::io::{self, Write};
 use jiff::tz::TimeZone;
 
 use super::output::wall;
-use super::status;
-use super::{Error, Target, Timeout};
+use super::{Error, Target, Timeout, status};
 use crate::config::Name;
 use crate::control::{Reply, Request, Status, TrialTime};
 use crate::proto::duration;

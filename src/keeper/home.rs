@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use crate::engine::Local;
 use crate::sys::changes::{ADDRESSES, Changes};
-use crate::sys::clock;
-use crate::sys::host;
+use crate::sys::{clock, host};
 use crate::time::Monotonic;
 
 /// How many times as long as a look took there is none after it, and how long at most: a host may

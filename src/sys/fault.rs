@@ -6,11 +6,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-#[cfg(feature = "daemon")]
-use nix::sys::signal::{Signal, kill};
-#[cfg(feature = "daemon")]
-use nix::unistd::getpid;
-
 /// The variable that names the step.
 const DIE_AT: &str = "KNOCKD_DIE_AT";
 
@@ -29,6 +24,9 @@ pub const COURIER: &str = "KNOCKD_COURIER";
 /// Kills this process if a test asks for it at this step.
 #[cfg(feature = "daemon")]
 pub fn point(step: &str) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::getpid;
+
     if wanted(DIE_AT).is_some_and(|wanted| wanted == step) {
         // SIGKILL to oneself does not return.
         let _ = kill(getpid(), Signal::SIGKILL);

@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::date;
 use crate::config::tree::{KnownKeys, Node, Reader};
 use crate::config::{Diagnosed, FwknopSettings, Problems, SpaSettings};
-use crate::proto::PortRange;
-use crate::proto::port_range;
+use crate::proto::{PortRange, port_range};
 
 const SPA: KnownKeys = KnownKeys {
     of: "spa",

@@ -5,11 +5,10 @@ use std::time::Duration;
 use crate::config::diagnostic::Parsed;
 use crate::config::tree::{KnownKeys, Node, Reader};
 use crate::config::{Diagnosed, Place, Problems};
-use crate::proto::PortRange;
-use crate::proto::port_range;
 use crate::proto::totp::{
     Digits, LENGTH, LENGTHS, Protocols, SKEWS, STEP, STEPS, Scheme, TotpMode,
 };
+use crate::proto::{PortRange, port_range};
 
 const TOTP: KnownKeys = KnownKeys {
     of: "a door's totp",

@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::config::Name;
 use crate::ctl::error::Error;
+use crate::ctl::page::in_url;
 use crate::ctl::qr;
 use crate::proto::Secret;
 use crate::proto::link::{Link, LinkEntry};
@@ -28,11 +29,7 @@ fn by_hand(host: &str, scheme: &Scheme) -> Option<String> {
     let pairs = EXAMPLE.iter().cycle().take(digits.count() / 2);
     let (code, ports): (String, Vec<String>) =
         pairs.map(|pair| (format!("{pair:02}"), base.saturating_add(*pair).to_string())).collect();
-    let host = match host.parse() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]"),
-        _ => host.to_owned(),
-    };
-    let first = ports.first().cloned().unwrap_or_default();
+    let (host, first) = (in_url(host), ports.first()?);
     Some(format!(
         "for the code {code} connect to the ports {} one after the other,\n\
          for example in a browser: http://{host}:{first}/ and so on",

@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
-use super::bundle;
 use super::client_file::ClientFile;
 use super::site::Site;
-use super::stanza;
+use super::{bundle, stanza};
 use crate::config::{Client, Config, Door, Name, Settings};
 use crate::ctl::args::host;
 use crate::ctl::edit::Edit;
