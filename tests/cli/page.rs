@@ -205,7 +205,11 @@ fn what_is_no_file_is_not_replaced() {
 fn a_page_that_would_not_work_is_not_made_and_what_to_do_is_said() {
     let files = Files::new();
     for (line, input, expected) in [
-        ("--door nosuch", "", "there is no door 'nosuch'\n    the doors are: fast, irc, plain, ssh, web"),
+        (
+            "--door nosuch",
+            "",
+            "there is no door 'nosuch'\n    the doors are: fast, irc, plain, ssh, web",
+        ),
         ("--door plain", "", "'plain' takes none\n    add this to the door: totp: {mode: code"),
         ("--door ssh", "", "a browser can knock codes only, and 'ssh' takes none"),
         ("--door web --client nosuch", PASSPHRASE, "there is no client 'nosuch'"),
