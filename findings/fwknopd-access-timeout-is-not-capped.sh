@@ -66,5 +66,5 @@ echo "asked for 4000 s: $asked s; asked for none: $unasked s"
 [ "$unasked" -gt 4900 ]
 request -A tcp/23 --key-rijndael anotherkey --key-hmac anotherhmackey
 sleep 1
-! grep 'tcp/23, expires' log
+if grep 'tcp/23, expires' log; then exit 1; fi
 echo "as described"

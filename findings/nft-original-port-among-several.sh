@@ -30,10 +30,10 @@ loads
 nft list chain inet t c | grep 'meta l4proto tcp ct original proto-dst 22 drop'
 nft 'add rule inet t c meta l4proto tcp ct original proto-dst { 22, 80 } drop'
 nft list chain inet t c | grep 'ct original proto-dst { 0x16 \[invalid type\], 0x50 \[invalid type\] } drop'
-! loads
+if loads; then exit 1; fi
 cat said
 test -z "$(nft list ruleset)"
 nft 'add table inet t; add set inet t s { type ipv4_addr . inet_service; }; add chain inet t c'
-! nft 'add rule inet t c ip saddr . ct original proto-dst @s drop' 2>said
+if nft 'add rule inet t c ip saddr . ct original proto-dst @s drop' 2>said; then exit 1; fi
 grep 'can not use variable sized data types' said
 echo "as described"

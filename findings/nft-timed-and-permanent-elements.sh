@@ -38,5 +38,5 @@ sleep 4
 elements | grep -E 'elements = \{ 192.0.2.1 comment "timed" \}'
 cat monitored
 grep -q 'add element inet t s { 192.0.2.2 timeout 2s' monitored
-! grep -q delete monitored
+if grep -q delete monitored; then exit 1; fi
 echo "as described"

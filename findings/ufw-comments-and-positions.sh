@@ -35,9 +35,9 @@ ufw prepend allow from 192.0.2.2 to any port 22 proto tcp comment other |
 ufw show added | grep "comment 'mine'"
 ufw allow from 192.0.2.2 to any port 22 proto tcp comment other | grep 'Rule updated'
 ufw show added | grep "comment 'other'"
-! ufw show added | grep "comment 'mine'"
+if ufw show added | grep "comment 'mine'"; then exit 1; fi
 
-! ufw insert 1 allow from 2001:db8::2 to any port 22 proto tcp >said
+if ufw insert 1 allow from 2001:db8::2 to any port 22 proto tcp >said; then exit 1; fi
 grep "Invalid position '1'" said
 ufw prepend allow from 2001:db8::2 to any port 22 proto tcp | grep 'Rule added (v6)'
 
