@@ -30,7 +30,8 @@ fuzz_target!(|input: &[u8]| {
         Err(error) => assert_eq!(error, LinkError::Newer, "{text}"),
     }
     // Cut off, and with another character at a place that the input chooses.
-    let at = text.len() - 1 - input.first().map_or(0, |byte| usize::from(*byte) % (text.len() - 14));
+    let at =
+        text.len() - 1 - input.first().map_or(0, |byte| usize::from(*byte) % (text.len() - 14));
     assert_eq!(Link::decode(&text[..at]), Err(LinkError::CutOff(text.len() - at)));
     let mut wrong = text.clone().into_bytes();
     wrong[at] = if wrong[at] == b'A' { b'B' } else { b'A' };
