@@ -97,7 +97,7 @@ fn fill(ledger: &mut Ledger, id: u8) -> Result<Written, LedgerError> {
         id: GrantId(id.into()),
         key: GrantKey::new(name("ssh"), address),
         origin: Origin { by: OpenedBy::Method(Method::Spa), client: Some(name("phone")) },
-        state: GrantState::Recorded,
+        state: GrantState::Starting,
         boot: BootId::default(),
         deadline: Monotonic::from_nanos(7),
         since: NOW.wall,
@@ -176,7 +176,7 @@ fuzz_target!(|input: &[u8]| {
     }
     let OpenLedger { mut ledger, records, set_aside } = match Ledger::open(dir, NOW.wall) {
         Ok(open) => open,
-        Err(LedgerError::Newer { .. } | LedgerError::Foreign { .. }) => return,
+        Err(LedgerError::OtherVersion { .. } | LedgerError::Foreign { .. }) => return,
         Err(error) => panic!("the keeper would not start: {error}"),
     };
     // What can still be read may be used, or fail; it is nothing to fall over.

@@ -1,4 +1,4 @@
-//! The file of the ledger: made, recognised, or set aside.
+//! The file of the ledger: made, recognised, brought up to date, or set aside.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -24,6 +24,18 @@ const APPLICATION: i64 = 0x6b6e_6f6b;
 
 /// The version of a ledger of these tables.
 const VERSION: i64 = 5;
+/// The version before, which [`UPGRADE`] brings up to date.
+const FORMER: i64 = 4;
+
+/// An element was named by texts: `{"table":"inet filter","set":"ssh4"}`.
+const UPGRADE: &str = r#"
+    UPDATE grants SET means = iif(place = 'inet knockd', '"Guard"', json_object('Set', json_object(
+        'family', upper(substr(place, 1, 1)) || substr(place, 2, instr(place, ' ') - 2),
+        'table', substr(place, instr(place, ' ') + 1), 'set', name)))
+    FROM (SELECT id AS of, means ->> 'table' AS place, means ->> 'set' AS name FROM grants)
+    WHERE id = of AND kind = 'kernel';
+    CREATE INDEX IF NOT EXISTS of_door ON history (door);
+"#;
 
 const TABLES: &str = "
     CREATE TABLE grants (
@@ -197,7 +209,7 @@ fn recognise(
 ) -> Result<bool, LedgerError> {
     let path = path.to_owned();
     match application {
-        APPLICATION if version != VERSION => {
+        APPLICATION if ![FORMER, VERSION].contains(&version) => {
             Err(LedgerError::OtherVersion { path, found: version, known: VERSION })
         }
         APPLICATION => Ok(false),
@@ -220,7 +232,7 @@ fn make_tables(db: &mut Connection) -> rusqlite::Result<()> {
         return Ok(());
     }
     flushed(db, |transaction| {
-        transaction.execute_batch(TABLES)?;
+        transaction.execute_batch(if version == FORMER { UPGRADE } else { TABLES })?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)
     })
