@@ -129,7 +129,7 @@ impl HostProfiles {
             self.entries.iter().filter(|entry| entry.host().eq_ignore_ascii_case(wanted)).collect();
         prefer(&mut alike, |entry| mode.is_some() && entry.settings.mode == mode);
         prefer(&mut alike, |entry| port.is_some() && entry.settings.wait == port);
-        // Of two ways into one door a request is the one that nobody can watch and guess.
+        // Of two ways into one door: a request is one packet, and asks for no code.
         let doors = || alike.iter().map(|entry| &entry.settings.door);
         let is_one_door = doors().zip(doors().skip(1)).all(|(one, other)| one == other);
         if is_one_door && doors().all(Option::is_some) {

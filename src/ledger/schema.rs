@@ -27,7 +27,8 @@ const VERSION: i64 = 5;
 /// The version before, which [`UPGRADE`] brings up to date.
 const FORMER: i64 = 4;
 
-/// An element was named by texts: `{"table":"inet filter","set":"ssh4"}`.
+/// What makes such a ledger one of this version. Elements of the kernel's sets had their names as texts,
+/// `{"table":"inet filter","set":"ssh4"}`, and history no index.
 const UPGRADE: &str = r#"
     UPDATE grants SET means = iif(place = 'inet knockd', '"Guard"', json_object('Set', json_object(
         'family', upper(substr(place, 1, 1)) || substr(place, 2, instr(place, ' ') - 2),
