@@ -138,9 +138,14 @@ impl Store {
 
     /// Says one command, of words.
     pub(crate) fn say(&self, words: &[&str]) -> redis::Value {
+        self.try_say(words).unwrap()
+    }
+
+    /// Says one command to a store that may end the connection meanwhile.
+    pub(crate) fn try_say(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let mut said = redis::cmd(words[0]);
         said.arg(&words[1..]);
-        said.query(&mut self.connect()).unwrap()
+        said.query(&mut self.client().get_connection()?)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

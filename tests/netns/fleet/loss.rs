@@ -3,23 +3,19 @@
 
 use std::fs;
 use std::process::{Child, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use libknock::proto::spa::{Addresses, NamedAddresses, SpaRequest};
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::{
-    BY_NETWORK, BY_SOCKET, DOORS, Fleet, LAPTOP, STORE, Store, clients, configuration, request,
-    seal,
+    BY_NETWORK, BY_SOCKET, DOORS, Fleet, LAPTOP, PATIENT, STORE, Store, clients, configuration,
+    request, seal,
 };
 use crate::support::{CLIENT, PATIENCE, eventually, needs};
 
 const ELSEWHERE: &str = "198.51.100.7";
-/// Soon over.
-const SHORT: &str = ", wait: 100ms";
 
-/// Each gateway goes on alone and says since when; what it opens is its own until the store is back.
+/// Each gateway goes on alone and says since when.
 #[track_caller]
 fn go_on_alone(fleet: &Fleet) {
     fleet.ask(0, "ssh");
@@ -30,6 +26,11 @@ fn go_on_alone(fleet: &Fleet) {
         let link = gateway.knockd().ask(r#"{"do":"status"}"#).remove(0)["fleet"].clone();
         assert!(link["since"].is_number() && link["why"].is_string(), "{link}");
     }
+}
+
+/// What each opened alone is its own until the store is back.
+#[track_caller]
+fn share_nothing(fleet: &Fleet) {
     assert!(!fleet.gateways[1].has("ssh", CLIENT) && !fleet.gateways[0].has("ssh", ELSEWHERE));
 }
 
@@ -44,11 +45,12 @@ fn agree(fleet: &Fleet) {
 #[test]
 fn where_the_store_is_killed_gateways_go_on_alone_and_agree_when_it_is_back() {
     needs!("fleet store killed", "redis-server", "nft");
-    let mut fleet = Fleet::with(BY_SOCKET, SHORT);
+    let mut fleet = Fleet::with(BY_SOCKET, PATIENT);
     let caught = fleet.ask(2, "local");
     fleet.gateways[2].opens("local", CLIENT);
     fleet.store.kill();
     go_on_alone(&fleet);
+    share_nothing(&fleet);
     // It has forgotten everything; the ledgers have not.
     fleet.store.start_again();
     agree(&fleet);
@@ -60,9 +62,10 @@ fn where_the_store_is_killed_gateways_go_on_alone_and_agree_when_it_is_back() {
 #[test]
 fn where_the_store_hangs_no_later_request_waits_and_gateways_agree_when_it_goes_on() {
     needs!("fleet store hangs", "redis-server", "nft");
-    let fleet = Fleet::with(BY_SOCKET, ", wait: 1s");
+    let fleet = Fleet::with(BY_SOCKET, PATIENT);
     fleet.store.signal(Signal::SIGSTOP);
     go_on_alone(&fleet);
+    share_nothing(&fleet);
     // If each waited, there would not be time for so many.
     let all_open = eventually(PATIENCE, || {
         let open = fleet.gateways[0].kernel_lets_in(23).len();
@@ -87,7 +90,7 @@ fn ask_for(fleet: &Fleet, door: &str, number: usize) {
 #[test]
 fn a_gateway_that_is_cut_off_goes_on_alone_while_the_others_share() {
     needs!("fleet cut off", "redis-server", "nft");
-    let fleet = Fleet::with(BY_NETWORK, SHORT);
+    let fleet = Fleet::with(BY_NETWORK, PATIENT);
     let [gw1, gw2, gw3] = &fleet.gateways[..] else { panic!("three") };
     fleet.store.cut_off(gw3);
     fleet.ask(2, "ssh");
@@ -104,7 +107,7 @@ fn a_gateway_that_is_cut_off_goes_on_alone_while_the_others_share() {
 #[test]
 fn a_store_that_is_wiped_is_told_anew_what_the_gateways_know() {
     needs!("fleet store wiped", "redis-server", "nft");
-    let mut fleet = Fleet::with(BY_SOCKET, ", wait: 1s");
+    let mut fleet = Fleet::with(BY_SOCKET, PATIENT);
     fleet.gateways[2].end(Signal::SIGTERM);
     let caught = fleet.ask(0, "local");
     fleet.gateways[0].opens("local", CLIENT);
@@ -125,8 +128,9 @@ fn a_store_that_is_wiped_is_told_anew_what_the_gateways_know() {
 #[test]
 fn a_full_store_counts_as_lost_until_there_is_room() {
     needs!("fleet store full", "redis-server", "nft");
-    let fleet = Fleet::with(BY_SOCKET, SHORT);
+    let fleet = Fleet::with(BY_SOCKET, PATIENT);
     fleet.store.say(&["CONFIG", "SET", "maxmemory", "1"]);
+    // What it does not keep it may still hand on.
     go_on_alone(&fleet);
     fleet.store.say(&["CONFIG", "SET", "maxmemory", "0"]);
     agree(&fleet);
@@ -135,7 +139,7 @@ fn a_full_store_counts_as_lost_until_there_is_room() {
 #[test]
 fn a_gateway_that_is_to_refuse_without_the_store_opens_to_nobody_who_needs_it() {
     needs!("fleet refuse", "redis-server", "nft");
-    let mut fleet = Fleet::with(BY_SOCKET, ", wait: 100ms, when_lost: refuse");
+    let mut fleet = Fleet::with(BY_SOCKET, &format!("{PATIENT}, when_lost: refuse"));
     fleet.store.kill();
     let caught = fleet.ask(0, "ssh");
     fleet.gateways[0].refuses("store-lost", 1);
@@ -185,7 +189,7 @@ fn a_replica_that_takes_over_without_the_latest_writes_is_told_them() {
     let _sentinel = Beside(sentinel.spawn().unwrap());
     let address = format!("redis://{STORE}:26379/gateways");
     for (at, name) in crate::support::fleet::NAMES.iter().enumerate() {
-        fleet.start(at, &configuration(name, &address, SHORT, &clients(), DOORS));
+        fleet.start(at, &configuration(name, &address, PATIENT, &clients(), DOORS));
     }
     fleet.joined();
     let knows_the_replica = || {
@@ -201,33 +205,44 @@ fn a_replica_that_takes_over_without_the_latest_writes_is_told_them() {
         })
     };
     assert!(eventually(PATIENCE, knows_the_replica), "the Sentinel has not found the replica");
-    // What is written from here on the replica does not hear.
-    replica.signal(Signal::SIGSTOP);
+    cut_off_replica(&fleet.store);
     let caught = fleet.ask(0, "local");
     fleet.gateways[0].opens("local", CLIENT);
     fleet.gateways[0].says(&["open", "ssh", ELSEWHERE]);
     fleet.all_open("ssh", ELSEWHERE);
+    assert_eq!(replica.say(&["HLEN", "knockd:live"]), redis::Value::Int(0), "the replica hears");
     fleet.store.kill();
-    replica.signal(Signal::SIGCONT);
     fleet.gateways[1].is_soon("alone");
-    let promoted = || format!("{:?}", replica.say(&["ROLE"])).contains("master");
+    // Whoever takes over ends all connections.
+    let promoted =
+        || replica.try_say(&["ROLE"]).is_ok_and(|it| format!("{it:?}").contains("master"));
     assert!(eventually(3 * PATIENCE, promoted), "nobody takes over");
-    for gateway in &fleet.gateways {
-        assert!(eventually(PATIENCE, || gateway.state() == "joined"), "{}", gateway.fleet());
+    fleet.joined();
+    for [count, key] in [["HLEN", "knockd:live"], ["ZCARD", "knockd:marks"]] {
+        let told = || replica.say(&[count, key]) != redis::Value::Int(0);
+        assert!(eventually(PATIENCE, told), "{key} is not told to the new store");
     }
-    let told = || replica.say(&["HLEN", "knockd:live"]) != redis::Value::Int(0);
-    assert!(eventually(PATIENCE, told), "the grant is not told to the new store");
-    // All have told what they know by then.
-    thread::sleep(Duration::from_millis(500));
     fleet.send(1, &caught);
     fleet.gateways[1].refuses("used-elsewhere", 1);
     assert!(!fleet.gateways[1].has("local", CLIENT));
 }
 
+/// Has what a store writes from here on not come to its replica, which hears of nothing.
+fn cut_off_replica(store: &Store) {
+    assert_eq!(store.say(&["HLEN", "knockd:live"]), redis::Value::Int(0));
+    let listed: String =
+        redis::from_redis_value(store.say(&["CLIENT", "LIST", "TYPE", "replica"])).unwrap();
+    let (_, from) = listed.split_once(&format!(" addr={STORE}:")).unwrap();
+    let (port, _) = from.split_once(' ').unwrap();
+    let rule = format!("tcp sport 6379 tcp dport {port} drop;");
+    let chain = format!("chain in {{ type filter hook input priority 0; {rule} }};");
+    store.host.must("nft", &[&format!("table ip replica {{ {chain} }}")]);
+}
+
 #[test]
 fn what_was_closed_while_the_store_was_lost_closes_at_all_when_it_is_back() {
     needs!("fleet closed alone", "redis-server", "nft");
-    let mut fleet = Fleet::with(BY_SOCKET, SHORT);
+    let mut fleet = Fleet::with(BY_SOCKET, PATIENT);
     fleet.ask(0, "ssh");
     fleet.gateways[1].says(&["open", "ssh", ELSEWHERE]);
     fleet.all_open("ssh", CLIENT);
