@@ -120,7 +120,7 @@ fn destination(host: &str, over_v6: bool) -> Result<(String, Option<IpAddr>), Er
     // A policy of a browser takes no other name, and what has no letter is an address to it.
     let is_label = |it: &str| it.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-');
     let is_name = host.split('.').all(|it| !it.is_empty() && is_label(it));
-    if !is_literal && !(is_name && host.contains(char::is_alphabetic)) {
+    if !(is_literal || is_name && host.contains(char::is_alphabetic)) {
         return Err(Error::Unfit(format!(
             "a page cannot knock at '{host}': write an address, or a name of letters, digits and \
              hyphens, with dots between them"
