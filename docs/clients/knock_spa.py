@@ -172,6 +172,8 @@ def take_up(link, args):
     args.port = ports[0] if ports else args.port
     if link["key"] and not os.path.exists(args.key):
         write_key(args.key, link["key"])
+    elif link["key"] and read_key(args.key) != link["key"]:
+        sys.exit(f"{args.key} holds another key than the link: name another file, or move that one")
     print(f"--key {args.key} --server-key {args.server_key} --door {args.door} "
           f"--port {args.port} {args.host}")
 
@@ -179,6 +181,13 @@ def take_up(link, args):
 def write_key(path, key):
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(base64.b64encode(key) + b"\n")
+
+
+def read_key(path):
+    if os.stat(path).st_mode & 0o077:
+        sys.exit(f"{path} can be read by others: chmod 600 {path}")
+    with open(path, "rb") as file:
+        return base64.b64decode(file.read().strip(), validate=True)
 
 
 def main():
@@ -206,10 +215,7 @@ def main():
             sys.exit(f"this is no link, or it is not whole: {error}")
     if not (args.host and args.key and args.server_key):
         cli.error("a host, --key and --server-key are needed")
-    if os.stat(args.key).st_mode & 0o077:
-        sys.exit(f"{args.key} can be read by others: chmod 600 {args.key}")
-    with open(args.key, "rb") as file:
-        client = base64.b64decode(file.read().strip(), validate=True)
+    client = read_key(args.key)
     server = base64.b64decode(args.server_key, validate=True)
     given = {f"v{ipaddress.ip_address(ip).version}": ip for ip in args.address}
     payload = request(next_stamp(args.key + ".last"), args.door, close=args.close,

@@ -160,6 +160,10 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<KnockComman
     }
     let read = match import(&arguments) {
         Some(import) => import.map(KnockCommand::Import),
+        // Not even an error repeats a secret, and no name server is asked for it.
+        None if arguments.iter().any(|it| it.to_str().is_some_and(Link::is_meant)) => {
+            return Err(UsageError::NoLink);
+        }
         None => match knock(&arguments) {
             Ok(KnockArgs { keygen: Some(file), .. }) => Ok(KnockCommand::Keygen(file)),
             Ok(arguments) => return arguments.invocation().map(Box::new).map(KnockCommand::Knock),

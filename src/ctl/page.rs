@@ -75,17 +75,15 @@ pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
              add this to the door: totp: {{mode: code, base: 7000}}"
         )));
     };
-    let client = args.client.as_ref();
-    let client = client.map(|client| sequence::find(&config, name, Some(client))).transpose()?;
-    let client = client.and_then(|(_, client)| client);
+    let client = args.client.as_ref().map(|client| sequence::find(&config, name, Some(client)));
+    let client = client.transpose()?.and_then(|(_, client)| client);
     let totp = client.and_then(|client| client.totp.as_ref());
     if client.and_then(|it| it.expires).is_some_and(|expires| expires <= clock::now().wall) {
         say("warning: the client has expired: knockd takes none of its codes");
     }
     if door.recognition.seq_timeout < SLOWEST {
-        let seconds = SLOWEST.as_secs();
         say(&format!(
-            "warning: a page may take {seconds} s, and seq_timeout is less: it opens nothing then"
+            "warning: a page may take {SLOWEST:?}, and seq_timeout is less: it opens nothing then"
         ));
     }
     let own = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
@@ -119,10 +117,13 @@ pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
 /// When it has no IPv6 address and is to have one, or cannot stand in a page.
 fn destination(host: &str, over_v6: bool) -> Result<(String, Option<IpAddr>), Error> {
     let is_literal = host.parse::<IpAddr>().is_ok();
-    if !is_literal && !host.bytes().all(|it| it.is_ascii_alphanumeric() || b"-._".contains(&it)) {
+    // A policy of a browser takes no other name, and what has no letter is an address to it.
+    let is_label = |it: &str| it.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-');
+    let is_name = host.split('.').all(|it| !it.is_empty() && is_label(it));
+    if !(is_literal || is_name && host.contains(char::is_alphabetic)) {
         return Err(Error::Unfit(format!(
-            "a page cannot knock at '{host}': write an address, or a name of letters, digits, dots \
-             and hyphens"
+            "a page cannot knock at '{host}': write an address, or a name of letters, digits and \
+             hyphens, with dots between them"
         )));
     }
     let found = (host, 0).to_socket_addrs().into_iter().flatten().map(|it| it.ip());
@@ -281,10 +282,28 @@ mod tests {
     }
 
     #[test]
-    fn what_could_end_a_policy_is_no_host() {
-        for host in ["a;b", "a b", "'self'", "*", "a,b", "fe80::1%eth0", "[::1]", "gw\u{e4}"] {
+    fn what_could_end_a_policy_or_has_no_place_in_one_is_no_host() {
+        for host in [
+            "a;b",
+            "a b",
+            "'self'",
+            "*",
+            "a,b",
+            "fe80::1%eth0",
+            "[::1]",
+            "gw\u{e4}",
+            "g_w.example",
+            "gw.example.",
+            "gw..example",
+            ".",
+            "192.0.513",
+            "3221225985",
+        ] {
             let error = destination(host, false).unwrap_err().to_string();
             assert!(error.contains("cannot knock at"), "{host}: {error}");
+        }
+        for host in ["7.example", "gw2", "xn--bcher-kva.example"] {
+            assert_eq!(destination(host, false).unwrap().0, host);
         }
     }
 

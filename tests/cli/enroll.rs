@@ -724,6 +724,13 @@ fn the_reference_client_opens_with_a_link_that_is_printed() {
     let line = format!("python3 -B {program} --close {options}");
     site.net.client.must("sh", &["-c", &line]);
     assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
+    // Another link, with another key, is not passed over for the key that is there.
+    let (printed, _) = said(site.run("enroll laptop --spa --replace"));
+    let link = printed.lines().find(|line| line.starts_with("knock://1/")).unwrap();
+    let before = fs::read(&key).unwrap();
+    let error = complained(knock(link));
+    assert!(error.contains("laptop.key holds another key than the link"), "{error}");
+    assert_eq!(fs::read(&key).unwrap(), before);
 }
 
 #[test]

@@ -414,6 +414,21 @@ fn a_host_may_be_called_import() {
 }
 
 #[test]
+fn a_link_that_is_given_without_the_word_import_is_no_host_and_stands_in_no_error() {
+    let home = Home::new();
+    let link = text(&totp());
+    for arguments in
+        [&[&link[..]][..], &[&link, "7000"], &["imprt", &link], &["-v", "--totp", &link]]
+    {
+        let said = knock_in(home.0.path(), arguments);
+        assert_eq!(said.status, 2, "{}", said.err);
+        assert!(said.err.contains("'knock import -' takes up a link"), "{}", said.err);
+        assert!(!said.err.contains(&link[20..40]), "{}", said.err);
+    }
+    assert!(home.all().is_empty());
+}
+
+#[test]
 fn its_options_are_its_own() {
     let said = knock_in(Path::new("/nonexistent"), &["import", "--help"]);
     assert!(

@@ -241,7 +241,7 @@ fn a_page_that_would_open_nothing_is_warned_of() {
     let line = "--door fast --client gone --host 192.0.2.1 --out -";
     let (_, beside) = said(files.make(line, PASSPHRASE));
     assert!(beside.contains("warning: the client has expired"), "{beside}");
-    assert!(beside.contains("warning: a page may take 3 s, and seq_timeout is less"), "{beside}");
+    assert!(beside.contains("warning: a page may take 3s, and seq_timeout is less"), "{beside}");
 }
 
 #[test]

@@ -314,6 +314,24 @@ fn a_page_says_what_cannot_be_knocked() {
 }
 
 #[test]
+fn a_page_whose_script_does_not_run_says_so_and_asks_for_nothing() {
+    needs!("page-script", "chromium", "firefox-esr");
+    in_each_browser(|kind| {
+        let net = Net::new();
+        let knockd = start(&net.server, DOOR);
+        let page = Page::new(&net, &knockd, &["--host", SERVER]);
+        let text = fs::read_to_string(&page.path).unwrap();
+        // Its policy lets no other script run than the one that it was made with.
+        fs::write(&page.path, text.replace("\"use strict\";", "\"use strict\"; ")).unwrap();
+        let mut browser = Browser::start(kind, &net.client);
+        page.open(&mut browser);
+        assert!(browser.text("body").contains("JavaScript, which does not run here"), "{kind:?}");
+        let is_shown = "return document.querySelector('form').getClientRects().length > 0";
+        assert_eq!(browser.eval(is_shown), false, "{kind:?}");
+    });
+}
+
+#[test]
 fn browsers_refuse_the_ports_that_are_told_when_a_page_is_made() {
     needs!("page-ports", "chromium", "firefox-esr", "nft");
     in_each_browser(|kind| {

@@ -33,7 +33,7 @@ pub enum UsageError {
         hosts.as_ref().map(|path| format!("{} ", path.display())).unwrap_or_default()
     )]
     NoPorts { as_in: String, hosts: Option<PathBuf> },
-    #[error("no host is called import: 'knock import -' takes up a link of 'knockctl enroll'")]
+    #[error("no host is called so: 'knock import -' takes up a link of 'knockctl enroll'")]
     NoLink,
     #[error("--hosts has no meaning where ports are given: leave out one of the two")]
     HostsWithPorts,

@@ -117,7 +117,8 @@ async function knock(ports) {
   for (const [index, port] of ports.entries()) {
     progress.value = index / count;
     say("knocking", { number: index + 1, count, port });
-    const pause = sleep(PAUSE), signal = AbortSignal.timeout(index ? PAUSE : FIRST);
+    const pause = sleep(PAUSE), abort = new AbortController(), signal = abort.signal;
+    setTimeout(() => abort.abort(), index ? PAUSE : FIRST);
     const how = { mode: "no-cors", cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer", signal };
     // Refused, too late, or an answer: a page is not told which, and it is a knock all the same.
     await fetch(`${scheme}://${door.at}:${port}/`, how).catch(() => null);

@@ -3,8 +3,9 @@
 use std::num::NonZeroU32;
 
 use data_encoding::BASE64;
+use getrandom::Error;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::pbkdf2;
+use ring::pbkdf2::{self, PBKDF2_HMAC_SHA256};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -18,17 +19,12 @@ const ROUNDS: NonZeroU32 = NonZeroU32::new(600_000).unwrap();
 ///
 /// # Errors
 /// When no random numbers can be had.
-pub(super) fn seal(
-    secret: &Secret,
-    passphrase: &str,
-    with: &str,
-) -> Result<Value, getrandom::Error> {
+pub(super) fn seal(secret: &Secret, passphrase: &str, with: &str) -> Result<Value, Error> {
     let (mut salt, mut nonce) = ([0; 16], [0; NONCE_LEN]);
     getrandom::fill(&mut salt)?;
     getrandom::fill(&mut nonce)?;
     let mut key = Zeroizing::new([0; 32]);
-    let hash = pbkdf2::PBKDF2_HMAC_SHA256;
-    pbkdf2::derive(hash, ROUNDS, &salt, passphrase.as_bytes(), key.as_mut_slice());
+    pbkdf2::derive(PBKDF2_HMAC_SHA256, ROUNDS, &salt, passphrase.as_bytes(), key.as_mut_slice());
     let key = UnboundKey::new(&AES_256_GCM, key.as_slice()).expect("a key of 32 bytes");
     // At its full length: what outgrows its place leaves a copy there.
     let mut text = Vec::with_capacity(secret.expose().len() + AES_256_GCM.tag_len());
