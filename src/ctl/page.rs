@@ -72,7 +72,8 @@ pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
     let Some((scheme, TotpMode::Code { base, digits })) = scheme.map(|it| (it, it.mode())) else {
         return Err(Error::Unfit(format!(
             "a browser can knock codes only, and '{name}' takes none\n    \
-             add this to the door: totp: {{mode: code, base: 7000}}"
+             add this to the door: totp: {{mode: code, base: 7000}}\n    \
+             of a classic knockd.conf 'knockctl import' makes the YAML that may say so"
         )));
     };
     let client = args.client.as_ref().map(|client| sequence::find(&config, name, Some(client)));
@@ -117,16 +118,20 @@ pub(super) fn run(target: &Target, args: &PageArgs) -> Result<(), Error> {
 /// When it has no IPv6 address and is to have one, or cannot stand in a page.
 fn destination(host: &str, over_v6: bool) -> Result<(String, Option<IpAddr>), Error> {
     let is_literal = host.parse::<IpAddr>().is_ok();
-    // A policy of a browser takes no other name, and what has no letter is an address to it.
+    // A policy of a browser takes no other name, and what ends in a number is an address to it.
     let is_label = |it: &str| it.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-');
     let is_name = host.split('.').all(|it| !it.is_empty() && is_label(it));
-    if !(is_literal || is_name && host.contains(char::is_alphabetic)) {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_hexadecimal = last.starts_with("0x") || last.starts_with("0X");
+    let is_number = is_hexadecimal || last.bytes().all(|it| it.is_ascii_digit());
+    if !is_literal && (!is_name || is_number) {
         return Err(Error::Unfit(format!(
             "a page cannot knock at '{host}': write an address, or a name of letters, digits and \
              hyphens, with dots between them"
         )));
     }
-    let found = (host, 0).to_socket_addrs().into_iter().flatten().map(|it| it.ip());
+    let found = (host, 0).to_socket_addrs().into_iter().flatten();
+    let found = found.map(|it| it.ip().to_canonical());
     // By its own name a host is led to itself, and nobody else is.
     choose(host, &found.filter(|it| is_literal || !it.is_loopback()).collect::<Vec<_>>(), over_v6)
 }
@@ -298,6 +303,8 @@ mod tests {
             ".",
             "192.0.513",
             "3221225985",
+            "gw.7",
+            "0xc0000201",
         ] {
             let error = destination(host, false).unwrap_err().to_string();
             assert!(error.contains("cannot knock at"), "{host}: {error}");

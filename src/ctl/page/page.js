@@ -10,7 +10,7 @@ const at = (selector) => document.querySelector(selector);
 // The secret is sealed together with this text, to the letter.
 const described = at("#door").textContent;
 const [texts, door, sealed] = ["#texts", "#door", "#sealed"].map((it) => JSON.parse(at(it).textContent));
-const language = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => tag in texts) ?? "en";
+const language = navigator.languages.map((tag) => tag.split("-")[0]).find((tag) => tag in texts) ?? "en";
 // No browser has it on a page that came by http.
 const derives = sealed !== null && crypto.subtle !== undefined;
 const field = at(derives ? "#passphrase" : "#code");
@@ -55,9 +55,10 @@ async function submit(event) {
   at("#problem").textContent = "";
   at("#service").hidden = true;
   say("");
-  const code = await (derives ? derivedCode() : typedCode());
-  if (code) await knock(portsOf(code));
-  at("#form").ariaBusy = "false";
+  try {
+    const code = await (derives ? derivedCode() : typedCode());
+    if (code) await knock(portsOf(code));
+  } finally { at("#form").ariaBusy = "false"; }
 }
 
 function typedCode() {
