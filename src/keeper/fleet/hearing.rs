@@ -113,9 +113,8 @@ impl Fleet {
         }
         let how = if clock > now.wall { "behind" } else { "ahead of" };
         let apart = duration::format_seconds(apart);
-        self.link.why =
-            Some(format!("this gateway's clock is {apart} {how} the store's: set it right"));
-        self.lose(now, Some(CLOCK_PAUSE));
+        let why = format!("this gateway's clock is {apart} {how} the store's: set it right");
+        self.lose(now, Some(CLOCK_PAUSE), why);
         false
     }
 
