@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, Door, Name};
 use crate::engine::is_over;
 use crate::grants::GrantKey;
-use crate::proto::Widths;
 use crate::proto::fleet::{FleetKey, ItemId, Run, SealError, Sealer};
+use crate::proto::{Widths, push_latest};
 use crate::time::Wall;
 
 /// An entry: what one gateway tells the others.
@@ -162,10 +162,7 @@ pub struct Closings(VecDeque<Entry>);
 impl Closings {
     pub fn note(&mut self, entry: &Entry) {
         if entry.news.is_closing() {
-            if self.0.len() >= CLOSINGS {
-                self.0.pop_front();
-            }
-            self.0.push_back(entry.clone());
+            push_latest(&mut self.0, CLOSINGS, entry.clone());
         }
     }
 

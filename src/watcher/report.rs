@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::engine::{DoorId, Event, EventKind, Reason, Refusal};
 use crate::ipc::{Channel, ExplainFilter, FromWatcher};
 use crate::log::limit::Limit;
+use crate::proto::push_latest;
 use crate::time::Monotonic;
 use crate::wire::Packet;
 
@@ -59,10 +60,7 @@ impl Limited {
     }
 
     fn remember(&mut self, source: IpAddr, at: Monotonic, happened: FromWatcher) {
-        if self.untold.len() >= REMEMBERED {
-            self.untold.pop_front();
-        }
-        self.untold.push_back((source, at, happened));
+        push_latest(&mut self.untold, REMEMBERED, (source, at, happened));
     }
 }
 
@@ -165,11 +163,7 @@ impl Reporter {
     /// this watcher's to tell.
     pub(super) fn report(&mut self, happened: FromWatcher) {
         if let Some(held_back) = &mut self.held_back {
-            if held_back.len() >= HELD_BACK {
-                held_back.pop_front();
-            }
-            held_back.push_back(happened);
-            return;
+            return push_latest(held_back, HELD_BACK, happened);
         }
         match happened {
             FromWatcher::Event { event, at } => self.event(at, event),
