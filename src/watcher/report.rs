@@ -202,14 +202,10 @@ impl Reporter {
         }
     }
 
-    /// Reports something that must not be lost.
+    /// Reports something that must not be lost. What finds no room is counted: a completed knock
+    /// leaves a trace at least.
     pub(super) fn say(&mut self, frame: FromWatcher) {
         self.flush();
-        self.send_or_wait(frame);
-    }
-
-    /// What finds no room is counted: a completed knock leaves a trace at least.
-    fn send_or_wait(&mut self, frame: FromWatcher) {
         if self.waiting.is_empty() && self.channel.send(&frame).is_ok() {
             return;
         }
@@ -225,10 +221,9 @@ impl Reporter {
     }
 
     fn flush(&mut self) {
-        while let Some(frame) = self.waiting.front() {
-            if self.channel.send(frame).is_err() {
-                return;
-            }
+        while let Some(frame) = self.waiting.front()
+            && self.channel.send(frame).is_ok()
+        {
             self.waiting.pop_front();
         }
     }
