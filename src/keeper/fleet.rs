@@ -217,9 +217,14 @@ impl Fleet {
     /// The store has answered a beat: it takes what it is told, too.
     fn has_answered(&mut self, now: Now, sent: Monotonic) {
         if self.hearing.lag.replace(now.monotonic.since(sent)).is_none() {
-            (self.since, self.link.why) = (now.wall, None);
-            self.log(now);
+            self.turns(now, None);
         }
+    }
+
+    /// Its state is another one from now on, for this reason where the store is not to be had.
+    fn turns(&mut self, now: Now, why: Option<String>) {
+        (self.since, self.link.why) = (now.wall, why);
+        self.log(now);
     }
 
     fn state(&self) -> FleetState {
