@@ -71,14 +71,10 @@ fn work(channel: &mut Option<Channel>) -> Result<(), CourierError> {
     }
     let inherited = descriptors::inherited(process::WATCHER_CHANNEL);
     let channel = channel.insert(Channel(inherited.map_err(CourierError::Assignment)?));
-    let assignment = descriptors::inherited(process::WATCHER_CONFIG)
-        .and_then(descriptors::read_sealed)
-        .and_then(|bytes| Ok(serde_json::from_slice::<CourierAssignment>(&bytes)?))
-        .map_err(CourierError::Assignment)?;
-    process::close_others();
+    let CourierAssignment { store, identity, sandbox: mode } =
+        process::assignment().map_err(CourierError::Assignment)?;
     // Whoever owns the store says how long its replies are.
     let _ = setrlimit(Resource::RLIMIT_DATA, MEMORY, MEMORY);
-    let CourierAssignment { store, identity, sandbox: mode } = assignment;
     // Where that is not allowed, the rest is not either, and is told then.
     let _ = seccomp::restrict(Phase::Opening, mode);
     // While that is allowed.

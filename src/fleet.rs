@@ -8,7 +8,6 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +16,7 @@ use crate::config::{Config, Door, Name};
 use crate::engine::is_over;
 use crate::grants::GrantKey;
 use crate::proto::fleet::{FleetKey, ItemId, Run, SealError, Sealer};
-use crate::proto::{Network, Widths};
+use crate::proto::{Widths, push_latest};
 use crate::time::Wall;
 
 /// An entry: what one gateway tells the others.
@@ -43,7 +42,7 @@ pub enum News {
     /// A door has opened, or stays open longer.
     Open { key: GrantKey, client: Option<Name>, until: Wall },
     /// A door closes for all whose networks meet this one, or for one source port of theirs.
-    Close { door: Name, network: Network, source_port: Option<NonZeroU16>, cut: bool },
+    Close { key: GrantKey, cut: bool },
     /// All doors of the fleet close.
     CloseAll { cut: bool },
     /// What a client has opened closes.
@@ -85,7 +84,7 @@ impl News {
     pub fn item(&self, key: &FleetKey) -> Option<ItemId> {
         let thing = match self {
             Self::Open { key: GrantKey { door, network, source_port }, .. }
-            | Self::Close { door, network, source_port, .. } => {
+            | Self::Close { key: GrantKey { door, network, source_port }, .. } => {
                 format!("grant {door} {network} {source_port:?}")
             }
             Self::CloseAll { .. } => "all".to_owned(),
@@ -109,11 +108,7 @@ impl News {
     /// Whether it ends that.
     pub fn ends(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Close { door, network, source_port, .. }, Self::Open { key, .. }) => {
-                key.door == *door
-                    && key.network.meets(network)
-                    && (source_port.is_none() || key.source_port == *source_port)
-            }
+            (Self::Close { key: asked, .. }, Self::Open { key, .. }) => key.is_meant_by(asked),
             (Self::CloseAll { .. }, Self::Open { .. }) => true,
             (Self::Revoke { client, .. }, Self::Open { client: Some(by), .. }) => by == client,
             (Self::Unlock { source }, Self::LockOut { source: locked, .. }) => locked == source,
@@ -167,10 +162,7 @@ pub struct Closings(VecDeque<Entry>);
 impl Closings {
     pub fn note(&mut self, entry: &Entry) {
         if entry.news.is_closing() {
-            if self.0.len() >= CLOSINGS {
-                self.0.pop_front();
-            }
-            self.0.push_back(entry.clone());
+            push_latest(&mut self.0, CLOSINGS, entry.clone());
         }
     }
 

@@ -181,14 +181,15 @@ impl Channel {
     /// The next frame, if one is queued. Never waits: poll the descriptor.
     pub fn receive<T: FrameCodec>(&self) -> Received<T> {
         // One byte more than a frame, to tell a longer one.
-        let mut buffer = [0; FRAME + 1];
+        self.take::<{ FRAME + 1 }, _>(|frame| T::decode(frame.try_into().ok()?).ok())
+    }
+
+    /// The next packet of at most so many bytes, as `read` reads it.
+    fn take<const N: usize, T>(&self, read: impl FnOnce(&[u8]) -> Option<T>) -> Received<T> {
+        let mut buffer = [0; N];
         match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(0) => Received::Closed,
-            Ok(FRAME) => match buffer.first_chunk().map(T::decode) {
-                Some(Ok(frame)) => Received::Frame(frame),
-                _ => Received::Malformed,
-            },
-            Ok(_) => Received::Malformed,
+            Ok(length) => read(&buffer[..length]).map_or(Received::Malformed, Received::Frame),
             Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
             Err(_) => Received::Closed,
         }

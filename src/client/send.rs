@@ -13,7 +13,7 @@ use socket2::{Socket, Type};
 use super::route::Route;
 use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
 use super::{messages, platform};
-use crate::proto::{Knock, Protocol};
+use crate::proto::{Knock, Protocol, push_latest};
 use crate::sys::clock;
 use crate::time::Monotonic;
 
@@ -239,10 +239,7 @@ impl Sender {
         }
         let socket = route.socket(Type::DGRAM, port)?;
         socket.send_to(it.map_or(&[0], |request| &request.bytes), &to.into())?;
-        if self.udp.len() == KEPT {
-            self.udp.pop_front();
-        }
-        self.udp.push_back(socket);
+        push_latest(&mut self.udp, KEPT, socket);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 pub use doors::some_of;
+pub use rotating::bad_ports;
 pub use scan::{Odds, rotating_odds, scan_odds};
 
 use self::doors::{Linted, LintedDoors, common_ports};

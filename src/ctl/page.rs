@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::edit::replace;
 use super::{Error, Target, args, say, sequence};
 use crate::client::prompt_hidden;
+use crate::config::lint::bad_ports;
 use crate::config::{Door, Name};
 use crate::proto::Protocol;
 use crate::proto::totp::TotpMode;
@@ -25,15 +26,7 @@ const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const TEXTS: &str = include_str!("page/texts.json");
 
-/// The ports to which browsers connect for no page: "port blocking" in the Fetch standard.
-const REFUSED: [u16; 82] = [
-    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102,
-    103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465,
-    512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993,
-    995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668,
-    6669, 6679, 6697, 10080,
-];
-/// Those of them to which Chromium connects all the same, and Firefox does not.
+/// Ports of [`bad_ports`] to which Chromium connects all the same, and Firefox does not.
 const REFUSED_BY_SOME: [u16; 2] = [4190, 6679];
 /// What links may lead to: nothing that runs what stands in the link.
 const SCHEMES: [&str; 6] = ["http://", "https://", "rdp://", "sftp://", "ssh://", "vnc://"];
@@ -187,8 +180,7 @@ fn link(text: &str) -> Result<String, String> {
 
 /// The ports of codes that browsers refuse; says so where there are any.
 fn refused(base: u16) -> Vec<u16> {
-    let codes = base..=base.saturating_add(99);
-    let refused: Vec<u16> = REFUSED.into_iter().filter(|port| codes.contains(port)).collect();
+    let refused = bad_ports(base);
     if !refused.is_empty() {
         let some = refused.iter().filter(|port| REFUSED_BY_SOME.contains(port));
         let some = some.map(|port| format!(" (Chromium connects to {port}, Firefox does not)"));
@@ -327,7 +319,6 @@ mod tests {
         assert_eq!(refused(4946), [0; 0]);
         assert_eq!(refused(10080), [10080]);
         assert_eq!(refused(9981), [10080]);
-        assert!(REFUSED.is_sorted());
     }
 
     proptest! {

@@ -125,12 +125,8 @@ impl DoorRotation {
     /// unit of work is about one HMAC.
     pub(super) fn prepare(&mut self, now: Wall, work: &mut usize) {
         let (window, wanted) = (self.scheme.window(now), self.wanted(now));
-        while self.steps.front().is_some_and(|step| step.number < *wanted.start()) {
-            self.steps.pop_front();
-        }
-        while self.steps.back().is_some_and(|step| step.number > *wanted.end()) {
-            self.steps.pop_back();
-        }
+        while self.steps.pop_front_if(|step| step.number < *wanted.start()).is_some() {}
+        while self.steps.pop_back_if(|step| step.number > *wanted.end()).is_some() {}
         // There is nothing yet, or the clock was set back.
         if self.steps.front().is_none_or(|first| first.number > *window.start()) {
             self.steps.clear();

@@ -24,6 +24,7 @@ use self::output::CommandOutput;
 use self::task::Phase;
 pub(crate) use self::task::{CommandTask, TaskOutcome};
 use crate::config::{COMMAND_LIMIT, Name, NewPrivileges, Rendered};
+use crate::proto::push_latest;
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{descriptors, process};
 use crate::time::Monotonic;
@@ -336,10 +337,7 @@ impl CommandRunner {
         if let Some(why) = why.as_ref().filter(|_| !is_answer) {
             warn!(door = %running.work.job.door, "{why}");
         }
-        if self.left.len() >= AT_ONCE {
-            self.left.pop_front();
-        }
-        self.left.push_back(running.output);
+        push_latest(&mut self.left, AT_ONCE, running.output);
         self.go_on(now, running.work, Some((running.phase, why)));
     }
 }

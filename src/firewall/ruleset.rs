@@ -67,10 +67,6 @@ impl GuardedDoor {
     fn idle(&self) -> Option<(bool, Duration)> {
         Some(self.target.is_some()).zip(self.idle)
     }
-
-    fn has_range(&self) -> bool {
-        self.ports.iter().any(|ports| ports.single().is_none())
-    }
 }
 
 /// A grant as the guard keeps it: an element for each entry of its door, and two for each forward
@@ -216,7 +212,7 @@ impl Ruleset {
         let wide_there = there.iter().filter_map(|it| it.set.family.zip(it.set.prefix));
         let needs = TableNeeds {
             observing: !observed.is_empty() || there.iter().any(|it| it.set.kind.is_note()),
-            ranges: self.doors.values().any(GuardedDoor::has_range)
+            ranges: self.doors.values().flat_map(|it| &it.ports).any(|it| it.single().is_none())
                 || there.iter().any(|it| it.set.is_of_ranges),
             forwards,
             idles: self.doors.values().filter_map(GuardedDoor::idle).collect(),

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::diagnostic::SourceText;
 use crate::config::load;
+use crate::proto::Network;
 
 fn key() -> FleetKey {
     [1; 32].into()
@@ -24,8 +25,8 @@ fn entry(gateway: &str, counter: u64, heard: &[(&str, u64)], news: News) -> Entr
 }
 
 fn closing(text: &str) -> News {
-    let network = text.parse().unwrap();
-    News::Close { door: name("ssh"), network, source_port: None, cut: false }
+    let network: Network = text.parse().unwrap();
+    News::Close { key: GrantKey::new(name("ssh"), network), cut: false }
 }
 
 #[test]

@@ -49,6 +49,14 @@ impl GrantKey {
     pub fn new(door: Name, network: impl Into<Network>) -> Self {
         Self { door, network: network.into(), source_port: None }
     }
+
+    /// Whether who asks that this be closed means it: a door, for all whose networks meet this one,
+    /// or for one source port of theirs.
+    pub fn is_meant_by(&self, asked: &Self) -> bool {
+        self.door == asked.door
+            && self.network.meets(&asked.network)
+            && (asked.source_port.is_none() || self.source_port == asked.source_port)
+    }
 }
 
 /// The origin of a grant: how and by whom its door was opened.

@@ -6,8 +6,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, send};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -89,18 +88,11 @@ impl Channel {
     /// The next message, if one is queued. Never waits: poll the descriptor.
     pub fn receive_message<T: DeserializeOwned>(&self) -> Received<T> {
         // One byte more, to tell a longer one.
-        let mut buffer = [0; LONGEST + 1];
-        match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            Ok(0) => Received::Closed,
-            Ok(length @ ..=LONGEST) => {
-                let read = postcard::take_from_bytes(&buffer[..length]);
-                let whole = read.ok().filter(|(_, rest)| rest.is_empty());
-                whole.map_or(Received::Malformed, |(message, _)| Received::Frame(message))
-            }
-            Ok(_) => Received::Malformed,
-            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
-            Err(_) => Received::Closed,
-        }
+        self.take::<{ LONGEST + 1 }, _>(|bytes| {
+            let read = postcard::take_from_bytes(bytes).ok();
+            let whole = read.filter(|(_, rest)| bytes.len() <= LONGEST && rest.is_empty());
+            whole.map(|(message, _)| message)
+        })
     }
 }
 

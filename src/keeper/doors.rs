@@ -93,18 +93,14 @@ impl Doors {
     /// or strikes off that it could not be closed. False: it is not open. To `cut`: connections from
     /// there are [due](Self::cut_due) to end.
     pub(super) fn close(&mut self, now: Now, asked: &GrantKey, cut: bool, by: OpenedBy) -> bool {
-        let is_meant = |key: &GrantKey| {
-            key.door == asked.door
-                && key.network.meets(&asked.network)
-                && (asked.source_port.is_none() || key.source_port == asked.source_port)
-        };
-        let ids = self.grants.matching(|it| is_meant(&it.key) && self.reaches(by, &it.key.door));
+        let is_meant = |it: &Grant| it.key.is_meant_by(asked) && self.reaches(by, &it.key.door);
+        let ids = self.grants.matching(is_meant);
         if cut {
             self.cuts.with.extend(ids.iter().map(|id| (*id, CutCause::Request)));
             self.cuts.due.insert((asked.clone(), CutCause::Request));
         }
         self.end_all(now, &ids, Some(by), closed_by(by));
-        let struck = self.not_closed.extract_if(.., |key, _| is_meant(key));
+        let struck = self.not_closed.extract_if(.., |key, _| key.is_meant_by(asked));
         let struck = struck.map(|(_, (id, _))| self.journal.forget(id)).count();
         !ids.is_empty() || struck > 0
     }

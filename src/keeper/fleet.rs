@@ -152,13 +152,13 @@ impl Fleet {
                     self.log(now);
                 }
                 Some(ChildOutput::Malformed) => {
-                    self.link.why = Some("it sent what no courier of ours sends".to_owned());
-                    self.lose(now, None);
+                    self.lose(now, None, "it sent what no courier of ours sends");
                 }
                 Some(ChildOutput::Ended(status)) => {
                     let how = || status.map_or("status unknown".to_owned(), |it| it.to_string());
-                    self.link.why.get_or_insert_with(|| format!("the courier ended ({})", how()));
-                    self.lose(now, None);
+                    let why = self.link.why.take();
+                    let why = why.unwrap_or_else(|| format!("the courier ended ({})", how()));
+                    self.lose(now, None, why);
                 }
             }
         }
@@ -167,8 +167,7 @@ impl Fleet {
             .beat_sent
             .is_some_and(|sent| now.monotonic.since(sent.max(self.link.heard)) >= SILENCE)
         {
-            self.link.why = Some("the courier says nothing any more".to_owned());
-            self.lose(now, None);
+            self.lose(now, None, "the courier says nothing any more");
         }
         self.flush(now);
         self.decide_overdue(now, &mut decided);
@@ -185,14 +184,15 @@ impl Fleet {
             }
             Err(why) => {
                 let program = process::courier().unwrap_or_default();
-                self.link.why = Some(format!("cannot start {}: {why}", program.display()));
-                self.lose(now, None);
+                self.lose(now, None, format!("cannot start {}: {why}", program.display()));
             }
         }
     }
 
-    /// The store is not to be had any more. Another courier starts after this time, or a while.
-    fn lose(&mut self, now: Now, pause: Option<Duration>) {
+    /// The store is not to be had any more, and why. Another courier starts after this time, or a
+    /// while.
+    fn lose(&mut self, now: Now, pause: Option<Duration>, why: impl Into<String>) {
+        self.link.why = Some(why.into());
         if self.state() == FleetState::Joined {
             self.since = now.wall;
         }
@@ -217,9 +217,14 @@ impl Fleet {
     /// The store has answered a beat: it takes what it is told, too.
     fn has_answered(&mut self, now: Now, sent: Monotonic) {
         if self.hearing.lag.replace(now.monotonic.since(sent)).is_none() {
-            (self.since, self.link.why) = (now.wall, None);
-            self.log(now);
+            self.turns(now, None);
         }
+    }
+
+    /// Its state is another one from now on, for this reason where the store is not to be had.
+    fn turns(&mut self, now: Now, why: Option<String>) {
+        (self.since, self.link.why) = (now.wall, why);
+        self.log(now);
     }
 
     fn state(&self) -> FleetState {
@@ -265,8 +270,7 @@ impl Fleet {
             self.link.queue.pop_front();
         }
         if self.link.queue.len() > MOST_QUEUED {
-            self.link.why = Some("the courier does not keep up".to_owned());
-            self.lose(now, None);
+            self.lose(now, None, "the courier does not keep up");
         }
     }
 

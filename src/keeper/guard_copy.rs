@@ -9,13 +9,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tracing::warn;
-
 use super::kernel_sets::ruleset;
-use super::rights::remedy;
+use super::rights;
 use crate::config::{Config, GuardMode, Options, read_list};
 use crate::firewall::ruleset::Ruleset;
-use crate::sys::files;
 
 /// Its name in the state directory.
 const NAME: &str = "guard";
@@ -41,12 +38,7 @@ impl GuardCopy {
         if fs::read(&self.path).is_ok_and(|there| there == text.as_bytes()) {
             return;
         }
-        if let Err(error) = files::replace(&self.path, text.as_bytes()) {
-            let (path, remedy) = (self.path.display(), remedy(&error));
-            warn!(
-                "cannot write {path}: {error}{remedy}; 'knockd --lock-only' would not know these ports"
-            );
-        }
+        rights::replace(&self.path, &text, "'knockd --lock-only' would not know these ports");
     }
 
     /// What was guarded last; no door: nothing was.

@@ -19,7 +19,7 @@ use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
 use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::FromWatcher;
 use crate::log::limit::Limit;
-use crate::proto::Method;
+use crate::proto::{Method, push_latest};
 use crate::sys::clock;
 use crate::time::Monotonic;
 
@@ -313,10 +313,7 @@ impl Intake {
             let apart = at.since(began).max(began.since(*at));
             *by != generation && name == door && *other == source && apart <= OVERLAP
         });
-        if self.completed.len() >= REMEMBERED {
-            self.completed.pop_front();
-        }
-        self.completed.push_back((generation, door.clone(), source, began));
+        push_latest(&mut self.completed, REMEMBERED, (generation, door.clone(), source, began));
         !known
     }
 

@@ -19,12 +19,12 @@ use crate::time::Now;
 const FEW: usize = 3;
 
 impl Keeper {
-    /// Opens what a one-time sequence opens. Its line is struck out, durably, before that: one
-    /// that cannot be opens nothing.
-    pub(super) fn use_line(&mut self, now: Now, claim: &Claim) {
+    /// Opens what a one-time sequence opens, or gives the reason why not. Its line is struck out,
+    /// durably, before that: one that cannot be opens nothing.
+    pub(super) fn use_line(&mut self, now: Now, claim: &Claim) -> Option<Reason> {
         let recognition = &claim.door.recognition;
-        let Some(one_time) = &claim.door.one_time else { return };
-        match strike_out(one_time, &recognition.sequence, self.cli.options()) {
+        let one_time = claim.door.one_time.as_ref()?;
+        let refused = match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
                 let door = claim.door.name().as_str();
                 match left {
@@ -42,22 +42,20 @@ impl Keeper {
                     let (door, line) = (door.clone(), bytes.expose().to_vec());
                     fleet.tell(now, News::Struck { door, line }, false);
                 }
-                if let Err(reason) = self.doors.carry_out(now, claim) {
-                    // It has been logged.
-                    self.watchers.intake.refused(claim, reason);
-                }
+                self.doors.carry_out(now, claim).err()
             }
             Err(why @ StrikeError::NotCurrent(_)) => {
                 warn!(door = %claim.door.name(), "{why}");
-                let reason = self.doors.refuse_all(now, claim, Reason::Used);
-                self.watchers.intake.refused(claim, reason);
+                Some(self.doors.refuse_all(now, claim, Reason::Used))
             }
             Err(why) => {
                 error!(door = %claim.door.name(), "{why}");
                 self.doors.fail(now, claim, "its line could not be struck out");
+                None
             }
-        }
+        };
         self.take_up_lists(now);
+        refused
     }
 
     /// Another gateway has used the line of a list that this proves: it opens nothing here any more.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use crate::control::{EventLine, What};
+use crate::proto::push_latest;
 
 /// How much is remembered of each kind.
 const REMEMBERED: usize = 1024;
@@ -24,10 +25,7 @@ impl RecentEvents {
             }
             _ => &mut self.others,
         };
-        if queue.len() >= REMEMBERED {
-            queue.pop_front();
-        }
-        queue.push_back(line);
+        push_latest(queue, REMEMBERED, line);
     }
 
     /// What is remembered of an address, or of all, in the order in which it happened.

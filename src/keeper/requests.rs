@@ -332,6 +332,7 @@ impl Keeper {
         let not_closed = self.doors.not_closed().map(|(key, origin)| {
             grant_status(key, origin, GrantCondition::NotClosed, Duration::ZERO)
         });
+        let courier = self.fleet.as_ref().and_then(|it| it.link.sandbox);
         let remaining = |until: Monotonic| seconds(now.wall + until.since(now.monotonic));
         let counters = counts.iter().map(|(reason, &count)| (reason.as_str().to_owned(), count));
         Status {
@@ -350,11 +351,7 @@ impl Keeper {
             sandbox: SandboxStatus {
                 keeper: Some(self.rights.status()),
                 watcher: self.watchers.sandbox.map(WatcherSandbox::from),
-                courier: self
-                    .fleet
-                    .as_ref()
-                    .and_then(|it| it.link.sandbox)
-                    .map(WatcherSandbox::from),
+                courier: courier.map(WatcherSandbox::from),
             },
             fleet: self.fleet_status(now).map(|status| status.link),
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),

@@ -23,7 +23,7 @@ use crate::config::{Config, Door, Loaded, Mechanism, Name, StoreAddress};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LIBRARIES, LandlockError, LandlockReport, LandlockRules, NAMES};
 use crate::sys::privileges::Identity;
-use crate::sys::{capabilities, fault, process};
+use crate::sys::{capabilities, fault, files, process};
 
 /// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
 const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
@@ -287,10 +287,15 @@ impl Rights {
     }
 }
 
-/// What helps where a file of knockd's own is out of its reach; nothing where another error is.
-pub(super) fn remedy(error: &io::Error) -> &'static str {
-    let is_out_of_reach = error.kind() == io::ErrorKind::PermissionDenied;
-    if is_out_of_reach { " (if its directory has been replaced, restart knockd)" } else { "" }
+/// Writes a file of knockd's own. Where that cannot be, the log says so, what helps where it is out
+/// of reach, and what comes of it.
+pub(super) fn replace(path: &Path, text: &str, otherwise: &str) {
+    if let Err(error) = files::replace(path, text.as_bytes()) {
+        let is_out_of_reach = error.kind() == io::ErrorKind::PermissionDenied;
+        let restart = " (if its directory has been replaced, restart knockd)";
+        let remedy = if is_out_of_reach { restart } else { "" };
+        warn!("cannot write {}: {error}{remedy}; {otherwise}", path.display());
+    }
 }
 
 /// What helps where a configuration needs more than is left.

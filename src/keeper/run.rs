@@ -155,11 +155,8 @@ impl Keeper {
     pub(super) fn decide(&mut self, now: Now, claim: &Claim, outcome: Result<(), Reason>) {
         let is_line = claim.origin.by == OpenedBy::Method(Method::OneTimeSequence);
         let refused = match outcome {
-            Ok(()) if is_line => {
-                self.use_line(now, claim);
-                None
-            }
-            // It has been logged.
+            // What is refused has been logged.
+            Ok(()) if is_line => self.use_line(now, claim),
             Ok(()) => self.doors.carry_out(now, claim).err(),
             Err(reason) => Some(self.doors.refuse_used(now, claim, reason)),
         };

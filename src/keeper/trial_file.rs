@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::rights::remedy;
+use super::rights;
 use crate::sys::files;
 use crate::time::{BootId, Monotonic};
 
@@ -43,12 +43,7 @@ impl TrialFile {
 
     pub(crate) fn set(&self, until: Monotonic) {
         let text = format!("{} {}\n", self.boot, until.as_nanos());
-        if let Err(error) = files::replace(&self.path, text.as_bytes()) {
-            let (path, remedy) = (self.path.display(), remedy(&error));
-            warn!(
-                "cannot write {path}: {error}{remedy}; started anew, knockd would not know of the trial"
-            );
-        }
+        rights::replace(&self.path, &text, "started anew, knockd would not know of the trial");
     }
 
     /// Has the knockd that starts next go on with a trial that has not begun yet.

@@ -97,11 +97,8 @@ impl WatcherProcess {
             if self.channel.send(&ToWatcher::Address { address, is_own }).is_err() {
                 return self.addresses_due = Some(now + RETRY);
             }
-            if is_own {
-                self.addresses.insert(address);
-            } else {
-                self.addresses.remove(&address);
-            }
+            let own = &mut self.addresses;
+            _ = if is_own { own.insert(address) } else { own.remove(&address) };
         }
         self.addresses_due = None;
     }

@@ -250,7 +250,8 @@ impl Watchers {
         // They report what came first: of two requests of one client the later would bar the earlier.
         // But the one at work waits for them a turn at most.
         self.poll_leaving(now);
-        self.current_waits = self.has_claim() && !self.current_waits;
+        let has_claim = self.intake.notices.iter().any(|it| matches!(it, Notice::Claim(_)));
+        self.current_waits = has_claim && !self.current_waits;
         if !self.current_waits {
             self.poll_current(now);
         }
@@ -310,11 +311,6 @@ impl Watchers {
         let millis = self.restart.map_or(Duration::ZERO, |restart| restart.since(now)).as_millis();
         error!("{end}; another starts in {millis} ms");
         self.ending.end(watcher);
-    }
-
-    /// Whether a door may have to open before more is heard.
-    fn has_claim(&self) -> bool {
-        self.intake.notices.iter().any(|notice| matches!(notice, Notice::Claim(_)))
     }
 
     fn poll_leaving(&mut self, now: Monotonic) {

@@ -18,9 +18,10 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid, setsid};
+use serde::de::DeserializeOwned;
 
 use super::command_table::CommandTable;
-use super::fault;
+use super::{descriptors, fault};
 use crate::config::{NewPrivileges, PATH};
 
 /// The descriptors under which watcher and courier find their channel and its configuration.
@@ -176,13 +177,20 @@ pub fn is_called(name: &CStr) -> bool {
     is_called
 }
 
-/// Closes whatever a watcher has been handed down beside its own, so that nothing is left of what its
-/// keeper, or who started that, has open. To be called first of all.
-pub fn close_others() {
+/// What its keeper has written for a watcher or a courier. Closes whatever else that has been handed
+/// down beside its channel, so that nothing is left of what the keeper, or who started that, has
+/// open. To be called first of all.
+///
+/// # Errors
+/// When nothing that can be read is there.
+pub fn assignment<T: DeserializeOwned>() -> io::Result<T> {
+    let sealed = descriptors::inherited(WATCHER_CONFIG)?;
+    let assignment = serde_json::from_slice(&descriptors::read_sealed(sealed)?)?;
     let first = WATCHER_CONFIG + 1;
     // SAFETY: nothing has been opened yet, so nobody owns what is closed. On a kernel before 5.9 all
     // that others opened has closed by itself: the keeper marks what it was handed down.
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    Ok(assignment)
 }
 
 /// Kills a process that [`run`] has started, and its children.

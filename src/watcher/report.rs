@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::engine::{DoorId, Event, EventKind, Reason, Refusal};
 use crate::ipc::{Channel, ExplainFilter, FromWatcher};
 use crate::log::limit::Limit;
+use crate::proto::push_latest;
 use crate::time::Monotonic;
 use crate::wire::Packet;
 
@@ -59,10 +60,7 @@ impl Limited {
     }
 
     fn remember(&mut self, source: IpAddr, at: Monotonic, happened: FromWatcher) {
-        if self.untold.len() >= REMEMBERED {
-            self.untold.pop_front();
-        }
-        self.untold.push_back((source, at, happened));
+        push_latest(&mut self.untold, REMEMBERED, (source, at, happened));
     }
 }
 
@@ -165,11 +163,7 @@ impl Reporter {
     /// this watcher's to tell.
     pub(super) fn report(&mut self, happened: FromWatcher) {
         if let Some(held_back) = &mut self.held_back {
-            if held_back.len() >= HELD_BACK {
-                held_back.pop_front();
-            }
-            held_back.push_back(happened);
-            return;
+            return push_latest(held_back, HELD_BACK, happened);
         }
         match happened {
             FromWatcher::Event { event, at } => self.event(at, event),
@@ -208,14 +202,10 @@ impl Reporter {
         }
     }
 
-    /// Reports something that must not be lost.
+    /// Reports something that must not be lost. What finds no room is counted: a completed knock
+    /// leaves a trace at least.
     pub(super) fn say(&mut self, frame: FromWatcher) {
         self.flush();
-        self.send_or_wait(frame);
-    }
-
-    /// What finds no room is counted: a completed knock leaves a trace at least.
-    fn send_or_wait(&mut self, frame: FromWatcher) {
         if self.waiting.is_empty() && self.channel.send(&frame).is_ok() {
             return;
         }
@@ -231,10 +221,9 @@ impl Reporter {
     }
 
     fn flush(&mut self) {
-        while let Some(frame) = self.waiting.front() {
-            if self.channel.send(frame).is_err() {
-                return;
-            }
+        while let Some(frame) = self.waiting.front()
+            && self.channel.send(frame).is_ok()
+        {
             self.waiting.pop_front();
         }
     }

@@ -115,12 +115,8 @@ impl Watcher {
         let channel = Channel(
             descriptors::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?,
         );
-        let assignment = descriptors::inherited(process::WATCHER_CONFIG)
-            .and_then(descriptors::read_sealed)
-            .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
-            .map_err(WatchError::Assignment)?;
-        process::close_others();
-        let Assignment { setup, interfaces, addresses, identity, verbose, sandbox } = assignment;
+        let Assignment { setup, interfaces, addresses, identity, verbose, sandbox } =
+            process::assignment().map_err(WatchError::Assignment)?;
         sandbox::begin(sandbox);
         let only_ipv4 = setup.only_ipv4;
         let longest = setup.doors.iter().map(|door| door.seq_timeout).max();

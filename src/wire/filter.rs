@@ -200,8 +200,7 @@ fn reduce(ranges: &mut Vec<Range>, detail: Detail) {
     ranges.sort_unstable();
     close_gaps(ranges, 1);
     let too_many = ranges.len().saturating_sub(detail.ranges);
-    let mut gaps: Vec<u16> =
-        ranges.windows(2).filter_map(|pair| gap(pair.first()?, pair.last()?)).collect();
+    let mut gaps: Vec<u16> = ranges.array_windows().filter_map(|[a, b]| gap(a, b)).collect();
     gaps.sort_unstable();
     if let Some(&widest) = gaps.iter().take(too_many).next_back() {
         close_gaps(ranges, widest);

@@ -67,19 +67,23 @@ const BAD_PORTS: [u16; 83] = [
     6668, 6669, 6679, 6697, 10080,
 ];
 
+/// The ports of codes to which browsers do not connect.
+pub fn bad_ports(base: u16) -> Vec<u16> {
+    let codes = base..=base.saturating_add(99);
+    BAD_PORTS.into_iter().filter(|port| codes.contains(port)).collect()
+}
+
 /// Codes that nobody can knock with a browser.
 fn refused_by_browsers(one: RotatingDoor<'_>) -> Option<Diagnostic> {
     let TotpMode::Code { base, .. } = one.scheme.mode() else { return None };
-    let range = base..=base.saturating_add(99);
-    let bad = || BAD_PORTS.into_iter().filter(|port| range.contains(port));
-    let (first, named) = (bad().next()?, some_of(bad())?);
+    let bad = bad_ports(base);
+    let (first, named) = (*bad.first()?, some_of(bad.iter())?);
     let message = format!(
         "browsers refuse to connect to {named}: they knock no code with {:02} in it",
         first - base
     );
-    let next = (base.max(1024)..=u16::MAX - 99)
-        .chain([7000])
-        .find(|base| !BAD_PORTS.iter().any(|port| (*base..=*base + 99).contains(port)));
+    let next =
+        (base.max(1024)..=u16::MAX - 99).chain([7000]).find(|base| bad_ports(*base).is_empty());
     let help = format!("write for example base: {}", next.unwrap_or(7000));
     Some(one.at.warning(message).help(help))
 }

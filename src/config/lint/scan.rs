@@ -19,8 +19,8 @@ pub(super) fn scan_order(knocks: &[Knock]) -> Option<&'static str> {
 
 /// Whether a scan in ascending or descending order knocks so, with no trip-wire in between.
 pub(crate) fn is_completed_in_order(knocks: &[Knock], trip_wires: u16) -> bool {
-    let is_apart = |pair: &[Knock]| pair[0].port.get().abs_diff(pair[1].port.get()) > 1;
-    scan_order(knocks).is_some() && (trip_wires == 0 || !knocks.windows(2).any(is_apart))
+    let is_apart = |[one, next]: &[Knock; 2]| one.port.get().abs_diff(next.port.get()) > 1;
+    scan_order(knocks).is_some() && (trip_wires == 0 || !knocks.array_windows().any(is_apart))
 }
 
 /// The odds that a port scan in random order opens a door.

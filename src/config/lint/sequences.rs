@@ -22,8 +22,8 @@ pub(super) fn too_short(one: Linted<'_>) -> Option<Diagnostic> {
 /// the door watches lies between two of its knocks.
 pub(super) fn completed_by_scan(one: Linted<'_>) -> Option<Diagnostic> {
     let order = scan_order(one.sequence())?;
-    let mut pairs = one.sequence().windows(2);
-    if pairs.any(|pair| watches_between(one.watched, pair[0], pair[1])) {
+    let mut pairs = one.sequence().array_windows();
+    if pairs.any(|&[from, to]| watches_between(one.watched, from, to)) {
         return None;
     }
     let message = format!("this sequence is monotone: a port scan in {order} order completes it");
@@ -100,9 +100,9 @@ impl<'a> LintedDoors<'a> {
     pub(super) fn shared_prefixes(&self) -> Vec<Diagnostic> {
         let mut sorted: Vec<&Linted<'_>> = self.all.iter().collect();
         sorted.sort_by_key(|one| one.sequence());
-        let pairs = sorted.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
-        pairs
-            .filter_map(|(one, other)| {
+        sorted
+            .array_windows()
+            .filter_map(|&[one, other]| {
                 let pairs = one.sequence().iter().zip(other.sequence());
                 let shared = pairs.take_while(|(one, other)| one == other).count();
                 let shorter = one.sequence().len().min(other.sequence().len());

@@ -84,12 +84,10 @@ pub(super) fn read_opening(
     if opening.runs_commands() {
         reader.problems.extend(killed_early(reader.mapping, &opening));
     } else {
-        for key in ["command_limit", "no_new_privs"] {
-            if let Some(given) = reader.get(key) {
-                let why = "this door runs no command";
-                reader.problems.push(given.without_effect(why, "remove it"));
-            }
-        }
+        let needless = ["command_limit", "no_new_privs"].map(|key| reader.get(key)).into_iter();
+        let why = "this door runs no command";
+        let needless = needless.flatten().map(|given| given.without_effect(why, "remove it"));
+        reader.problems.extend(needless);
     }
     Ok((opening, [places, forwards_places]))
 }

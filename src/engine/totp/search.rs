@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::{DoorRotation, RecentKnocks};
 use crate::engine::EventKind;
 use crate::engine::doors::TrackId;
-use crate::proto::Knock;
+use crate::proto::{Knock, push_latest};
 use crate::time::{Monotonic, Now};
 
 /// How far a clock may be off, in seconds.
@@ -108,10 +108,7 @@ impl Searches {
             let quiet = |search: &Search| search.at.monotonic + QUIET <= now;
             let next = self.waiting.iter().position(quiet)?;
             self.running = Some(self.waiting.remove(next));
-            self.begun.push_back(now);
-            if self.begun.len() > SEARCHES {
-                self.begun.pop_front();
-            }
+            push_latest(&mut self.begun, SEARCHES, now);
         }
         self.running.as_mut()
     }

@@ -141,8 +141,7 @@ pub fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<
 pub(super) fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
     let list = elements.iter().fold(Attributes::default(), |list, element| {
         let SetElement { key, value, is_end, left, renewed, comment: says, counter } = element;
-        let data = |bytes: &[u8]| Attributes::default().bytes(DATA_VALUE, bytes);
-        let value = value.as_ref().map(|value| data(&value.bytes));
+        let value = value.as_ref().map(|value| data_value(&value.bytes));
         let element = Attributes::default()
             .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
             // None is taken, nor one that is listed read again, of which more is left than that.
@@ -152,14 +151,19 @@ pub(super) fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
             .optional(left.filter(|_| renewed.is_some()), |it, left| {
                 it.u64(ELEMENT_EXPIRATION, millis(left))
             })
-            .nest(ELEMENT_KEY, &data(&key.bytes))
-            .optional(key.last.as_ref(), |it, last| it.nest(ELEMENT_KEY_END, &data(last)))
+            .nest(ELEMENT_KEY, &data_value(&key.bytes))
+            .optional(key.last.as_ref(), |it, last| it.nest(ELEMENT_KEY_END, &data_value(last)))
             .optional(value, |it, value| it.nest(ELEMENT_VALUE, &value))
             .optional(comment(says.as_str()), |it, says| it.bytes(ELEMENT_COMMENT, &says))
             .optional(*counter, |it, counter| it.nest(ELEMENT_EXPRESSION, &counting(counter)));
         list.nest(LIST_ELEMENT, &element)
     });
     set_name(set).nest(ELEMENTS, &list)
+}
+
+/// A value, as keys and registers have it.
+pub(super) fn data_value(bytes: &[u8]) -> Attributes {
+    Attributes::default().bytes(DATA_VALUE, bytes)
 }
 
 /// The expression that counts, from here on.

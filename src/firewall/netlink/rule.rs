@@ -13,7 +13,7 @@ use nix::libc::{
 use super::attribute::{Attributes, comment};
 use super::message::{
     APPEND, CREATE, ChangedObject, DELETE_TABLE, LIST_ELEMENT, NftChange, SET_FLAGS, SET_KEY_TYPE,
-    TABLE_USERDATA, counting, millis, nft, set_name, table_name,
+    TABLE_USERDATA, counting, data_value, millis, nft, set_name, table_name,
 };
 use super::{Counter, SetRef};
 use crate::config::{Family, NftFamily};
@@ -34,7 +34,6 @@ const SET_TIMEOUT: u16 = 11;
 /// The first of sixteen registers of four bytes each (`NFT_REG32_00`).
 const REGISTER: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
-const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 
 /// A hook: where the kernel asks a chain (linux/netfilter.h).
@@ -162,13 +161,13 @@ impl NftRule {
     fn mask(self, register: u32, mask: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
         let data = Attributes::default().u32(1, register).u32(2, register).u32(3, length);
-        let data = data.nest(4, &value(mask)).nest(5, &value(&vec![0; mask.len()]));
+        let data = data.nest(4, &data_value(mask)).nest(5, &data_value(&vec![0; mask.len()]));
         self.with(("bitwise", data))
     }
 
     fn compare(self, equal: bool, with: &[u8]) -> Self {
         let data = Attributes::default().u32(1, REGISTER).u32(2, u32::from(!equal));
-        self.with(("cmp", data.nest(3, &value(with))))
+        self.with(("cmp", data.nest(3, &data_value(with))))
     }
 
     /// Goes on where the values, one after the other, are an element of a set.
@@ -202,7 +201,7 @@ impl NftRule {
 
     /// Sets these bits of the label of the packet's connection, and goes on.
     pub fn label(self, bits: &[u8]) -> Self {
-        let load = Attributes::default().u32(1, REGISTER).nest(2, &value(bits));
+        let load = Attributes::default().u32(1, REGISTER).nest(2, &data_value(bits));
         let set = Attributes::default().u32(2, 13).u32(4, REGISTER);
         self.with(("immediate", load)).with(("ct", set))
     }
@@ -252,10 +251,6 @@ impl NftRule {
 /// nft's number for the type of such a row of values, and how many bytes it fills.
 fn concatenated(parts: &[KeyPart]) -> (u32, u32) {
     parts.iter().fold((0, 0), |(kind, length), part| (kind << 6 | part.1, length + part.2))
-}
-
-fn value(bytes: &[u8]) -> Attributes {
-    Attributes::default().bytes(DATA_VALUE, bytes)
 }
 
 impl NftChange {

@@ -7,8 +7,8 @@ use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
 use crate::firewall::guard::{self, Disturbance};
 use crate::grants::{
-    Action, Decision, Grant, GrantBackend, GrantChange, GrantId, GrantKey, GrantState,
-    KernelElement, KernelGrant, Manner, OpenResult, Origin, PreparedGrant,
+    Action, Decision, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelElement,
+    KernelGrant, Manner, OpenResult, Origin, PreparedGrant,
 };
 use crate::keeper::claim::Claim;
 use crate::keeper::kernel_sets::KernelSetsError;
@@ -229,11 +229,8 @@ impl Doors {
                 Some(Written::Used) => return Err(self.refuse_all(now, claim, Reason::Used)),
             }
         }
-        let ids = self.grants.matching(|Grant { key, .. }| {
-            key.door == *claim.door.name()
-                && claim.networks.iter().any(|it| key.network.meets(it))
-                && claim.source_port.is_none_or(|port| key.source_port == Some(port))
-        });
+        let asked: Vec<_> = claim.networks.iter().map(|network| claim.key(*network)).collect();
+        let ids = self.grants.matching(|it| asked.iter().any(|asked| it.key.is_meant_by(asked)));
         self.end_all(now, &ids, Some(claim.origin.by), "closed as asked");
         self.metrics.add(REQUESTS, &[claim.door.name(), &claim.origin.by, &"closed"], 1);
         Ok(ClaimOutcome::Done)

@@ -56,9 +56,7 @@ impl Fleet {
     /// What the store says of a proof.
     pub(super) fn taken(&mut self, now: Now, ask: u64, is_new: bool, decided: &mut Vec<Decided>) {
         if std::mem::take(&mut self.link.is_late) {
-            self.link.why = None;
-            self.since = now.wall;
-            self.log(now);
+            self.turns(now, None);
         }
         let Some((_, claim)) = self.asking.waiting.remove(&ask) else { return };
         decided.push((claim, if is_new { Ok(()) } else { Err(Reason::UsedElsewhere) }));
@@ -74,9 +72,7 @@ impl Fleet {
         }
         if self.link.is_live && !std::mem::replace(&mut self.link.is_late, true) {
             let wait = duration::format(self.settings.wait);
-            self.link.why = Some(format!("it has not answered within {wait}"));
-            self.since = now.wall;
-            self.log(now);
+            self.turns(now, Some(format!("it has not answered within {wait}")));
         }
         decided.extend(overdue.into_iter().map(|(_, (_, claim))| self.without_store(claim)));
     }

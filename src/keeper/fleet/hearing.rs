@@ -113,9 +113,8 @@ impl Fleet {
         }
         let how = if clock > now.wall { "behind" } else { "ahead of" };
         let apart = duration::format_seconds(apart);
-        self.link.why =
-            Some(format!("this gateway's clock is {apart} {how} the store's: set it right"));
-        self.lose(now, Some(CLOCK_PAUSE));
+        let why = format!("this gateway's clock is {apart} {how} the store's: set it right");
+        self.lose(now, Some(CLOCK_PAUSE), why);
         false
     }
 
@@ -290,11 +289,7 @@ impl Keeper {
         let unheard = self.unheard(now, fleet, entry);
         let by = OpenedBy::Fleet;
         match &entry.news {
-            News::Close { door, network, source_port, cut } => {
-                let key =
-                    GrantKey { source_port: *source_port, ..GrantKey::new(door.clone(), *network) };
-                self.doors.close(now, &key, *cut, by);
-            }
+            News::Close { key, cut } => _ = self.doors.close(now, key, *cut, by),
             News::CloseAll { cut } => self.doors.close_all(now, *cut, by),
             News::Revoke { client, cut } => _ = self.doors.close_client(now, client, *cut, by),
             News::LockOut { door, source, until } => {

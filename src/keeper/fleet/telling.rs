@@ -199,7 +199,7 @@ fn names(names: &BTreeSet<Name>) -> String {
 pub(in crate::keeper) fn news_of(request: &Request) -> Option<News> {
     Some(match request {
         Request::Close { door, address, cut } => {
-            News::Close { door: door.clone(), network: *address, source_port: None, cut: *cut }
+            News::Close { key: GrantKey::new(door.clone(), *address), cut: *cut }
         }
         Request::CloseAll { cut } => News::CloseAll { cut: *cut },
         Request::Revoke { client, cut } => News::Revoke { client: client.clone(), cut: *cut },
@@ -288,9 +288,6 @@ fn at(now: Now, news: DoorNews) -> News {
         DoorNews::Open { key, client, until } => {
             News::Open { key, client, until: now.wall + until.since(now.monotonic) }
         }
-        DoorNews::Close { key } => {
-            let (door, network, source_port) = (key.door, key.network, key.source_port);
-            News::Close { door, network, source_port, cut: false }
-        }
+        DoorNews::Close { key } => News::Close { key, cut: false },
     }
 }

@@ -37,8 +37,8 @@ fn open(door: &str, network: &str, client: Option<&str>, left: Duration) -> News
 }
 
 fn close(network: &str) -> News {
-    let network = network.parse().unwrap();
-    News::Close { door: name("ssh"), network, source_port: None, cut: false }
+    let network: Network = network.parse().unwrap();
+    News::Close { key: GrantKey::new(name("ssh"), network), cut: false }
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -200,15 +200,9 @@ fn an_entry_of_a_gateway_with_another_configuration_does_what_this_one_allows() 
     }
     // What closes, or is locked out, here and there has no more weight than here.
     other.tells(&fleet.store, &News::Revoke { client: name("nobody"), cut: false });
-    other.tells(
-        &fleet.store,
-        &News::Close {
-            door: name("local"),
-            network: "0.0.0.0/0".parse().unwrap(),
-            source_port: None,
-            cut: false,
-        },
-    );
+    let anywhere: Network = "0.0.0.0/0".parse().unwrap();
+    let key = GrantKey::new(name("local"), anywhere);
+    other.tells(&fleet.store, &News::Close { key, cut: false });
     still_share(&fleet);
 }
 
