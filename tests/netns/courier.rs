@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Host, PATIENCE, command, eventually, must, needs};
+use crate::support::{Beside, Host, PATIENCE, command, eventually, must, needs};
 
 /// All that a gateway has to be allowed.
 const ACL: &str = "user gw1 on >secret ~knockd:* &knockd:* -@all +hello +role +time +subscribe \
@@ -561,25 +561,11 @@ fn a_store_that_is_killed_or_stands_still_is_lost_and_found_again() {
     let mut waiting = Courier::start(&host, server.local());
     waiting.wait_for("socket: cannot be reached: Connection refused");
     let Server { .. } = &server;
-    let again = host
-        .command("redis-server")
-        .arg(server.directory.path().join("redis.conf"))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let again = Reaped(again);
+    let file = server.directory.path().join("redis.conf");
+    let again = Beside::start(host.command("redis-server").arg(file));
     assert!(matches!(waiting.next(), FromCourier::Sandbox { .. }));
     drop(again);
     assert!(!waiting.ended().success());
-}
-
-struct Reaped(Child);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -7,8 +7,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use libknock::proto::knock::Knock;
 use libknock::proto::totp::{Digits, Scheme, TotpMode};
@@ -18,7 +19,8 @@ use super::totp::{PHONE, be_silent, opened, sequence, start, start_for, wait_unt
 use crate::support::browser::{Accessible, Browser, BrowserKind, ColorScheme};
 use crate::support::mounts::in_own_mounts;
 use crate::support::{
-    CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, must, needs,
+    Beside, CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, command, eventually, must,
+    needs,
 };
 
 /// Short steps, since a page waits for the next one when it has used one; and many of them hold,
@@ -241,6 +243,50 @@ fn a_page_with_a_secret_opens_the_door_for_the_family_that_it_names() {
             assert_eq!(opened(&knockd), by_family, "{kind:?}");
             assert_eq!(knockd.count("failed too often"), 0, "{kind:?}");
         });
+    });
+}
+
+#[test]
+fn a_page_of_a_server_knocks_too_and_takes_a_code_where_the_browser_decrypts_nothing() {
+    needs!("page-served", "chromium", "firefox-esr", "python3", "openssl");
+    in_each_browser(|kind| {
+        let net = Net::new();
+        let knockd = start(&net.server, DOOR);
+        let page = Page::new(&net, &knockd, &["--host", SERVER, "--client", "phone"]);
+        let served = tempfile::tempdir().unwrap();
+        fs::copy(&page.path, served.path().join("knock.html")).unwrap();
+        let in_it = |mut command: Command| {
+            command.current_dir(served.path());
+            command
+        };
+        let made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key -out cert -subj /CN=page -days 2";
+        let made = in_it(command("openssl")).args(made.split(' ')).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let mut by_http = in_it(net.client.command("python3"));
+        let _by_http = Beside::start(by_http.args(["-m", "http.server", "8000"]));
+        let mut by_tls = in_it(net.client.command("openssl"));
+        let by_tls = by_tls.args("s_server -accept 8443 -cert cert -key key -WWW".split(' '));
+        let _by_tls = Beside::start(by_tls);
+        for port in [8000, 8443] {
+            let answers =
+                || net.client.enter(move || TcpStream::connect(("127.0.0.1", port)).is_ok());
+            assert!(eventually(PATIENCE, answers), "{port}");
+        }
+        let mut browser = Browser::start(kind, &net.client);
+        let derives = ["http://127.0.0.1:8000".to_owned(), format!("https://{CLIENT}:8443")];
+        for (count, from) in (1..).zip(derives) {
+            browser.open(&format!("{from}/knock.html"));
+            remember_violations(&mut browser);
+            browser.enter("#passphrase", PASSPHRASE);
+            wait_until_opened(&knockd, count);
+            browser.wait_for("#status", "A page cannot see");
+            assert_eq!(violation(&mut browser), Value::Null, "{kind:?} {from}");
+        }
+        browser.open(&format!("http://{CLIENT}:8000/knock.html"));
+        browser.wait_for("#problem", "open it from a file or by https");
+        browser.enter("#code", &code(by_code(STEP), PHONE, 5));
+        wait_until_opened(&knockd, 3);
+        assert_eq!(opened(&knockd), vec![format!("{CLIENT} phone"); 3], "{kind:?}");
     });
 }
 

@@ -85,6 +85,7 @@ impl Browser {
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update"]);
         command.args(["--no-proxy-server", "--remote-debugging-pipe"]);
+        command.arg("--ignore-certificate-errors");
         command.arg(format!("--user-data-dir={}", profile.path().display()));
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -141,7 +142,7 @@ impl Browser {
             Self { kind, child, _profile: profile, to, from, number: 0, session: None, loads: 0 };
         // It says first who it is.
         browser.next();
-        browser.command("WebDriver:NewSession", json!({}));
+        browser.command("WebDriver:NewSession", json!({"acceptInsecureCerts": true}));
         browser
     }
 

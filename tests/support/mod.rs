@@ -101,6 +101,24 @@ pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
+/// A program beside those that are tried; ended when it goes out of scope.
+pub(crate) struct Beside(Child);
+
+impl Beside {
+    /// Starts it; what it says is for nobody.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let silent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(silent.spawn().unwrap())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A network namespace; removed when it goes out of scope.
 pub(crate) struct Host {
     pub name: String,

@@ -2,7 +2,6 @@
 //! agree when it is back.
 
 use std::fs;
-use std::process::{Child, Stdio};
 
 use libknock::proto::spa::{Addresses, NamedAddresses, SpaRequest};
 use nix::sys::signal::Signal;
@@ -11,7 +10,7 @@ use crate::support::fleet::{
     BY_NETWORK, BY_SOCKET, DOORS, Fleet, LAPTOP, PATIENT, STORE, Store, clients, configuration,
     request, seal,
 };
-use crate::support::{CLIENT, PATIENCE, eventually, needs};
+use crate::support::{Beside, CLIENT, PATIENCE, eventually, needs};
 
 const ELSEWHERE: &str = "198.51.100.7";
 
@@ -155,16 +154,6 @@ fn a_gateway_that_is_to_refuse_without_the_store_opens_to_nobody_who_needs_it() 
     fleet.all_open("ssh", CLIENT);
 }
 
-/// A program beside the store; ended when it goes out of scope.
-struct Beside(Child);
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_replica_that_takes_over_without_the_latest_writes_is_told_them() {
     needs!("fleet failover", "redis-server", "redis-sentinel", "nft");
@@ -185,8 +174,7 @@ fn a_replica_that_takes_over_without_the_latest_writes_is_told_them() {
     );
     fs::write(&file, text).unwrap();
     let mut sentinel = fleet.store.host.command("redis-sentinel");
-    sentinel.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _sentinel = Beside(sentinel.spawn().unwrap());
+    let _sentinel = Beside::start(sentinel.arg(&file));
     let address = format!("redis://{STORE}:26379/gateways");
     for (at, name) in crate::support::fleet::NAMES.iter().enumerate() {
         fleet.start(at, &configuration(name, &address, PATIENT, &clients(), DOORS));
