@@ -71,6 +71,11 @@ const LATEST: Duration = Duration::from_secs(60);
 const NOT_GIVEN: Lie = Lie("what it was not given");
 
 impl Grounds<'_> {
+    /// When something was, by the calendar of now.
+    pub(super) fn when(&self, at: Monotonic) -> Wall {
+        self.now.wall - self.now.monotonic.since(at)
+    }
+
     /// Whether what ended at `at` is told in time, and by whom it can be.
     fn is_in_time(&self, at: Monotonic, source: IpAddr) -> Result<(), Reason> {
         so(self.now.monotonic.since(at) <= LATEST, Reason::TooOld)?;
@@ -79,7 +84,7 @@ impl Grounds<'_> {
 
     /// Whether a step held at some time since the first knock.
     fn holds(&self, scheme: &Scheme, step: u64, began: Monotonic) -> Result<(), Reason> {
-        let first = self.now.wall - self.now.monotonic.since(began);
+        let first = self.when(began);
         so(step >= *scheme.window(first).start(), Reason::TooOld)?;
         so(step <= *scheme.window(self.now.wall).end(), Reason::TooFarAhead)
     }

@@ -123,8 +123,6 @@ impl Intake {
             now: clock::now(),
         };
         credible::check(&grounds, watcher.since, &frame)?;
-        // By the calendar of now.
-        let when = |at| grounds.now.wall - grounds.now.monotonic.since(at);
         match frame {
             FromWatcher::Event { event, at } => {
                 self.event(now, watcher.generation, &grounds, &event, at)?;
@@ -154,26 +152,31 @@ impl Intake {
                 }
             }
             FromWatcher::Count { reason, count } => self.nothing(now, reason, count),
-            FromWatcher::Refused { refusal, .. } => {
+            FromWatcher::Refused { refusal, at } => {
                 let door = refusal.door.and_then(|id| door_of(config, id));
                 self.requested(door, refusal.by.as_str(), refusal.reason.as_str());
                 if self.may_log(now) {
-                    let line = EventLine::of_refusal(config, &refusal, grounds.now.wall);
+                    let line = EventLine::of_refusal(config, &refusal, grounds.when(at));
                     self.notices.push(Notice::Happened(line));
                 }
             }
             FromWatcher::Ignored { source, knock, reason, at } => {
                 let what = What::Ignored { knock, reason };
-                let line =
-                    EventLine::new(when(at), Some(source.into()), None, what, reason.to_string());
+                let line = EventLine::new(
+                    grounds.when(at),
+                    Some(source.into()),
+                    None,
+                    what,
+                    reason.to_string(),
+                );
                 self.notices.push(Notice::Seen(line));
             }
             FromWatcher::ReplayedRefusal { refusal, at } => {
-                let line = EventLine::of_refusal(config, &refusal, when(at));
+                let line = EventLine::of_refusal(config, &refusal, grounds.when(at));
                 self.notices.push(Notice::Replayed(line));
             }
             FromWatcher::ReplayedEvent { event, at } => {
-                let line = EventLine::of_event(config, &event, at, when(at));
+                let line = EventLine::of_event(config, &event, at, grounds.when(at));
                 self.notices.push(Notice::Replayed(line));
             }
             FromWatcher::Sandbox { .. }
@@ -223,7 +226,7 @@ impl Intake {
             _ => {}
         }
         if self.may_log(now) {
-            let line = EventLine::of_event(grounds.then, event, at, grounds.now.wall);
+            let line = EventLine::of_event(grounds.then, event, at, grounds.when(at));
             self.notices.push(Notice::Happened(line));
         }
         Ok(())
