@@ -117,6 +117,11 @@ class LinkReader:
     def server(self):
         return self.take(32), self.optional(lambda: (self.number(), self.number()))
 
+    def fwknop(self):
+        return {"keys": self.optional(self.bytes), "hash": self.number(),
+                "port": self.optional(self.number), "ports": self.list(self.text),
+                "nat": self.optional(lambda: (self.take(4), self.number()))}
+
     def scheme(self):
         if self.number():
             mode = {"base": self.number(), "digits": (6, 8)[self.number()]}
@@ -126,8 +131,9 @@ class LinkReader:
         return {**mode, "step": self.number(), "skew": self.number()}
 
     def entry(self):
-        door, scheme = self.text(), self.optional(self.scheme)
-        return {"door": door, "totp": scheme, "wait": self.optional(self.number)}
+        door, way = self.text(), ("spa", "totp", "fwknop")[self.number()]
+        how = {"spa": dict, "totp": self.scheme, "fwknop": self.fwknop}[way]()
+        return {"door": door, "way": way, **how, "wait": self.optional(self.number)}
 
     def link(self):
         return {"host": self.text(), "label": self.text(), "secret": self.optional(self.bytes),
@@ -163,7 +169,7 @@ def read_link(text):
 
 def take_up(link, args):
     """Sets the options of which a link speaks, and keeps its private key."""
-    doors = [entry["door"] for entry in link["entries"] if entry["totp"] is None]
+    doors = [entry["door"] for entry in link["entries"] if entry["way"] == "spa"]
     if args.door not in ["", *doors] or not doors:
         sys.exit(f"the link has these doors for SPA: {', '.join(doors)}")
     server, ports = link["server"]

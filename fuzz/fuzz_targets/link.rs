@@ -26,6 +26,10 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(link.names().len(), link.entries.len());
             let shown = format!("{link:?}");
             assert!(link.secret.is_none() || shown.contains("Secret(..)"), "{shown}");
+            if let Some(keys) = link.fwknop_keys() {
+                assert_eq!(keys.each_ref().map(|key| key.len()), [44, 88], "of 32 and 64 bytes");
+                assert!(shown.contains("keys: Some(Secret(..))"), "{shown}");
+            }
         }
         Err(error) => assert_eq!(error, LinkError::Newer, "{text}"),
     }

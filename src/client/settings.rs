@@ -74,7 +74,8 @@ pub(super) const FIELDS: [SettingsField; 37] = [
     field("delay", KNOCKED, &[]),
     field("connect", KNOCKED, &[]),
     field("one_time", &[Mode::Sequence], &[]),
-    field("door", &[Mode::Totp, Mode::Spa], &[]),
+    // Of fwknop's it tells which entries of a host are ways into one door.
+    field("door", &[Mode::Totp, Mode::Spa, Mode::Fwknop], &[]),
     field("base", TOTP, &[]),
     field("length", TOTP, &[]),
     field("protocol", TOTP, &[]),
@@ -104,6 +105,7 @@ pub(super) const FIELDS: [SettingsField; 37] = [
 pub(super) fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
     match key {
         "udp" => Some(&[Mode::Sequence]),
+        "door" => Some(&[Mode::Totp, Mode::Spa]),
         // In the hosts file the word is also for the ports that stand after the host here.
         "ports" => Some(TOTP),
         _ => FIELDS.iter().find(|field| field.key == key).map(|field| field.modes),

@@ -37,7 +37,8 @@ pub(super) fn source(text: &str) -> Result<IpAddr, String> {
 
 /// The name or address of a host, for clients.
 pub(super) fn host(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains(char::is_whitespace) || escape(text) != text {
+    let is_short = (1..=253).contains(&text.len());
+    if !is_short || text.contains(char::is_whitespace) || escape(text) != text {
         return Err("write a name such as gw.example.com, or an address".to_owned());
     }
     Ok(text.to_owned())

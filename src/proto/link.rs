@@ -1,14 +1,17 @@
 //! `knock://` links: in one line all that a client is told when it is enrolled; see knock-spa(7).
 
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 use std::num::NonZeroU16;
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::escape::escape;
+use super::fwknop::Hash;
+use super::knock::Knock;
 use super::name::Name;
 use super::port_range::PortRange;
 use super::secret::Secret;
@@ -21,6 +24,9 @@ const START: &str = "knock://1/";
 const HEAD: usize = 4;
 /// No link has as many bytes; one of a hundred doors has a fifth.
 const MAX_BYTES: usize = 16_384;
+/// How many bytes fwknop's keys have together: 32 of the one for the encryption, 64 of the one for the
+/// HMAC.
+pub const FWKNOP_KEYS: usize = 96;
 const CONTEXT: &[u8] = b"knock link v1\0";
 
 /// All that a client is told of a server. What is new to the client has its secret with it.
@@ -44,10 +50,34 @@ pub struct Link {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkEntry {
     pub door: Name,
-    /// Of its sequences that rotate; `None`: it is asked by SPA.
-    pub scheme: Option<Scheme>,
+    pub way: Way,
     /// A TCP port that it opens.
     pub wait: Option<NonZeroU16>,
+}
+
+/// The way in which an entry's door is asked to open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    Spa,
+    /// Sequences that rotate.
+    Totp(Scheme),
+    /// A request of fwknop's.
+    Fwknop(FwknopWay),
+}
+
+/// All that a request of fwknop's takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FwknopWay {
+    /// Both keys, see [`FWKNOP_KEYS`]; those of the first entry that has them count.
+    pub keys: Option<Secret>,
+    /// That of the HMAC.
+    pub hash: Hash,
+    /// Where the server listens to it; `None`: where all do.
+    pub port: Option<NonZeroU16>,
+    /// At least one that the door opens.
+    pub ports: Vec<Knock>,
+    /// Where these shall lead, if not to the server.
+    pub nat: Option<SocketAddrV4>,
 }
 
 /// The reason why a text is not a link. Nothing of it is repeated.
@@ -77,6 +107,13 @@ impl Link {
             more.fold(self.label.to_string(), |name, more| format!("{name}-{more}"))
         };
         self.entries.iter().map(name).collect()
+    }
+
+    /// Both keys of fwknop's in base64, where they are new to the client.
+    pub fn fwknop_keys(&self) -> Option<[Zeroizing<String>; 2]> {
+        let keys = self.entries.iter().find_map(|entry| entry.fwknop()?.keys.as_ref())?;
+        let (key, hmac_key) = keys.expose().split_at_checked(32)?;
+        Some([key, hmac_key].map(|key| Zeroizing::new(BASE64.encode(key))))
     }
 
     /// The link as a text of one line.
@@ -143,6 +180,7 @@ impl Link {
     fn is_valid(&self) -> bool {
         let range = self.server.as_ref().and_then(|(_, range)| range.as_ref());
         let mut ways = BTreeSet::new();
+        let mut keys = self.entries.iter().filter_map(|entry| entry.fwknop()?.keys.as_ref());
         !self.host.is_empty()
             && !self.host.contains(char::is_whitespace)
             && escape(&self.host) == self.host
@@ -150,14 +188,24 @@ impl Link {
             && range.is_none_or(|range| !range.is_empty())
             && !self.entries.is_empty()
             && self.entries.iter().all(|it| ways.insert((&it.door, it.mode())))
-            && self.entries.iter().any(|it| it.scheme.is_none()) == self.server.is_some()
+            && keys.all(|keys| keys.expose().len() == FWKNOP_KEYS)
+            && self.entries.iter().any(|it| it.way == Way::Spa) == self.server.is_some()
     }
 }
 
 impl LinkEntry {
     /// Its word in a hosts file.
     pub const fn mode(&self) -> &'static str {
-        if self.scheme.is_some() { "totp" } else { "spa" }
+        match self.way {
+            Way::Spa => "spa",
+            Way::Totp(_) => "totp",
+            Way::Fwknop(_) => "fwknop",
+        }
+    }
+
+    /// How it is asked by requests of fwknop's, if so.
+    pub const fn fwknop(&self) -> Option<&FwknopWay> {
+        if let Way::Fwknop(asked) = &self.way { Some(asked) } else { None }
     }
 }
 
@@ -172,6 +220,7 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
+    use crate::proto::knock::Protocol;
     use crate::proto::totp::{Digits, Protocols, TotpMode};
 
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
@@ -181,12 +230,26 @@ mod tests {
     }
 
     fn spa(door: &str) -> LinkEntry {
-        LinkEntry { door: name(door), scheme: None, wait: NonZeroU16::new(22) }
+        LinkEntry { door: name(door), way: Way::Spa, wait: NonZeroU16::new(22) }
     }
 
     fn totp(door: &str) -> LinkEntry {
         let mode = TotpMode::Code { base: 7000, digits: Digits::Six };
-        LinkEntry { scheme: Some(Scheme::new(mode, 30, 1).unwrap()), ..spa(door) }
+        LinkEntry { way: Way::Totp(Scheme::new(mode, 30, 1).unwrap()), ..spa(door) }
+    }
+
+    fn fwknop(door: &str) -> LinkEntry {
+        LinkEntry { way: Way::Fwknop(asked()), ..spa(door) }
+    }
+
+    fn asked() -> FwknopWay {
+        FwknopWay {
+            keys: Some(Secret::from([8; FWKNOP_KEYS])),
+            hash: Hash::Sha256,
+            port: None,
+            ports: vec!["22/tcp".parse().unwrap()],
+            nat: None,
+        }
     }
 
     fn link(entries: &[LinkEntry]) -> Link {
@@ -197,14 +260,14 @@ mod tests {
             key: Some([7; 32].into()),
             server: entries
                 .iter()
-                .any(|it| it.scheme.is_none())
+                .any(|it| it.way == Way::Spa)
                 .then(|| (KEY.parse().unwrap(), None)),
             entries: entries.to_vec(),
         }
     }
 
     fn whole() -> (Link, String) {
-        let link = link(&[spa("ssh"), totp("ssh"), totp("web")]);
+        let link = link(&[spa("ssh"), totp("ssh"), fwknop("ssh"), totp("web")]);
         let text = link.encode().unwrap().to_string();
         (link, text)
     }
@@ -293,6 +356,7 @@ mod tests {
         let whole = || link(&[spa("ssh"), totp("ssh")]);
         let range = |low: u16, high: u16| low.try_into().unwrap()..=high.try_into().unwrap();
         let server = |range| Some((KEY.parse().unwrap(), Some(range)));
+        let short = FwknopWay { keys: Some(Secret::new(vec![8; FWKNOP_KEYS - 1])), ..asked() };
         for wrong in [
             Link { host: String::new(), ..whole() },
             Link { host: "a b".to_owned(), ..whole() },
@@ -303,6 +367,7 @@ mod tests {
             Link { server: whole().server, ..link(&[totp("ssh")]) },
             Link { server: server(range(2, 1)), ..whole() },
             link(&[]),
+            link(&[LinkEntry { way: Way::Fwknop(short), ..spa("ssh") }]),
             link(&[spa("ssh"), totp("web"), spa("ssh")]),
         ] {
             assert_eq!(Link::decode(&wrong.encode().unwrap()), Err(LinkError::Newer), "{wrong:?}");
@@ -321,6 +386,7 @@ mod tests {
             of(&[totp("ssh"), spa("ssh"), totp("web")]),
             ["gw-ssh-totp", "gw-ssh-spa", "gw-web"]
         );
+        assert_eq!(of(&[fwknop("ssh"), spa("ssh")]), ["gw-fwknop", "gw-spa"]);
     }
 
     #[test]
@@ -336,7 +402,8 @@ mod tests {
     fn no_output_shows_a_secret() {
         let (link, text) = whole();
         let shown = format!("{link:?}");
-        assert!(shown.contains("Secret(..)") && !shown.contains("7, 7"), "{shown}");
+        assert_eq!(shown.matches("Secret(..)").count(), 3, "of three ways: {shown}");
+        assert!(["7, 7", "8, 8"].iter().all(|key| !shown.contains(key)), "{shown}");
         let error = Link::decode(&text[1..]).unwrap_err();
         assert!(!format!("{error} {error:?}").contains(&text[20..40]));
     }
@@ -357,6 +424,22 @@ mod tests {
         }
     }
 
+    prop_compose! {
+        fn way()(
+            scheme in scheme(), ports in prop::collection::vec(any::<(bool, NonZeroU16)>(), 1..11),
+            nat: Option<(std::net::Ipv4Addr, NonZeroU16)>, hash in select(Hash::ALL.to_vec()),
+            port: Option<NonZeroU16>, which in 0..3usize,
+        ) -> Way {
+            let knock = |(is_tcp, port)| {
+                Knock::new(if is_tcp { Protocol::Tcp } else { Protocol::Udp }, port)
+            };
+            let nat = nat.map(|(to, port)| SocketAddrV4::new(to, port.get()));
+            let ports = ports.into_iter().map(knock).collect();
+            let asked = FwknopWay { keys: None, hash, port, ports, nat };
+            [Way::Spa, Way::Totp(scheme), Way::Fwknop(asked)][which].clone()
+        }
+    }
+
     proptest! {
         #[test]
         fn every_link_comes_back_and_has_one_text(
@@ -366,18 +449,26 @@ mod tests {
             key: Option<[u8; 32]>,
             port: Option<NonZeroU16>,
             ways in prop::collection::btree_map(
-                "[a-z]{1,32}", (prop::option::of(scheme()), any::<Option<NonZeroU16>>()), 1..5,
+                "[a-z]{1,32}", (way(), any::<Option<NonZeroU16>>()), 1..5,
             ),
+            keys: bool,
         ) {
-            let entry = |(door, (scheme, wait)): (String, _)| LinkEntry { door: name(&door), scheme, wait };
-            let entries: Vec<LinkEntry> = ways.into_iter().map(entry).collect();
+            let entry = |(door, (way, wait)): (String, _)| LinkEntry { door: name(&door), way, wait };
+            let mut entries: Vec<LinkEntry> = ways.into_iter().map(entry).collect();
             let server = || (KEY.parse().unwrap(), port.map(|port| port..=NonZeroU16::MAX));
+            let mut asked = entries.iter_mut().filter_map(|it| match &mut it.way {
+                Way::Fwknop(asked) => Some(asked),
+                _ => None,
+            });
+            if let Some(asked) = asked.next().filter(|_| keys) {
+                asked.keys = Some(Secret::from([8; FWKNOP_KEYS]));
+            }
             let link = Link {
                 host,
                 label: name(&label),
                 secret: secret.map(Secret::new),
                 key: key.map(Into::into),
-                server: entries.iter().any(|it| it.scheme.is_none()).then(server),
+                server: entries.iter().any(|it| it.way == Way::Spa).then(server),
                 entries,
             };
             let text = link.encode().unwrap();
@@ -389,7 +480,7 @@ mod tests {
             at: prop::sample::Index, to: u8, more in prop::collection::vec(any::<u8>(), 0..3),
         ) {
             let mut buffer = [0; 999];
-            let link = link(&[spa("ssh"), totp("ssh"), totp("web")]);
+            let link = link(&[spa("ssh"), totp("ssh"), fwknop("ssh"), totp("web")]);
             let mut body = postcard::to_slice(&link, &mut buffer).unwrap().to_vec();
             let at = at.index(body.len());
             body[at] = to;

@@ -132,6 +132,11 @@ impl Bundle {
     }
 }
 
+/// The link in it.
+fn link(printed: &str) -> Link {
+    Link::decode(printed.lines().find(|line| line.starts_with("knock://")).unwrap()).unwrap()
+}
+
 /// The stanza that `enroll` has printed, as it is.
 fn stanza(printed: &str) -> String {
     let lines = printed.lines().skip_while(|line| !line.starts_with("# Then it is: "));
@@ -235,7 +240,7 @@ HMAC_KEY_BASE64 TWO
 USE_HMAC Y
 "
     );
-    assert!(!printed.contains("knock://") && !printed.contains('█'), "{printed}");
+    assert!(!printed.contains('█'), "{printed}");
     assert!(beside.contains("holds a secret") && !beside.contains(key), "{beside}");
     let keys = files.config().join("keys");
     for (name, key) in [("phone.fwknop", key), ("phone.hmac", hmac_key)] {
@@ -360,7 +365,10 @@ fn another_door_is_told_without_the_keys_that_the_client_has() {
     let (printed, beside) = said(files.run("enroll phone --door more --qr"));
     assert_eq!(variable(&stanza(&printed), "ACCESS"), "tcp/465");
     assert!(!printed.contains(variable(&stanza(&first), "KEY_BASE64")), "{printed}");
-    assert!(!printed.contains('█') && !beside.contains("holds a secret"), "{printed}{beside}");
+    assert!(!beside.contains("holds a secret"), "{beside}");
+    let link = link(&printed);
+    assert_eq!(scanned(&printed), [link.encode().unwrap().to_string()], "and no keys");
+    assert_eq!(link.fwknop_keys(), None);
 }
 
 #[test]
@@ -369,7 +377,9 @@ fn the_code_for_the_app_is_both_keys() {
     let (printed, _) = said(files.run("enroll phone --door gate --fwknop --qr"));
     let stanza = stanza(&printed);
     let (key, hmac_key) = (variable(&stanza, "KEY_BASE64"), variable(&stanza, "HMAC_KEY_BASE64"));
-    assert_eq!(scanned(&printed), [format!("KEY_BASE64:{key} HMAC_KEY_BASE64:{hmac_key}")]);
+    let link = link(&printed).encode().unwrap().to_string();
+    let keys = format!("KEY_BASE64:{key} HMAC_KEY_BASE64:{hmac_key}");
+    assert_eq!(scanned(&printed), [link, keys]);
 }
 
 #[test]
@@ -471,15 +481,38 @@ fn a_new_secret_comes_with_the_entries_of_every_door_of_the_client() {
 fn a_link_has_nothing_that_its_doors_have_no_use_for() {
     let files = Files::new();
     said(files.run("enroll laptop --door vpn --door ssh --spa --totp"));
-    let link = |line: &str| {
-        let (printed, _) = said(files.run(line));
-        Link::decode(printed.lines().find(|line| line.starts_with("knock://")).unwrap()).unwrap()
-    };
+    let link = |line: &str| link(&said(files.run(line)).0);
     let web = link("enroll laptop --door web");
     assert_eq!((web.secret, web.key, web.server), (None, None, None));
     let vpn = link("enroll laptop --spa");
     assert!(vpn.secret.is_none() && vpn.key.is_some() && vpn.server.is_some());
-    assert!(vpn.entries.iter().all(|entry| entry.scheme.is_none()), "{vpn:?}");
+    assert!(vpn.entries.iter().all(|entry| entry.mode() == "spa"), "{vpn:?}");
+}
+
+#[test]
+fn what_is_more_than_a_link_holds_is_said_before_anything_is_written() {
+    let files = Files::new();
+    let before = files.all();
+    let line = |length| format!("enroll phone --door ssh --totp --host {}", "x".repeat(length));
+    let output = files.run(&line(254));
+    let error = text(output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("write a name such as gw.example.com"), "{error}");
+    said(files.run(&line(253)));
+    said(files.run("revoke phone"));
+    assert_eq!(files.all(), before);
+
+    let names = || (0..150).map(|at| format!("door-{at:027}"));
+    let open: Vec<String> = (10_000..10_010).map(|port| format!("{port}/udp")).collect();
+    let doors =
+        names().map(|it| format!("  {it}: {{fwknop: true, open: [{}]}}\n", open.join(", ")));
+    files.write("more.yaml", &format!("doors:\n{}", doors.collect::<String>()));
+    let before = files.all();
+    let all: Vec<String> = names().map(|name| format!("--door {name}")).collect();
+    let error = complained(files.run(&format!("enroll phone --fwknop {}", all.join(" "))));
+    assert!(error.contains("more than a link holds: enroll the client for fewer doors"), "{error}");
+    assert_eq!(files.all(), before);
+    said(files.run(&format!("enroll phone --fwknop {}", all[..100].join(" "))));
 }
 
 #[test]
@@ -700,7 +733,9 @@ fn the_reference_client_opens_with_a_link_that_is_printed() {
         return eprintln!("SKIPPED: {name}: python3 has no package cryptography");
     }
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/clients/knock_spa.py");
-    let (printed, _) = said(site.run(&format!("enroll laptop --door vpn --spa --host {SERVER}")));
+    let (printed, _) = said(
+        site.run(&format!("enroll laptop --door gate --door vpn --spa --fwknop --host {SERVER}")),
+    );
     let link = printed.lines().find(|line| line.starts_with("knock://1/")).unwrap();
     let home = tempfile::tempdir().unwrap();
     let key = home.path().join("laptop.key").display().to_string();
@@ -848,6 +883,62 @@ fn the_stock_client_and_ours_open_with_the_stanza_that_is_printed_and_with_old_k
 }
 
 #[test]
+fn our_client_opens_with_a_link_to_fwknops_keys_and_with_each_way_of_one_link() {
+    let Some(site) = Site::new("a link with keys of fwknop's") else { return };
+    let by = || site.knockd.grants().remove(0)["by"].as_str().unwrap().to_owned();
+    let bundle = site.enroll("phone --door gate --fwknop");
+    assert!(!site.is_open(443));
+    assert!(site.knock(&bundle), "{}", bundle.hosts());
+    assert_eq!(by(), "fwknop");
+    site.close();
+    let second = site.enroll("phone --fwknop");
+    assert!(site.knock(&second));
+    site.close();
+    site.is_counted("fwknop-bad-hmac", || assert!(site.knock_in_vain(&bundle)));
+
+    let settings = fs::read_to_string(site.knockd.config.join("doors.yaml")).unwrap();
+    let all = "  all:
+    totp: {mode: code, base: 7300}
+    spa: true
+    fwknop: true
+    open: [1194/tcp]
+    open_for: 1h
+";
+    fs::write(site.knockd.config.join("all.yaml"), format!("doors:\n{all}")).unwrap();
+    assert!(settings.contains("1194/tcp"), "something listens there");
+    let bundle = site.enroll("laptop --door all --totp --spa --fwknop");
+    let hosts = bundle.path("hosts.yaml").display().to_string();
+    let label = bundle.hosts().lines().nth(1).unwrap().trim().to_owned();
+    let label = label.trim_end_matches("-totp:");
+    for way in ["totp", "spa", "fwknop"] {
+        site.net
+            .client
+            .must(env!("CARGO_BIN_EXE_knock"), &["--hosts", &hosts, &format!("{label}-{way}")]);
+        assert_eq!(by(), way);
+        site.close();
+    }
+}
+
+#[test]
+fn a_client_that_has_to_name_its_address_is_told_so() {
+    let Some(site) = Site::new("a link, and an address to be named") else { return };
+    site.enroll("phone --door gate --fwknop");
+    let path = site.knockd.config.join("client-phone.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text + "      hmac_type: sha3_512\n      address: explicit\n").unwrap();
+    let (printed, _) = said(site.run(&format!("enroll phone --fwknop --host {SERVER}")));
+    assert!(
+        printed.contains("has to be named: fwknop -a ADDRESS, or -R; knock --address"),
+        "{printed}"
+    );
+    let bundle = Bundle::unpack(&printed);
+    let hosts = bundle.path("hosts.yaml").display().to_string();
+    let arguments = ["--hosts", &hosts, "--address", CLIENT, SERVER];
+    site.net.client.must(env!("CARGO_BIN_EXE_knock"), &arguments);
+    assert!(site.is_open(443));
+}
+
+#[test]
 fn a_door_that_only_forwards_opens_with_the_stanza_that_is_printed() {
     let name = "a stanza for a host behind";
     let Some(site) = Site::new(name).filter(|_| has_programs(name, &["fwknop"])) else { return };
@@ -861,6 +952,10 @@ fn a_door_that_only_forwards_opens_with_the_stanza_that_is_printed() {
         assert_eq!((&grant["door"], &grant["address"]), (&"inner".into(), &CLIENT.into()));
         site.close();
     }
+    // Nothing listens there that the entry could wait for.
+    assert!(site.knock_in_vain(&site.enroll("laptop --door inner --fwknop")));
+    let grant = site.knockd.grants().remove(0);
+    assert_eq!((&grant["door"], &grant["client"]), (&"inner".into(), &"laptop".into()));
 }
 
 #[test]

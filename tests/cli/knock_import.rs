@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use libknock::proto::Secret;
-use libknock::proto::link::{Link, LinkEntry};
+use libknock::proto::fwknop::Hash;
+use libknock::proto::link::{FWKNOP_KEYS, FwknopWay, Link, LinkEntry, Way};
 use libknock::proto::totp::{Digits, Scheme, TotpMode};
 
 use crate::client::{Said, knock_in, misused};
@@ -93,7 +94,7 @@ fn totp() -> Link {
         server: None,
         entries: vec![LinkEntry {
             door: "ssh".parse().unwrap(),
-            scheme: Some(scheme),
+            way: Way::Totp(scheme),
             wait: 22.try_into().ok(),
         }],
     }
@@ -103,8 +104,24 @@ fn spa() -> Link {
     let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
     let mut link = Link { secret: None, key: Some([7; 32].into()), ..totp() };
     link.server = Some((key.parse().unwrap(), None));
-    link.entries[0].scheme = None;
+    link.entries[0].way = Way::Spa;
     link
+}
+
+fn asked(keys: Option<Secret>) -> FwknopWay {
+    let ports = ["22/tcp", "4500/udp"].map(|port| port.parse().unwrap()).to_vec();
+    FwknopWay { keys, hash: Hash::Sha256, port: None, ports, nat: None }
+}
+
+/// A link with this for its only way.
+fn asks(way: FwknopWay) -> Link {
+    let mut link = Link { secret: None, ..totp() };
+    link.entries[0].way = Way::Fwknop(way);
+    link
+}
+
+fn fwknop() -> Link {
+    asks(asked(Some(Secret::from([8; FWKNOP_KEYS]))))
 }
 
 fn text(link: &Link) -> String {
@@ -125,13 +142,118 @@ const ENTRY: &str = "  gw:
 #[test]
 fn a_link_is_all_that_it_takes_to_knock() {
     let home = Home::new();
-    assert_eq!(home.imports(&text(&totp()), &[]), "now it is: knock gw\n");
+    assert_eq!(home.imports(&text(&totp()), &[]), "now it is: knock gw (at 192.0.2.1)\n");
     assert_eq!(home.text("hosts.yaml"), format!("hosts:\n{ENTRY}"));
     assert_eq!(home.text("gw.totp"), format!("{SECRET}\n"));
     assert_eq!(["", "hosts.yaml", "gw.totp"].map(|name| home.mode(name)), [0o700, 0o600, 0o600]);
     let said = knock_in(home.0.path(), &["-n", "gw"]);
     assert_eq!((said.status, said.out.lines().count()), (0, 3), "{}", said.err);
     assert!(said.out.lines().all(|line| line.starts_with("tcp 192.0.2.1:70")), "{}", said.out);
+}
+
+const FWKNOP_ENTRY: &str = "  gw:
+    host: 192.0.2.1
+    mode: fwknop
+    door: ssh
+    ports: [22/tcp, 4500/udp]
+    key_file: gw.fwknop
+    hmac_digest_type: sha256
+    wait: 22
+";
+
+#[test]
+fn a_link_with_keys_of_fwknops_is_all_that_it_takes_to_ask() {
+    let home = Home::new();
+    assert_eq!(home.imports(&text(&fwknop()), &[]), "now it is: knock gw (at 192.0.2.1)\n");
+    assert_eq!(home.text("hosts.yaml"), format!("hosts:\n{FWKNOP_ENTRY}"));
+    assert_eq!(home.mode("gw.fwknop"), 0o600);
+    let keys = home.text("gw.fwknop");
+    let lines: Vec<&str> = keys.lines().collect();
+    assert_eq!(lines[0], "KEY_BASE64: CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=");
+    assert_eq!(lines[1], format!("HMAC_KEY_BASE64: {}CA==", "CAgI".repeat(21)));
+    let said = knock_in(home.0.path(), &["-n", "gw"]);
+    assert_eq!(said.status, 0, "{}", said.err);
+    assert!(said.out.starts_with("udp 192.0.2.1:62201 "), "{}", said.out);
+    let again = home.imports(&text(&fwknop()), &[]);
+    assert_eq!(again, "all of this is there already\nnow it is: knock gw (at 192.0.2.1)\n");
+}
+
+#[test]
+fn what_is_unusual_about_a_server_of_fwknops_requests_stands_in_the_entry() {
+    let home = Home::new();
+    let unusual = FwknopWay {
+        hash: Hash::Sha3_512,
+        port: 7777.try_into().ok(),
+        ports: vec!["2222/tcp".parse().unwrap()],
+        nat: "192.168.1.10:22".parse().ok(),
+        ..asked(None)
+    };
+    let link = asks(unusual);
+    let said = home.import(&text(&link), &[]);
+    let path = home.path("gw.fwknop").display().to_string();
+    let lacks = format!("the link has no fwknop key: yours belongs in {path}");
+    assert!(said.err.contains(&lacks), "{}", said.err);
+    assert_eq!(
+        home.text("hosts.yaml"),
+        "hosts:
+  gw:
+    host: 192.0.2.1
+    mode: fwknop
+    door: ssh
+    ports: [2222/tcp]
+    nat_access: '192.168.1.10:22'
+    key_file: gw.fwknop
+    hmac_digest_type: sha3_512
+    spa_port: 7777
+    wait: 22
+"
+    );
+    fs::write(home.path("gw.fwknop"), "any\n").unwrap();
+    fs::set_permissions(home.path("gw.fwknop"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(knock_in(home.0.path(), &["-n", "gw"]).out.starts_with("udp 192.0.2.1:7777 "));
+}
+
+#[test]
+fn each_way_of_a_link_has_its_own_name_and_file() {
+    let home = Home::new();
+    let [mut link, spa, fwknop] = [totp(), spa(), fwknop()];
+    link.entries.extend([spa.entries, fwknop.entries].concat());
+    let link = Link { key: spa.key, server: spa.server, ..link };
+    let names = ["gw-totp", "gw-spa", "gw-fwknop"];
+    assert_eq!(
+        home.imports(&text(&link), &[]),
+        names.map(|it| format!("now it is: knock {it} (at 192.0.2.1)\n")).concat()
+    );
+    assert_eq!(home.all().len(), 4, "{:?}", home.all());
+    for name in names {
+        let said = knock_in(home.0.path(), &["-n", name]);
+        assert_eq!(said.status, 0, "{}", said.err);
+    }
+}
+
+#[test]
+fn of_several_ways_into_one_door_the_hosts_own_name_takes_the_one_of_one_packet() {
+    let home = Home::new();
+    let mut link = spa();
+    link.entries.extend(fwknop().entries);
+    home.imports(&text(&link), &[]);
+    let said = knock_in(home.0.path(), &["-n", "192.0.2.1"]);
+    assert!(said.out.contains(" 192 bytes"), "{} {}", said.out, said.err);
+    let said = knock_in(home.0.path(), &["-n", "gw-fwknop", "--door", "web"]);
+    assert!(said.err.contains("--door"), "an option without effect: {} {}", said.out, said.err);
+}
+
+#[test]
+fn a_link_to_ports_that_cannot_be_asked_for_is_not_taken() {
+    let home = Home::new();
+    let nowhere = "192.168.1.10:0".parse().ok();
+    for way in
+        [FwknopWay { ports: vec![], ..asked(None) }, FwknopWay { nat: nowhere, ..asked(None) }]
+    {
+        let said = home.import(&text(&asks(way)), &[]);
+        assert!(said.status == 1 && said.err.contains("the link:"), "{}", said.err);
+        assert_eq!(home.all(), []);
+    }
 }
 
 #[test]
@@ -151,11 +273,31 @@ fn the_link_is_found_in_lines_of_any_system_and_in_a_sentence() {
     let home = Home::new();
     let printed = format!("For knock: ...\n\n{}\n\nFor others: ...\n", text(&totp()));
     home.imports(&printed.replace('\n', "\r\n"), &[]);
-    for sentence in
-        [format!("Take <{}>, please.", text(&totp())), format!("\x1b[1m{}\x1b[0m", text(&totp()))]
-    {
+    for sentence in [
+        format!("Take <{}>, please.", text(&totp())),
+        format!("\x1b[1m{}\x1b[0m", text(&totp())),
+        format!("What begins with knock:// is a link: {}", text(&totp())),
+    ] {
         assert!(home.imports(&sentence, &[]).starts_with("all of this is there already"));
     }
+}
+
+#[test]
+fn what_is_around_the_link_may_be_in_any_encoding() {
+    let home = Home::new();
+    let mail = [b"F\xfcr dich:\n\n", text(&totp()).as_bytes(), b"\n\nGr\xfc\xdfe\n"].concat();
+    let mut knock = Command::new(env!("CARGO_BIN_EXE_knock"));
+    knock.args(["import", "-"]).env("XDG_CONFIG_HOME", home.0.path());
+    knock.write_stdin(mail).assert().success();
+    assert_eq!(home.text("gw.totp"), format!("{SECRET}\n"));
+}
+
+#[test]
+fn a_file_with_the_secret_that_others_can_read_is_closed_to_them() {
+    let home = Home::with("");
+    home.write("gw.totp", &format!("{SECRET}\n"));
+    home.imports(&text(&totp()), &[]);
+    assert_eq!(home.mode("gw.totp"), 0o600);
 }
 
 #[test]
@@ -176,7 +318,7 @@ fn the_same_link_again_changes_nothing() {
     home.imports(&text(&totp()), &[]);
     let before = home.all();
     let out = home.imports(&text(&totp()), &[]);
-    assert_eq!(out, "all of this is there already\nnow it is: knock gw\n");
+    assert_eq!(out, "all of this is there already\nnow it is: knock gw (at 192.0.2.1)\n");
     assert_eq!(home.all(), before);
 }
 
@@ -200,6 +342,35 @@ fn a_hosts_file_that_is_a_symbolic_link_stays_one() {
     home.imports(&text(&totp()), &[]);
     assert!(fs::symlink_metadata(home.path("hosts.yaml")).unwrap().is_symlink());
     assert_eq!(home.text("managed"), format!("hosts:\n{ENTRY}"));
+}
+
+#[test]
+fn what_a_symbolic_link_leads_to_is_made_where_it_is_not_there_yet() {
+    let home = Home::with("");
+    fs::remove_file(home.path("hosts.yaml")).unwrap();
+    fs::create_dir(home.path("dotfiles")).unwrap();
+    for (from, to) in
+        [("hosts.yaml", "other"), ("other", "dotfiles/hosts"), ("gw.totp", "dotfiles/gw")]
+    {
+        std::os::unix::fs::symlink(to, home.path(from)).unwrap();
+    }
+    home.imports(&text(&totp()), &[]);
+    for name in ["hosts.yaml", "other", "gw.totp"] {
+        assert!(fs::symlink_metadata(home.path(name)).unwrap().is_symlink(), "{name}");
+    }
+    assert_eq!(home.text("dotfiles/hosts"), format!("hosts:\n{ENTRY}"));
+    assert_eq!(home.text("dotfiles/gw"), format!("{SECRET}\n"));
+    assert_eq!(home.mode("dotfiles/gw"), 0o600);
+}
+
+#[test]
+fn a_symbolic_link_into_what_is_not_there_stays_one() {
+    let home = Home::with("");
+    fs::remove_file(home.path("hosts.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere/hosts", home.path("hosts.yaml")).unwrap();
+    let said = home.import(&text(&totp()), &[]);
+    assert!(said.status == 1 && said.err.contains("hosts.yaml"), "{}", said.err);
+    assert!(fs::symlink_metadata(home.path("hosts.yaml")).unwrap().is_symlink());
 }
 
 #[test]
@@ -241,6 +412,42 @@ fn who_is_asked_at_the_terminal_decides_also_where_the_link_comes_through_a_pipe
         assert!(said.contains("Overwrite? [y/N]"), "{said}");
         assert_eq!(home.all() != before, is_taken, "{answer:?}: {said}");
     }
+}
+
+#[test]
+fn what_somebody_changes_while_the_question_stands_is_not_lost() {
+    for name in ["hosts.yaml", "gw.totp"] {
+        let home = Home::with("hosts:\n  gw: {ports: [7113]}\n");
+        home.write("gw.totp", "MZXW6YTBOJRGC6TBMZXW6YTBOJRGC6TB\n");
+        let line = format!("echo '{}' | '{}' import -", text(&totp()), env!("CARGO_BIN_EXE_knock"));
+        let (log, file) = (home.0.path().join("log"), home.path(name));
+        // It answers when it is asked, and not before.
+        let answer = format!(
+            "until grep -q 'Overwrite?' {0} 2>/dev/null; do sleep 0.05; done; echo '# mine' >>{1}",
+            log.display(),
+            file.display()
+        );
+        let script_line = format!("({answer}; echo y) | script -qefc \"{line}\" {}", log.display());
+        let mut shell = Command::new("sh");
+        let output =
+            shell.args(["-c", &script_line]).env("XDG_CONFIG_HOME", home.0.path()).output();
+        let said = String::from_utf8(output.unwrap().stdout).unwrap();
+        let error = format!("{} has changed meanwhile", file.display());
+        assert!(said.contains(&error) && said.contains("run it again"), "{said}");
+        assert!(home.text(name).ends_with("\n# mine\n"), "{}", home.text(name));
+        assert!(home.text("gw.totp").starts_with("MZXW"));
+        assert!(home.text("hosts.yaml").contains("7113"));
+    }
+}
+
+#[test]
+fn who_is_asked_is_told_that_comments_would_go() {
+    let home = Home::with("hosts:\n  gw: # mine\n    ports: [7113]\n  # next\n  b: {ports: [1]}\n");
+    let error = home.refuses(&text(&totp()), &[]);
+    assert!(error.contains("'gw' (its comments would go too) says something else"), "{error}");
+    home.imports(&text(&totp()), &["--force"]);
+    let after = format!("hosts:\n{ENTRY}  # next\n  b: {{ports: [1]}}\n");
+    assert_eq!(home.text("hosts.yaml"), after);
 }
 
 #[test]
@@ -321,12 +528,15 @@ fn further(door: &str) -> Link {
 fn a_further_door_gets_an_entry_of_its_own_beside_the_first() {
     let home = Home::new();
     home.imports(&text(&totp()), &[]);
-    assert_eq!(home.imports(&text(&further("web")), &[]), "now it is: knock gw-web\n");
+    assert_eq!(
+        home.imports(&text(&further("web")), &[]),
+        "now it is: knock gw-web (at 192.0.2.1)\n"
+    );
     assert!(home.text("hosts.yaml").starts_with(&format!("hosts:\n{ENTRY}  gw-web:\n")));
     let said = knock_in(home.0.path(), &["-n", "gw-web"]);
     assert_eq!((said.status, said.out.lines().count()), (0, 3), "{}", said.err);
     let again = home.imports(&text(&further("web")), &[]);
-    assert_eq!(again, "all of this is there already\nnow it is: knock gw-web\n");
+    assert_eq!(again, "all of this is there already\nnow it is: knock gw-web (at 192.0.2.1)\n");
 }
 
 #[test]
@@ -356,6 +566,32 @@ fn nothing_that_is_for_one_host_goes_to_another_without_being_asked_for() {
         home.imports(&text(&link), &["--force"]);
         home.write("hosts.yaml", &format!("hosts:\n{ENTRY}"));
     }
+}
+
+#[test]
+fn requests_of_keys_that_are_there_go_to_no_other_host_without_being_asked_for() {
+    let home = Home::new();
+    home.imports(&text(&fwknop()), &[]);
+    let mut link = Link { host: "evil.example".to_owned(), ..asks(asked(None)) };
+    link.entries.extend(further("web").entries);
+    let error = home.refuses(&text(&link), &[]);
+    let at = "hosts.yaml:2:3: knocks that are for 192.0.2.1 would go to evil.example";
+    assert!(error.contains(at), "{error}");
+}
+
+#[test]
+fn a_key_of_ones_own_may_be_for_several_hosts() {
+    let home = Home::new();
+    let own = Link { key: None, ..spa() };
+    home.import(&text(&own), &[]);
+    home.write("gw.key", "any\n");
+    let mut several = Link { host: "192.0.2.2".to_owned(), ..own };
+    several.entries.extend([further("web"), further("mail")].map(|mut link| {
+        link.entries[0].way = Way::Spa;
+        link.entries.remove(0)
+    }));
+    let out = home.imports(&text(&several), &[]);
+    assert!(out.contains("now it is: knock gw-web (at 192.0.2.2)\n"), "{out}");
 }
 
 #[test]
@@ -396,7 +632,10 @@ fn several_ways_have_a_name_each_and_share_their_files() {
     let mut link = spa();
     link.entries.push(LinkEntry { door: "web".parse().unwrap(), ..link.entries[0].clone() });
     let out = home.imports(&text(&link), &["--name", "home"]);
-    assert_eq!(out, "now it is: knock home-ssh\nnow it is: knock home-web\n");
+    assert_eq!(
+        out,
+        "now it is: knock home-ssh (at 192.0.2.1)\nnow it is: knock home-web (at 192.0.2.1)\n"
+    );
     assert_eq!(home.text("hosts.yaml").matches("key_file: home.key").count(), 2);
     assert_eq!(home.all().len(), 2);
 }

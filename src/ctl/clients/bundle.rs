@@ -9,7 +9,7 @@ use crate::ctl::error::Error;
 use crate::ctl::page::in_url;
 use crate::ctl::qr;
 use crate::proto::Secret;
-use crate::proto::link::{Link, LinkEntry};
+use crate::proto::link::{Link, LinkEntry, Way};
 use crate::proto::totp::{Digits, Scheme, TotpMode, uri};
 
 /// A code to show what is knocked for it.
@@ -58,12 +58,6 @@ pub(super) fn text(
         "For knock: 'knock import -' asks for this link; then it is: knock {names}\n\n{}\n\n",
         *code
     ));
-    if link.server.is_some() && link.key.is_none() {
-        let label = &link.label;
-        text.push_str(&format!(
-            "Its private key, of 'knock --keygen', belongs in ~/.config/knock/{label}.key\n\n"
-        ));
-    }
     if let Some(colours) = qr {
         text.push_str(&format!("{}\n", *drawn(&code, colours)));
     }
@@ -83,8 +77,8 @@ fn add_authenticator(
     let (mut shown, mut doors) = (Vec::new(), String::new());
     // The issuer that an authenticator shows has no colon.
     let issuer = if link.host.contains(':') { link.label.as_str() } else { &link.host };
-    for LinkEntry { door, scheme, .. } in &link.entries {
-        let Some(scheme) = scheme else { continue };
+    for LinkEntry { door, way, .. } in &link.entries {
+        let Way::Totp(scheme) = way else { continue };
         let how = by_hand(&link.host, scheme).unwrap_or_else(|| {
             "its codes cannot be knocked: only knock knows the ports".to_owned()
         });
@@ -161,10 +155,9 @@ mod tests {
 
     /// What a client with a secret is told about these doors, or one with such a key about another.
     fn bundle(rotating: &[(&str, Scheme)], key: Option<PrivateKey>, qr: bool) -> String {
-        let entry =
-            |door: &str, scheme| LinkEntry { door: door.parse().unwrap(), scheme, wait: None };
-        let rotate = rotating.iter().map(|(door, scheme)| entry(door, Some(*scheme)));
-        let asks = rotating.is_empty().then(|| entry("vpn", None));
+        let entry = |door: &str, way| LinkEntry { door: door.parse().unwrap(), way, wait: None };
+        let rotate = rotating.iter().map(|(door, scheme)| entry(door, Way::Totp(*scheme)));
+        let asks = rotating.is_empty().then(|| entry("vpn", Way::Spa));
         let secret = Secret::new(b"Hello!\xde\xad\xbe\xefHello!\xde\xad\xbe\xef".to_vec());
         let link = Link {
             host: "gw.example.com".to_owned(),
@@ -193,8 +186,6 @@ mod tests {
         }
         let text = bundle(&[], Some([7; 32].into()), false);
         assert!(!text.contains("authenticator") && !text.contains("private key"), "{text}");
-        let text = bundle(&[], None, false);
-        assert!(text.contains("belongs in ~/.config/knock/gw.key\n"), "{text}");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use data_encoding::BASE64;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
@@ -11,11 +10,12 @@ use zeroize::Zeroizing;
 use super::client_file::ClientFile;
 use super::site::Site;
 use super::{bundle, stanza};
-use crate::config::{Client, Config, Door, Name, Settings};
+use crate::config::{Config, Door, FwknopClient, Name};
 use crate::ctl::args::host;
 use crate::ctl::edit::Edit;
 use crate::ctl::{Error, Target, say};
-use crate::proto::link::{Link, LinkEntry};
+use crate::proto::fwknop::Hash;
+use crate::proto::link::{FWKNOP_KEYS, FwknopWay, Link, LinkEntry, Way};
 use crate::proto::spa::{KEY_LEN, PORTS, PrivateKey, PublicKey};
 use crate::proto::totp::{SECRET_BYTES, encode_secret};
 use crate::proto::{Method, Protocol, Secret, duration};
@@ -81,15 +81,17 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     let site = Site::open(target)?;
     let known = site.client(&args.client)?;
     check(site.config(), args, known.as_ref())?;
-    let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|it| it.has(Method::Spa));
-    let server_key = if has_spa { Some(site.server_key()?) } else { None };
-    let new_key = (args.spa == Some(None)).then(random::<KEY_LEN>).transpose()?;
-    let new_key = new_key.map(|bytes| PrivateKey::from(*bytes));
     let now = Timestamp::from_nanosecond(clock::now().wall.as_nanos().into()).unwrap_or_default();
 
     let mut client = known.clone().unwrap_or_else(|| ClientFile::new(args.client.clone()));
     client.forget_expired(now);
     client.add_doors(&args.doors);
+    let of_fwknop = site.config().client(&args.client).and_then(|it| it.fwknop.as_ref());
+    let link = link(&site, args, &client, of_fwknop)?;
+    let (output, address) = (io::stdout(), of_fwknop.map(|it| it.address).unwrap_or_default());
+    let qr = args.qr.then(|| output.is_terminal());
+    let mut text = bundle::text(&args.client, &link, qr)?;
+    text.push_str(&stanza::show(&args.client, &link, address, qr));
     let mut edit = Edit::default();
     let mut rotate = |method, secrets: Vec<(_, &str, Zeroizing<String>)>| {
         let mut files = Vec::new();
@@ -101,33 +103,34 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
         client.rotate(method, files, now, args.grace.unwrap_or_default());
         Ok::<_, Error>(())
     };
-    if args.totp {
-        let secret = encode_secret(&Secret::from(*random::<SECRET_BYTES>()?));
-        rotate(Method::Totp, vec![("secret_file", "totp", secret)])?;
+    if let Some(secret) = &link.secret {
+        rotate(Method::Totp, vec![("secret_file", "totp", encode_secret(secret))])?;
     }
-    if args.fwknop {
-        let key = Zeroizing::new(BASE64.encode(&*random::<32>()?));
-        let hmac_key = Zeroizing::new(BASE64.encode(&*random::<64>()?));
+    if let Some([key, hmac_key]) = link.fwknop_keys() {
         let keys = [("key_base64_file", "fwknop", key), ("hmac_key_base64_file", "hmac", hmac_key)];
         rotate(Method::Fwknop, keys.into())?;
     }
-    if let Some(key) = args.spa.flatten().or(new_key.as_ref().map(PrivateKey::public)) {
+    if let Some(key) = args.spa.flatten().or(link.key.as_ref().map(PrivateKey::public)) {
         client.add_key(key, args.replace);
     }
     edit.write(site.client_file(&args.client), client.text());
-    let config = site.commit(edit)?;
+    site.commit(edit)?;
     tell(args, known.as_ref(), &client);
     let over = known.iter().flat_map(ClientFile::secret_files);
     site.forget(over.filter(|path| !client.secret_files().any(|kept| kept == *path)))?;
     let reloaded = site.reload();
 
-    // Whatever has become of knockd, the client's secrets are shown this once only. What is new
-    // counts at all doors of the client.
-    let doors = if args.gives().is_empty() { &args.doors } else { &client.doors };
-    let doors: Vec<&Door> =
-        config.doors.iter().filter(|door| doors.contains(door.name())).collect();
-    let client = config.client(&args.client).ok_or_else(|| Error::no_client(&config, &args.client));
-    reloaded.and(show(args, client?, &doors, &config.settings, new_key.as_ref(), server_key))
+    // Whatever has become of knockd, the client's secrets are shown this once only.
+    if args.host.is_none() {
+        let host = &link.host;
+        say(&format!("the client is told to knock at '{host}'; --host names another address"));
+    }
+    if link.secret.is_some() || link.key.is_some() || args.fwknop {
+        say("what follows holds a secret, and is shown this once: it is for the client alone");
+    }
+    let shown = output.lock().write_all(text.as_bytes());
+    reloaded?;
+    Ok(shown?)
 }
 
 /// Whether the client can be given that, and comes to something by it.
@@ -234,60 +237,62 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     }
 }
 
-/// Shows the client what it is given, and where it knocks: the ways into these doors that are new,
-/// or all that it has where none is.
-fn show(
+/// The link for the client, with all that is drawn for it: the ways into its doors that are new, or
+/// all that it has where none is.
+///
+/// # Errors
+/// When there are no random numbers, or no key of the server's.
+fn link(
+    site: &Site<'_>,
     args: &EnrollArgs,
-    client: &Client,
-    doors: &[&Door],
-    settings: &Settings,
-    new_key: Option<&PrivateKey>,
-    server_key: Option<PublicKey>,
-) -> Result<(), Error> {
-    let own = nix::unistd::gethostname().unwrap_or_default();
-    let own = own.to_string_lossy();
-    if args.host.is_none() {
-        say(&format!("the client is told to knock at '{own}'; --host names another address"));
-    }
-    let host = args.host.as_deref().unwrap_or(&own);
-    let shows = |gives: bool| gives || args.gives().is_empty();
-    let totp = client.totp.as_ref().filter(|_| shows(args.totp));
-    let server_key = server_key.filter(|_| shows(args.spa.is_some()));
+    client: &ClientFile,
+    of_fwknop: Option<&FwknopClient>,
+) -> Result<Link, Error> {
+    let Config { settings, doors: all, .. } = site.config();
+    let gives = args.gives();
+    let shows = |way| if gives.is_empty() { client.has(way) } else { gives.contains(&way) };
+    // What is new counts at all doors of the client.
+    let doors = if gives.is_empty() { &args.doors } else { &client.doors };
+    let (range, usual) = (&settings.fwknop.ports, PORTS.start());
+    let port = Some(*range.start()).filter(|_| !range.contains(usual));
+    let hmac = of_fwknop.and_then(|it| it.hmac.as_ref());
+    let hash = hmac.map_or_else(Hash::default, |(_, hash)| *hash);
+    let mut keys = args.fwknop.then(random::<FWKNOP_KEYS>).transpose()?;
     let mut entries = Vec::new();
-    for door in doors {
+    for door in all.iter().filter(|door| doors.contains(door.name())) {
         // The first TCP port that it opens: the client can wait for it.
         let single = door.opening.ports.iter().filter_map(|ports| ports.single());
         let mut ports = single.chain(door.opening.forwards.iter().map(|forward| forward.on));
         let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
-        let entry = |scheme| LinkEntry { door: door.name().clone(), scheme, wait };
-        if let Some(scheme) = door.recognition.totp.filter(|_| totp.is_some()) {
-            entries.push(entry(Some(scheme)));
+        let mut add = |way| entries.push(LinkEntry { door: door.name().clone(), way, wait });
+        if let Some(scheme) = door.recognition.totp.filter(|_| shows(Method::Totp)) {
+            add(Way::Totp(scheme));
         }
-        if server_key.is_some() && door.recognition.spa {
-            entries.push(entry(None));
+        if door.recognition.spa && shows(Method::Spa) {
+            add(Way::Spa);
+        }
+        if stanza::opens(door) && shows(Method::Fwknop) {
+            let way = stanza::way(door, port, hash);
+            let keys = keys.take().map(|keys| Secret::from(*keys));
+            add(Way::Fwknop(FwknopWay { keys, ..way }));
         }
     }
+    let own = nix::unistd::gethostname().unwrap_or_default();
+    let own = own.to_string_lossy();
+    let host = args.host.as_deref().unwrap_or(&own);
+    let secret = args.totp.then(random::<SECRET_BYTES>).transpose()?;
+    let key = (args.spa == Some(None)).then(random::<KEY_LEN>).transpose()?;
     let range = Some(settings.spa.ports.clone()).filter(|range| *range != PORTS);
-    let asks = entries.iter().any(|entry| entry.scheme.is_none());
-    let link = Link {
+    let asks = entries.iter().any(|entry| entry.way == Way::Spa);
+    let server_key = asks.then(|| site.server_key()).transpose()?;
+    Ok(Link {
         host: host.to_owned(),
         label: bundle::label(host, &own),
-        secret: totp.filter(|_| args.totp).map(|totp| totp.secret.clone()),
-        key: new_key.cloned(),
-        server: server_key.filter(|_| asks).map(|key| (key, range)),
+        secret: secret.map(|bytes| Secret::from(*bytes)),
+        key: key.map(|bytes| PrivateKey::from(*bytes)),
+        server: server_key.map(|key| (key, range)),
         entries,
-    };
-    let output = io::stdout();
-    let qr = args.qr.then(|| output.is_terminal());
-    let asked = if shows(args.fwknop) { doors } else { &[] };
-    let mut text = stanza::show(client, host, asked, settings, args.fwknop, qr);
-    if !link.entries.is_empty() {
-        text.insert_str(0, &bundle::text(&args.client, &link, qr)?);
-    }
-    if args.totp || link.key.is_some() || args.fwknop {
-        say("what follows holds a secret, and is shown this once: it is for the client alone");
-    }
-    Ok(output.lock().write_all(text.as_bytes())?)
+    })
 }
 
 #[cfg(test)]

@@ -105,19 +105,17 @@ impl<'a> Site<'a> {
         Ok(paths.find(|path| fs::symlink_metadata(path).is_err()).unwrap_or(keys))
     }
 
-    /// Makes the changes and gives the configuration that comes of them.
+    /// Makes the changes.
     ///
     /// # Errors
     /// Everything is as it was before then: also when the whole configuration would not be valid.
-    pub(super) fn commit(&self, edit: Edit) -> Result<Config, Error> {
+    pub(super) fn commit(&self, edit: Edit) -> Result<(), Error> {
         let undo = edit.make()?;
-        match load::load(&self.target.config, &self.target.options()) {
-            Ok(loaded) => Ok(loaded.config),
-            Err(report) => Err(match undo.make_each() {
-                Ok(()) => Error::Undone(report),
-                Err(source) => Error::NotUndone { report, source },
-            }),
-        }
+        let loaded = load::load(&self.target.config, &self.target.options());
+        loaded.map(drop).map_err(|report| match undo.make_each() {
+            Ok(()) => Error::Undone(report),
+            Err(source) => Error::NotUndone { report, source },
+        })
     }
 
     /// Removes files of secrets that hold no longer. Those elsewhere belong to somebody else.

@@ -1,16 +1,20 @@
 //! The stanzas of `~/.fwknoprc` by which fwknop's own client knocks.
 
-use data_encoding::BASE64;
+use std::net::{IpAddr, SocketAddrV4};
+use std::num::NonZeroU16;
+
 use zeroize::Zeroizing;
 
 use super::bundle::drawn;
-use crate::config::{AddressPolicy, Client, Door, Family, FwknopClient, Settings};
-use crate::proto::spa::PORTS;
+use crate::config::{AddressPolicy, Door, Family, Name};
+use crate::proto::fwknop::Hash;
+use crate::proto::link::{FwknopWay, Link};
+use crate::proto::{Knock, Protocol};
 
 /// How many ports are named: more may not fit a request.
 const MOST_PORTS: usize = 10;
 /// What need not be said.
-const USUAL: [(&str, &str); 2] = [("SPA_SERVER_PORT", "62201"), ("HMAC_DIGEST_TYPE", "sha256")];
+const USUAL: (&str, &str) = ("HMAC_DIGEST_TYPE", "sha256");
 
 /// Whether a request of fwknop's, which comes over IPv4, opens a door.
 pub(super) fn opens(door: &Door) -> bool {
@@ -20,56 +24,59 @@ pub(super) fn opens(door: &Door) -> bool {
     door.recognition.fwknop && is_ipv4
 }
 
-/// Says how a client knocks at those of the doors that take its requests, with its keys where they
-/// are new; `qr`: with a code of them for the app, in colours or not. Empty where there are none.
+/// How a client asks for it, at this port: for ports that it opens, or forwards.
+pub(super) fn way(door: &Door, port: Option<NonZeroU16>, hash: Hash) -> FwknopWay {
+    // Of a range fwknop can name one port.
+    let ports = door.opening.ports.iter().map(|ports| ports.first());
+    let forward = door.opening.forwards.iter().find_map(|it| match it.to {
+        IpAddr::V4(to) => Some((it.on, SocketAddrV4::new(to, it.port.get()))),
+        IpAddr::V6(_) => None,
+    });
+    let (on, nat) = forward.filter(|_| door.opening.ports.is_empty()).unzip();
+    // Where a door runs commands of its own, any port does.
+    let any = Knock::new(Protocol::Tcp, NonZeroU16::MIN);
+    let any = (door.opening.ports.is_empty() && on.is_none()).then_some(any);
+    let ports = ports.chain(on).chain(any).take(MOST_PORTS).collect();
+    FwknopWay { keys: None, hash, port, ports, nat }
+}
+
+/// Says how a client knocks as the link says; `qr`: with a code of new keys for the app, in colours
+/// or not. Empty where no door is asked so.
 pub(super) fn show(
-    client: &Client,
-    host: &str,
-    doors: &[&Door],
-    settings: &Settings,
-    is_new: bool,
+    client: &Name,
+    link: &Link,
+    address: AddressPolicy,
     qr: Option<bool>,
 ) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::new());
-    let doors: Vec<&&Door> = doors.iter().filter(|door| opens(door)).collect();
-    let Some(FwknopClient { key, hmac: Some((hmac_key, hash)), address, .. }) =
-        client.fwknop.as_ref().filter(|_| !doors.is_empty())
-    else {
+    let asked: Vec<_> =
+        link.entries.iter().filter_map(|entry| Some((&entry.door, entry.fwknop()?))).collect();
+    if asked.is_empty() {
         return text;
-    };
-    let range = &settings.fwknop.ports;
-    let port = if range.contains(PORTS.start()) { PORTS.start() } else { range.start() };
-    let encode = |key: &[u8]| if is_new { BASE64.encode(key) } else { String::new() };
-    let [key, hmac_key] = [key.expose(), hmac_key.expose()].map(encode).map(Zeroizing::new);
-    let of_keys = if is_new { "" } else { "KEY_BASE64 and HMAC_KEY_BASE64 are those it has." };
+    }
+    let keys = link.fwknop_keys();
+    let of_keys =
+        if keys.is_some() { "" } else { "KEY_BASE64 and HMAC_KEY_BASE64 are those it has." };
+    let [key, hmac_key] = keys.clone().unwrap_or_default();
     let (allow, of_address) = match address {
         AddressPolicy::Any => ("source", "The address that the server sees, behind NAT too."),
-        AddressPolicy::Explicit => ("", "Its address has to be named: fwknop -a ADDRESS, or -R."),
+        AddressPolicy::Explicit => {
+            ("", "Its address has to be named: fwknop -a ADDRESS, or -R; knock --address ADDRESS.")
+        }
     };
     text.push_str("For fwknop, in ~/.fwknoprc, which nobody else may read (chmod 600):\n\n");
-    for door in &doors {
-        let stanza = match *doors {
-            [_] => client.name.to_string(),
-            _ => format!("{}-{}", client.name, door.name()),
-        };
+    for (door, FwknopWay { hash, port, ports, nat, .. }) in &asked {
+        let stanza = if asked.len() == 1 { client.to_string() } else { format!("{client}-{door}") };
         text.push_str(&format!(
             "# Then it is: fwknop -n {stanza}, or: knock --fwknoprc {stanza}\n[{stanza}]\n"
         ));
-        // Of a range fwknop can name one port.
-        let ports = door.opening.ports.iter().map(|ports| ports.first());
-        let forward = door.opening.forwards.iter().find(|it| it.to.is_ipv4());
-        let forward = forward.filter(|_| door.opening.ports.is_empty());
-        let ports = ports.chain(forward.map(|forward| forward.on)).take(MOST_PORTS);
-        let access: Vec<_> = ports.map(|it| format!("{}/{}", it.protocol, it.port)).collect();
-        // Where a door runs commands of its own, any port does.
-        let access = if access.is_empty() { "tcp/1".to_owned() } else { access.join(",") };
-        let nat = forward.map(|it| format!("{}:{}", it.to, it.port)).unwrap_or_default();
+        let ports: Vec<_> = ports.iter().map(|it| format!("{}/{}", it.protocol, it.port)).collect();
         for (variable, value) in [
-            ("SPA_SERVER", host),
-            ("SPA_SERVER_PORT", &port.to_string()),
+            ("SPA_SERVER", &*link.host),
+            ("SPA_SERVER_PORT", &port.map(|it| it.to_string()).unwrap_or_default()),
             ("#", "Each port here opens the whole door."),
-            ("ACCESS", &access),
-            ("NAT_ACCESS", &nat),
+            ("ACCESS", &ports.join(",")),
+            ("NAT_ACCESS", &nat.map(|it| it.to_string()).unwrap_or_default()),
             ("#", of_address),
             ("ALLOW_IP", allow),
             ("#", of_keys),
@@ -78,13 +85,13 @@ pub(super) fn show(
             ("USE_HMAC", "Y"),
             ("HMAC_DIGEST_TYPE", hash.as_str()),
         ] {
-            if !value.is_empty() && !USUAL.contains(&(variable, value)) {
+            if !value.is_empty() && (variable, value) != USUAL {
                 text.push_str(&format!("{variable} {value}\n"));
             }
         }
         text.push('\n');
     }
-    if let Some(colours) = qr.filter(|_| is_new) {
+    if let Some(colours) = qr.filter(|_| keys.is_some()) {
         let keys = Zeroizing::new(format!("KEY_BASE64:{} HMAC_KEY_BASE64:{}", *key, *hmac_key));
         let code = drawn(&keys, colours);
         text.push_str(&format!("For the app Fwknop2, which asks for the rest:\n\n{}\n", *code));
