@@ -9,7 +9,6 @@ use jiff::{SignedDuration, Timestamp};
 use super::output::local;
 use crate::control::TrialTime;
 use crate::proto::duration;
-use crate::proto::escape::escape;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::Wall;
@@ -37,8 +36,10 @@ pub(super) fn source(text: &str) -> Result<IpAddr, String> {
 
 /// The name or address of a host, for clients.
 pub(super) fn host(text: &str) -> Result<String, String> {
-    let is_short = (1..=253).contains(&text.len());
-    if !is_short || text.contains(char::is_whitespace) || escape(text) != text {
+    let is_plain = |it: char| it.is_alphanumeric() || "-._:%".contains(it);
+    let (literal, _) = text.split_once('%').unwrap_or((text, ""));
+    let is_odd = text.contains([':', '%']) && literal.parse::<IpAddr>().is_err();
+    if !(1..=253).contains(&text.len()) || !text.chars().all(is_plain) || is_odd {
         return Err("write a name such as gw.example.com, or an address".to_owned());
     }
     Ok(text.to_owned())

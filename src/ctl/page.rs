@@ -114,9 +114,8 @@ fn destination(host: &str, over_v6: bool) -> Result<(String, Option<IpAddr>), Er
     // A policy of a browser takes no other name, and what ends in a number is an address to it.
     let is_label = |it: &str| it.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-');
     let is_name = host.split('.').all(|it| !it.is_empty() && is_label(it));
-    let last = host.rsplit('.').next().unwrap_or_default();
-    let is_hexadecimal = last.starts_with("0x") || last.starts_with("0X");
-    let is_number = is_hexadecimal || last.bytes().all(|it| it.is_ascii_digit());
+    let last = host.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_number = last.starts_with("0x") || last.bytes().all(|it| it.is_ascii_digit());
     if !is_literal && (!is_name || is_number) {
         return Err(Error::Unfit(format!(
             "a page cannot knock at '{host}': write an address, or a name of letters, digits and \

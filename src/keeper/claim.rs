@@ -84,8 +84,7 @@ impl Grounds<'_> {
 
     /// Whether a step held at some time since the first knock.
     fn holds(&self, scheme: &Scheme, step: u64, began: Monotonic) -> Result<(), Reason> {
-        let first = self.when(began);
-        so(step >= *scheme.window(first).start(), Reason::TooOld)?;
+        so(step >= *scheme.window(self.when(began)).start(), Reason::TooOld)?;
         so(step <= *scheme.window(self.now.wall).end(), Reason::TooFarAhead)
     }
 

@@ -490,6 +490,24 @@ fn a_link_has_nothing_that_its_doors_have_no_use_for() {
 }
 
 #[test]
+fn where_no_client_can_knock_is_no_host_to_hand_out() {
+    let files = Files::new();
+    let before = files.all();
+    let line = |host| format!("enroll phone --door ssh --totp --host {host}");
+    for host in ["gw.example.com:22", "ssh://gw", "</script>", "[2001:db8::1]", "gw%eth0", "a/b"] {
+        let output = files.run(&line(host));
+        assert_eq!(output.status.code(), Some(2), "{host}");
+        assert!(text(output.stderr).contains("write a name such as gw.example.com"), "{host}");
+    }
+    assert_eq!(files.all(), before);
+    for host in ["gw_1.example", "b\u{fc}cher.example", "2001:db8::1", "fe80::1%eth0", "192.0.2.1"]
+    {
+        assert_eq!(link(&said(files.run(&line(host))).0).host, host);
+        said(files.run("revoke phone"));
+    }
+}
+
+#[test]
 fn what_is_more_than_a_link_holds_is_said_before_anything_is_written() {
     let files = Files::new();
     let before = files.all();

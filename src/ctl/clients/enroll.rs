@@ -277,8 +277,7 @@ fn link(
             add(Way::Fwknop(FwknopWay { keys, ..way }));
         }
     }
-    let own = nix::unistd::gethostname().unwrap_or_default();
-    let own = own.to_string_lossy();
+    let own = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     let host = args.host.as_deref().unwrap_or(&own);
     let secret = args.totp.then(random::<SECRET_BYTES>).transpose()?;
     let key = (args.spa == Some(None)).then(random::<KEY_LEN>).transpose()?;
