@@ -222,7 +222,7 @@ fn a_page_that_would_not_work_is_not_made_and_what_to_do_is_said() {
             "nothing limits how often they try",
         ),
         ("--door web -6 --host 192.0.2.1", "", "no IPv6 address of '192.0.2.1' is known here"),
-        ("--door web --host a;b", "", "a page cannot knock at 'a;b': write an address, or a name"),
+        ("--door web --host g_w", "", "a page cannot knock at 'g_w': write an address, or a name"),
     ] {
         let error = complained(files.make(&format!("{line} --out knock.html"), input));
         assert!(error.contains(expected), "{line}: {error}");
