@@ -508,6 +508,19 @@ fn where_no_client_can_knock_is_no_host_to_hand_out() {
 }
 
 #[test]
+fn a_new_door_is_told_with_what_the_client_has_for_it_beside_what_it_gets() {
+    let files = Files::new();
+    let link = |line: &str| link(&said(files.run(line)).0);
+    link("enroll laptop --door ssh --door vpn --totp --spa");
+    link("enroll laptop --door gate --fwknop");
+    files.write("more.yaml", "doors: {more: {spa: true, fwknop: true, open: [465/tcp]}}");
+    let more = link("enroll laptop --door more --fwknop");
+    let ways: Vec<_> = more.entries.iter().map(|it| (it.door.as_str(), it.mode())).collect();
+    assert_eq!(ways, [("gate", "fwknop"), ("more", "spa"), ("more", "fwknop")]);
+    assert!(more.key.is_none() && more.server.is_some() && more.fwknop_keys().is_some());
+}
+
+#[test]
 fn what_is_more_than_a_link_holds_is_said_before_anything_is_written() {
     let files = Files::new();
     let before = files.all();

@@ -10,11 +10,10 @@ use zeroize::Zeroizing;
 use super::client_file::ClientFile;
 use super::site::Site;
 use super::{bundle, stanza};
-use crate::config::{Config, Door, FwknopClient, Name};
+use crate::config::{Client, Config, Door, Name};
 use crate::ctl::args::host;
 use crate::ctl::edit::Edit;
 use crate::ctl::{Error, Target, say};
-use crate::proto::fwknop::Hash;
 use crate::proto::link::{FWKNOP_KEYS, FwknopWay, Link, LinkEntry, Way};
 use crate::proto::spa::{KEY_LEN, PORTS, PrivateKey, PublicKey};
 use crate::proto::totp::{SECRET_BYTES, encode_secret};
@@ -86,9 +85,10 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     let mut client = known.clone().unwrap_or_else(|| ClientFile::new(args.client.clone()));
     client.forget_expired(now);
     client.add_doors(&args.doors);
-    let of_fwknop = site.config().client(&args.client).and_then(|it| it.fwknop.as_ref());
-    let link = link(&site, args, &client, of_fwknop)?;
-    let (output, address) = (io::stdout(), of_fwknop.map(|it| it.address).unwrap_or_default());
+    let before = site.config().client(&args.client);
+    let link = link(&site, args, &client, before)?;
+    let address = before.and_then(|it| Some(it.fwknop.as_ref()?.address)).unwrap_or_default();
+    let output = io::stdout();
     let qr = args.qr.then(|| output.is_terminal());
     let mut text = bundle::text(&args.client, &link, qr)?;
     text.push_str(&stanza::show(&args.client, &link, address, qr));
@@ -237,8 +237,8 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     }
 }
 
-/// The link for the client, with all that is drawn for it: the ways into its doors that are new, or
-/// all that it has where none is.
+/// The link for the client, with all that is drawn for it: the ways that it gets, and those that it
+/// has into doors that are new to it; where it gets none, those that it has into the named ones.
 ///
 /// # Errors
 /// When there are no random numbers, or no key of the server's.
@@ -246,20 +246,20 @@ fn link(
     site: &Site<'_>,
     args: &EnrollArgs,
     client: &ClientFile,
-    of_fwknop: Option<&FwknopClient>,
+    before: Option<&Client>,
 ) -> Result<Link, Error> {
     let Config { settings, doors: all, .. } = site.config();
     let gives = args.gives();
-    let shows = |way| if gives.is_empty() { client.has(way) } else { gives.contains(&way) };
-    // What is new counts at all doors of the client.
-    let doors = if gives.is_empty() { &args.doors } else { &client.doors };
     let (range, usual) = (&settings.fwknop.ports, PORTS.start());
     let port = Some(*range.start()).filter(|_| !range.contains(usual));
-    let hmac = of_fwknop.and_then(|it| it.hmac.as_ref());
-    let hash = hmac.map_or_else(Hash::default, |(_, hash)| *hash);
+    let hash = before.and_then(|it| Some(it.fwknop.as_ref()?.hmac.as_ref()?.1)).unwrap_or_default();
     let mut keys = args.fwknop.then(random::<FWKNOP_KEYS>).transpose()?;
     let mut entries = Vec::new();
-    for door in all.iter().filter(|door| doors.contains(door.name())) {
+    for door in all.iter().filter(|door| client.doors.contains(door.name())) {
+        // What is new counts at all doors of the client, and what it has at new ones.
+        let is_known = before.is_some_and(|it| it.doors.contains(door.name()));
+        let is_told = if gives.is_empty() { args.doors.contains(door.name()) } else { !is_known };
+        let shows = |way| gives.contains(&way) || is_told && client.has(way);
         // The first TCP port that it opens: the client can wait for it.
         let single = door.opening.ports.iter().filter_map(|ports| ports.single());
         let mut ports = single.chain(door.opening.forwards.iter().map(|forward| forward.on));
