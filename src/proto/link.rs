@@ -102,7 +102,10 @@ impl Link {
         let doors: BTreeSet<&Name> = self.entries.iter().map(|entry| &entry.door).collect();
         let name = |entry: &LinkEntry| {
             let door = (doors.len() > 1).then(|| entry.door.as_str());
-            let ways = self.entries.iter().filter(|other| other.door == entry.door).count();
+            // As a way into another door may be called.
+            let taken = |it: &LinkEntry| format!("{}-{}", it.door, it.mode());
+            let alike = |it: &&LinkEntry| it.door == entry.door || taken(it) == entry.door.as_str();
+            let ways = self.entries.iter().filter(alike).count();
             let more = door.into_iter().chain((ways > 1).then(|| entry.mode()));
             more.fold(self.label.to_string(), |name, more| format!("{name}-{more}"))
         };
@@ -153,9 +156,8 @@ impl Link {
             return Err(LinkError::CutOff(HEAD));
         }
         let (head, rest) = coded.split_at_checked(HEAD).ok_or(LinkError::Mistyped)?;
-        let count = BASE64URL_NOPAD.decode(head.as_bytes()).ok();
-        let count =
-            count.map(|it| it.iter().fold(0, |count, byte| count << 8 | usize::from(*byte)));
+        let head = BASE64URL_NOPAD.decode(head.as_bytes()).ok();
+        let count = head.map(|it| it.iter().fold(0, |count, byte| count << 8 | usize::from(*byte)));
         let rest = count.and_then(|count| rest.get(..count)).unwrap_or(rest);
         let bytes = BASE64URL_NOPAD.decode(rest.as_bytes()).map(Zeroizing::new);
         let body = bytes.as_ref().ok().and_then(|bytes| bytes.split_last_chunk());
@@ -387,6 +389,10 @@ mod tests {
             ["gw-ssh-totp", "gw-ssh-spa", "gw-web"]
         );
         assert_eq!(of(&[fwknop("ssh"), spa("ssh")]), ["gw-fwknop", "gw-spa"]);
+        assert_eq!(
+            of(&[totp("ssh"), spa("ssh"), spa("ssh-spa")]),
+            ["gw-ssh-totp", "gw-ssh-spa", "gw-ssh-spa-spa"]
+        );
     }
 
     #[test]

@@ -88,8 +88,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     let before = site.config().client(&args.client);
     let link = link(&site, args, &client, before)?;
     let address = before.and_then(|it| Some(it.fwknop.as_ref()?.address)).unwrap_or_default();
-    let output = io::stdout();
-    let qr = args.qr.then(|| output.is_terminal());
+    let qr = args.qr.then(|| io::stdout().is_terminal());
     let mut text = bundle::text(&args.client, &link, qr)?;
     text.push_str(&stanza::show(&args.client, &link, address, qr));
     let mut edit = Edit::default();
@@ -128,7 +127,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     if link.secret.is_some() || link.key.is_some() || args.fwknop {
         say("what follows holds a secret, and is shown this once: it is for the client alone");
     }
-    let shown = output.lock().write_all(text.as_bytes());
+    let shown = io::stdout().write_all(text.as_bytes());
     reloaded?;
     Ok(shown?)
 }
