@@ -190,6 +190,8 @@ def write_key(path, key):
 
 
 def read_key(path):
+    if not os.path.exists(path):
+        sys.exit(f"there is no key in {path}: --keygen makes one")
     if os.stat(path).st_mode & 0o077:
         sys.exit(f"{path} can be read by others: chmod 600 {path}")
     with open(path, "rb") as file:

@@ -790,6 +790,13 @@ fn the_reference_client_opens_with_a_link_that_is_printed() {
     let line = format!("python3 -B {program} --close {options}");
     site.net.client.must("sh", &["-c", &line]);
     assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
+    // A link for who has a key has none with it.
+    let (printed, _) = said(site.run(&format!("enroll other --door vpn --spa {KEY}")));
+    let link = printed.lines().find(|line| line.starts_with("knock://1/")).unwrap();
+    fs::rename(&key, home.path().join("moved")).unwrap();
+    let error = complained(knock(link));
+    assert!(error.contains("there is no key in") && !error.contains("Traceback"), "{error}");
+    fs::rename(home.path().join("moved"), &key).unwrap();
     // Another link, with another key, is not passed over for the key that is there.
     let (printed, _) = said(site.run("enroll laptop --spa --replace"));
     let link = printed.lines().find(|line| line.starts_with("knock://1/")).unwrap();
