@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::output::{self, local, table};
 use super::{Error, Target, say};
 use crate::config::{Client, Config, Door, Name};
+use crate::engine::is_over;
 use crate::proto::totp::{TotpKey, TotpMode, code};
 use crate::proto::{Knock, Method};
 use crate::sys::clock;
@@ -32,9 +33,7 @@ pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
     let config = target.load()?.config;
     let (door, client) = find(&config, &args.door, args.client.as_ref())?;
     let at = args.at.unwrap_or_else(|| clock::now().wall);
-    if let Some(client) = client
-        && client.expires.is_some_and(|expires| expires <= at)
-    {
+    if let Some(client) = client.filter(|client| is_over(client.expires, at)) {
         say(&format!("'{}' has expired: knockd takes none of these", client.name));
     }
     let valid = valid(door, client, at);
@@ -49,9 +48,8 @@ pub(super) fn find<'a>(
     named: Option<&Name>,
 ) -> Result<(&'a Door, Option<&'a Client>), Error> {
     let door = config.door(name).ok_or_else(|| Error::no_door(config, name))?;
-    let client = named
-        .map(|wanted| config.client(wanted).ok_or_else(|| Error::no_client(config, wanted)))
-        .transpose()?;
+    let known = |name| config.client(name).ok_or_else(|| Error::no_client(config, name));
+    let client = named.map(known).transpose()?;
     let rotates = door.recognition.totp.is_some();
     let knocks = |client: &&Client| client.totp.is_some() && client.doors.contains(name);
     Err(Error::Unfit(match client {

@@ -8,7 +8,6 @@ use crate::config::Name;
 use crate::ctl::error::Error;
 use crate::ctl::page::in_url;
 use crate::ctl::qr;
-use crate::proto::Secret;
 use crate::proto::link::{Link, LinkEntry, Way};
 use crate::proto::totp::{Digits, Scheme, TotpMode, uri};
 
@@ -61,9 +60,7 @@ pub(super) fn text(
     if let Some(colours) = qr {
         text.push_str(&format!("{}\n", *drawn(&code, colours)));
     }
-    if let Some(secret) = &link.secret {
-        add_authenticator(&mut text, client, link, secret, qr)?;
-    }
+    add_authenticator(&mut text, client, link, qr)?;
     Ok(text)
 }
 
@@ -71,9 +68,9 @@ fn add_authenticator(
     text: &mut String,
     client: &Name,
     link: &Link,
-    secret: &Secret,
     qr: Option<bool>,
 ) -> Result<(), Error> {
+    let Some(secret) = &link.secret else { return Ok(()) };
     let (mut shown, mut doors) = (Vec::new(), String::new());
     // The issuer that an authenticator shows has no colon.
     let issuer = if link.host.contains(':') { link.label.as_str() } else { &link.host };
@@ -107,6 +104,7 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
+    use crate::proto::Secret;
     use crate::proto::spa::PrivateKey;
     use crate::proto::totp::Protocols;
 

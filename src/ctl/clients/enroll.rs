@@ -212,11 +212,8 @@ fn fits_not(doors: &[&Door], methods: &[Method], has: &[Method]) -> String {
 
 /// Says what has become of the client, for whoever enrols it.
 fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
-    let name = &args.client;
-    match known {
-        None => say(&format!("'{name}' is enrolled")),
-        Some(_) => say(&format!("'{name}' was enrolled already, and has something new now")),
-    }
+    let again = "was enrolled already, and has something new now";
+    say(&format!("'{}' {}", args.client, if known.is_some() { again } else { "is enrolled" }));
     for (method, new, old) in [
         (Method::Totp, "its TOTP secret is a new one", "the old one holds"),
         (Method::Fwknop, "its keys for fwknop are new ones", "the old ones hold"),

@@ -13,8 +13,6 @@ use crate::proto::{Knock, Protocol};
 
 /// How many ports are named: more may not fit a request.
 const MOST_PORTS: usize = 10;
-/// What need not be said.
-const USUAL: (&str, &str) = ("HMAC_DIGEST_TYPE", "sha256");
 
 /// Whether a request of fwknop's, which comes over IPv4, opens a door.
 pub(super) fn opens(door: &Door) -> bool {
@@ -85,7 +83,8 @@ pub(super) fn show(
             ("USE_HMAC", "Y"),
             ("HMAC_DIGEST_TYPE", hash.as_str()),
         ] {
-            if !value.is_empty() && (variable, value) != USUAL {
+            // What is usual need not be said.
+            if !value.is_empty() && (variable, value) != ("HMAC_DIGEST_TYPE", "sha256") {
                 text.push_str(&format!("{variable} {value}\n"));
             }
         }
