@@ -158,12 +158,11 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<KnockComman
     if only(&arguments) == Some("--list-hosts") {
         return Ok(KnockCommand::ListHosts);
     }
+    let is_link = |it: &OsString| it.to_str().is_some_and(Link::is_meant);
     let read = match import(&arguments) {
         Some(import) => import.map(KnockCommand::Import),
         // Not even an error repeats a secret, and no name server is asked for it.
-        None if arguments.iter().any(|it| it.to_str().is_some_and(Link::is_meant)) => {
-            return Err(UsageError::NoLink);
-        }
+        None if arguments.iter().any(is_link) => return Err(UsageError::NoLink),
         None => match knock(&arguments) {
             Ok(KnockArgs { keygen: Some(file), .. }) => Ok(KnockCommand::Keygen(file)),
             Ok(arguments) => return arguments.invocation().map(Box::new).map(KnockCommand::Knock),

@@ -114,14 +114,22 @@ impl Changes {
         Ok(lacking)
     }
 
-    /// Names the entries, with the door where that of another has the name, and doubts what would go
-    /// to the link's host instead of another, by a name or with a secret that is `lent`.
+    /// Names the entries, as those that they take the place of, or with door or mode where another has
+    /// the name; and doubts what would go to the link's host instead of another, by a name or with a
+    /// secret that is `lent`.
     fn name(&mut self, link: &Link, lent: &Lacking, there: &[HostProfile]) -> Vec<String> {
-        let mut names = link.names();
-        for (name, LinkEntry { door, .. }) in names.iter_mut().zip(&link.entries) {
-            let is_other = |it: &HostProfile| it.settings.door.as_ref() != Some(door);
-            if there.iter().any(|it| it.name == *name && it.host() == link.host && is_other(it)) {
-                *name = format!("{name}-{door}");
+        let (mut names, label) = (link.names(), format!("{}-", link.label));
+        for (name, entry) in names.iter_mut().zip(&link.entries) {
+            let mode = entry.mode().parse().ok();
+            let known = there.iter().filter(|it| it.host() == link.host);
+            let is_there = |it: &&HostProfile| it.settings.door.as_ref() == Some(&entry.door);
+            let is_ours = |it: &&HostProfile| format!("{}-", it.name).starts_with(&label);
+            let is_it = |it: &&HostProfile| is_there(it) && is_ours(it) && it.settings.mode == mode;
+            if let Some(it) = known.clone().find(is_it) {
+                name.clone_from(&it.name);
+            } else if let Some(it) = known.clone().find(|it| it.name == *name) {
+                let more = if is_there(&it) { entry.mode() } else { entry.door.as_str() };
+                *name = format!("{name}-{more}");
             }
         }
         for it in there.iter().filter(|it| it.host() != link.host) {
@@ -195,20 +203,26 @@ fn read(given: &str) -> Result<Link, ImportError> {
     if io::stdin().is_terminal() {
         let mut text = Zeroizing::new(String::with_capacity(1 << 16));
         let mut link = Err(LinkError::CutOff(0));
-        // It may be pasted in several lines.
-        while matches!(link, Err(LinkError::CutOff(_))) {
+        // It may be pasted in several lines, among others.
+        while matches!(link, Err(LinkError::CutOff(_) | LinkError::Foreign)) {
             text.push_str(&platform::prompt_hidden("Link: ").map_err(ImportError::Input)?);
-            link = Link::decode(&text);
+            link = Link::decode(from_start(&text));
         }
+        // It would be the shell's, which shows and keeps it.
+        platform::drop_typed();
         return Ok(link?);
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(1 << 16));
     io::stdin().take(1 << 16).read_to_end(&mut bytes).map_err(ImportError::Input)?;
     let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-    let start = text.find("knock://1/").or_else(|| text.find("knock://"));
-    let text = start.and_then(|at| text.get(at..)).unwrap_or(&text);
-    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    let lines = from_start(&text).lines().take_while(|line| !line.trim().is_empty());
     Ok(Link::decode(&Zeroizing::new(lines.collect::<String>()))?)
+}
+
+/// The text from where a link begins in it.
+fn from_start(text: &str) -> &str {
+    let start = text.find("knock://1/").or_else(|| text.find("knock://"));
+    start.and_then(|at| text.get(at..)).unwrap_or(text)
 }
 
 /// The lines of an entry of the hosts file.

@@ -485,6 +485,31 @@ fn a_link_is_asked_for_at_a_terminal_and_shown_nowhere() {
 }
 
 #[test]
+fn of_all_that_is_pasted_at_a_terminal_nothing_is_left_to_the_shell() {
+    let home = Home::new();
+    let link = text(&totp());
+    let pasted =
+        format!("For knock: a link\n\n{link}\n\nFor an app:\n\notpauth://x?secret={SECRET}\n");
+    fs::write(home.0.path().join("pasted"), pasted).unwrap();
+    // What comes next reads all that is left.
+    let knock = env!("CARGO_BIN_EXE_knock");
+    let line = format!(
+        "'{knock}' import -; timeout --foreground 2 cat >{}",
+        home.0.path().join("left").display()
+    );
+    let script_line = format!(
+        "(sleep 1; cat {}; sleep 4) | script -qec \"{line}\" /dev/null",
+        home.0.path().join("pasted").display()
+    );
+    let mut shell = Command::new("sh");
+    let output = shell.args(["-c", &script_line]).env("XDG_CONFIG_HOME", home.0.path()).output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(said.contains("now it is: knock gw"), "{said}");
+    assert!(!said.contains(SECRET) && !said.contains(&link[20..40]), "{said}");
+    assert_eq!(fs::read_to_string(home.0.path().join("left")).unwrap(), "");
+}
+
+#[test]
 fn a_file_that_only_a_person_can_add_to_is_left_and_the_entry_is_printed() {
     let home = Home::with("hosts: {work: {ports: [7000]}}\n");
     let said = home.import(&text(&totp()), &[]);
@@ -638,6 +663,28 @@ fn several_ways_have_a_name_each_and_share_their_files() {
     );
     assert_eq!(home.text("hosts.yaml").matches("key_file: home.key").count(), 2);
     assert_eq!(home.all().len(), 2);
+}
+
+#[test]
+fn another_way_into_a_door_gets_an_entry_beside_the_first_and_a_new_link_takes_its_own_place() {
+    let home = Home::new();
+    let now = |link: &Link, arguments: &[&str]| home.imports(&text(link), arguments);
+    assert_eq!(now(&totp(), &[]), "now it is: knock gw (at 192.0.2.1)\n");
+    assert_eq!(now(&spa(), &[]), "now it is: knock gw-spa (at 192.0.2.1)\n");
+    // With other secrets.
+    let secret = Some(Secret::new(vec![9; 20]));
+    assert_eq!(
+        now(&Link { secret, ..totp() }, &["--force"]),
+        "now it is: knock gw (at 192.0.2.1)\n"
+    );
+    let key = Some([9; 32].into());
+    let again = now(&Link { key, ..spa() }, &["--force"]);
+    assert_eq!(again, "now it is: knock gw-spa (at 192.0.2.1)\n");
+    assert_eq!(home.text("hosts.yaml").matches("host: ").count(), 2);
+    // Whoever wants another name gets another entry.
+    let out = now(&totp(), &["--name", "g"]);
+    assert_eq!(out, "now it is: knock g (at 192.0.2.1)\n");
+    assert_eq!(home.text("hosts.yaml").matches("host: ").count(), 3);
 }
 
 #[test]

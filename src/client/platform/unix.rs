@@ -7,10 +7,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::termios::{FlushArg, tcflush};
 use nix::unistd::{User, dup2_stdout, geteuid};
 use socket2::SockRef;
 use zeroize::Zeroizing;
@@ -94,6 +96,13 @@ pub(crate) fn prompt_hidden(prompt: &str) -> io::Result<Zeroizing<String>> {
     let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
     interrupt.thread_unblock()?;
     answer
+}
+
+/// Drops what has been typed or pasted at the terminal and was not read.
+pub(crate) fn drop_typed() {
+    // All that was pasted takes a moment to come.
+    thread::sleep(Duration::from_millis(100));
+    let _ = tcflush(io::stdin(), FlushArg::TCIFLUSH);
 }
 
 /// Closes standard output. Its number must not be given out again: something else would be written

@@ -83,6 +83,9 @@ pub(crate) fn prompt_hidden(prompt: &str) -> io::Result<Zeroizing<String>> {
     rpassword::prompt_password(prompt).map(Zeroizing::new)
 }
 
+/// What has been typed and was not read is the shell's.
+pub(crate) const fn drop_typed() {}
+
 /// Hears of Ctrl-C.
 pub(crate) fn hear_end(tell: impl Fn(String) + Send + 'static) {
     // Otherwise it ends the program at once.
